@@ -1,0 +1,1 @@
+//! The log store of one service: the bytes as they came, and a side index.

@@ -1,0 +1,200 @@
+//! How runs start and end, as facts: the values that records on disk, both protocols and the ledger share.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{ProjectId, ProjectName, RunId, RunNumber, ServiceKey, ServiceName};
+use crate::process::ProcessId;
+use crate::time::UnixMillis;
+
+/// Names a run and everything needed to talk about it without asking anybody.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRef {
+    /// The project instance.
+    pub project: ProjectId,
+    /// The project's name when the run started.
+    pub project_name: ProjectName,
+    /// The service.
+    pub service: ServiceName,
+    /// Which of its runs.
+    pub number: RunNumber,
+    /// The run's own id, the value of `LOCALD_RUN`.
+    pub id: RunId,
+}
+
+impl RunRef {
+    /// The service this is a run of.
+    #[must_use]
+    pub fn key(&self) -> ServiceKey {
+        ServiceKey { project: self.project.clone(), service: self.service.clone() }
+    }
+}
+
+/// How a process ended, as the kernel told it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExitStatus {
+    /// It called exit with this code, 0 to 255.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+    /// Nobody was there to learn it. Never taken for 0.
+    Unknown,
+}
+
+impl ExitStatus {
+    /// True for exit code 0 alone.
+    #[must_use]
+    pub fn is_success(self) -> bool {
+        self == Self::Code(0)
+    }
+}
+
+impl std::fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit {code}"),
+            Self::Signal(number) => match nix::sys::signal::Signal::try_from(*number) {
+                Ok(signal) => write!(f, "{}", signal.as_str()),
+                Err(_) => write!(f, "signal {number}"),
+            },
+            Self::Unknown => f.write_str("exit status unknown"),
+        }
+    }
+}
+
+/// A member of a run that left the leader's process group or outlived the leader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stray {
+    /// Which process.
+    pub process: ProcessId,
+    /// Its command line, or its name where that could not be read.
+    pub command: String,
+}
+
+/// A process that could not be ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Survivor {
+    /// Which process.
+    pub process: ProcessId,
+    /// Its command line, or its name where that could not be read.
+    pub command: String,
+    /// The user it runs as.
+    pub uid: u32,
+    /// Why it is still there, for people.
+    pub reason: String,
+}
+
+/// How a run ended. Written by the shim before it tells anyone, so that it survives the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Which run.
+    pub run: RunRef,
+    /// The leader's exit status.
+    pub status: ExitStatus,
+    /// When the leader's first instruction ran; `None` if it never did.
+    pub started_at: Option<UnixMillis>,
+    /// When the leader was seen to have exited.
+    pub exited_at: UnixMillis,
+    /// When the last process of the run was gone.
+    pub ended_at: UnixMillis,
+    /// Whether locald was asked to end it: then a signal as status is ours.
+    pub stopped: bool,
+    /// Whether any process had to be killed because it did not end in its grace period.
+    pub forced: bool,
+    /// How many processes of the run were seen to end since its stop began; for an exit by itself, since that exit.
+    pub processes: u32,
+    /// How many of those had to be killed.
+    pub killed: u32,
+    /// Members that had left the leader's group or outlived it.
+    #[serde(default)]
+    pub strays: Vec<Stray>,
+    /// What could not be ended and is still alive: empty unless the stop failed.
+    #[serde(default)]
+    pub survivors: Vec<Survivor>,
+    /// How long the stop took, from the request (or the leader's exit) to the last process.
+    #[serde(rename = "stop_ms", with = "crate::time::millis")]
+    pub stop_took: Duration,
+    /// Bytes of output that could not be written to the log.
+    #[serde(default)]
+    pub lost_output: u64,
+}
+
+/// The step of a start that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartStage {
+    /// Making the terminal.
+    Terminal,
+    /// Opening the log.
+    Log,
+    /// Starting the exec helper.
+    Helper,
+    /// Making the session and taking the terminal.
+    Session,
+    /// Changing to the working directory.
+    Workdir,
+    /// Finding the program in `PATH`.
+    Lookup,
+    /// Replacing the helper by the program.
+    Exec,
+    /// Writing the record of the run.
+    Record,
+    /// Starting the shim or talking to it.
+    Shim,
+    /// The declared port is held by somebody else.
+    Port,
+    /// Writing the intent to the ledger.
+    Ledger,
+}
+
+/// Why a run did not start, as (stage, errno, path) and as a sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartFailure {
+    /// Which step failed.
+    pub stage: StartStage,
+    /// The errno, 0 where there is none.
+    pub errno: i32,
+    /// What it failed on.
+    pub path: Option<PathBuf>,
+    /// What went wrong, without the service's name: "./server is not executable (EACCES)".
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// Whether trying again cannot help until a person changes something.
+    pub permanent: bool,
+}
+
+/// The record `services/<name>/shim`: written by a shim before it says Hello, read to find it again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimRecord {
+    /// The run it carries out.
+    pub run: RunRef,
+    /// The boot in which `shim` means anything.
+    pub boot: String,
+    /// The shim itself.
+    pub shim: ProcessId,
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// The version of the shim.
+    pub version: String,
+}
+
+/// The record `services/<name>/pid`: written by the shim before the service's first instruction can run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PidRecord {
+    /// The run.
+    pub run: RunRef,
+    /// The boot in which the processes mean anything.
+    pub boot: String,
+    /// The leader: `pid` and start time.
+    pub leader: ProcessId,
+    /// Its process group, the same number.
+    pub pgid: i32,
+    /// Its session, the same number.
+    pub sid: i32,
+    /// The shim that carries the run.
+    pub shim: ProcessId,
+}

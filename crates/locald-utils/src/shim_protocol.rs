@@ -1,0 +1,197 @@
+//! What the daemon and a shim say to each other: version 1.
+//!
+//! The daemon speaks first. [`ToShim::Hello`], [`ToShim::Status`], [`ToShim::Stop`], [`ToShim::Signal`],
+//! [`ToShim::Ack`] and their answers are the frozen core: a shim outlives the daemon that started it, so every later
+//! daemon must be understood by it and must understand it. Unknown fields are ignored; an unknown message is answered
+//! by [`FromShim::Unsupported`] and changes nothing.
+//!
+//! One descriptor travels: the PTY master, with [`FromShim::Started`] and with [`FromShim::Snapshot`] of a run that
+//! has one.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::process::ProcessId;
+use crate::record::{Ended, ExitStatus, RunRef, StartFailure, Survivor};
+use crate::spec::{Environment, ServiceSpec, StopSignal};
+use crate::time::UnixMillis;
+
+/// The protocol this build speaks.
+pub const PROTOCOL: u32 = 1;
+
+/// The descriptor on which a new shim finds its connection to the daemon.
+pub const CONTROL_FD: i32 = 3;
+
+/// What a shim must know before it can say anything: its only argument, as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShimIdentity {
+    /// The run it shall carry out.
+    pub run: RunRef,
+    /// The directory of the service's records and log.
+    pub service_dir: PathBuf,
+    /// Where it shall listen.
+    pub socket: PathBuf,
+}
+
+/// What the daemon says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ToShim {
+    /// The first message of every connection. A connection with a lower epoch than one seen before is refused.
+    Hello {
+        /// The highest protocol the daemon speaks.
+        protocol: u32,
+        /// Which of the home's daemons it is.
+        epoch: u64,
+        /// Its build.
+        version: String,
+    },
+    /// Starts the run. Once, and only over the connection the shim was born with.
+    Start(Box<StartOrder>),
+    /// Asks for a [`FromShim::Snapshot`].
+    Status,
+    /// Ends the run, or shortens a stop under way. Never lengthens one.
+    Stop {
+        /// How long from now until what is left is killed.
+        #[serde(rename = "grace_ms", with = "crate::time::millis")]
+        grace: Duration,
+    },
+    /// Sends a signal to the leader's group.
+    Signal {
+        /// Which.
+        signal: StopSignal,
+    },
+    /// The daemon has recorded the end of the run; the shim may go.
+    Ack,
+}
+
+/// Everything a shim needs to carry out a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartOrder {
+    /// The argument vector, ports filled in, `argv[0]` as written.
+    pub argv: Vec<String>,
+    /// The working directory.
+    pub workdir: PathBuf,
+    /// The whole environment, markers included.
+    pub environment: Environment,
+    /// How to end it, for the shim.
+    pub stop: StopOrder,
+    /// The spec and the base environment, kept by the shim for the daemon that adopts the run.
+    pub keep: Kept,
+}
+
+/// How a shim ends its run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopOrder {
+    /// The signal that asks.
+    pub signal: StopSignal,
+    /// How long it may take.
+    #[serde(rename = "grace_ms", with = "crate::time::millis")]
+    pub grace: Duration,
+    /// Run before the signal, for at most the grace period.
+    pub command: Option<Vec<String>>,
+}
+
+/// What a shim carries for the daemon that adopts it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The spec as it was when the run started.
+    pub spec: ServiceSpec,
+    /// The port it was given.
+    pub port: Option<u16>,
+    /// The digest of the caller's environment, under which the ledger has it.
+    pub environment: String,
+}
+
+/// What a shim says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromShim {
+    /// Answers [`ToShim::Hello`].
+    Hello {
+        /// The protocol of this connection: the lower of the two.
+        protocol: u32,
+        /// The shim's build.
+        version: String,
+        /// The run it carries.
+        run: RunRef,
+        /// The shim itself.
+        shim: ProcessId,
+    },
+    /// The record is written and the gate is open. Carries the PTY master.
+    Started {
+        /// The leader.
+        leader: ProcessId,
+        /// When.
+        at: UnixMillis,
+    },
+    /// The run did not start; the shim goes.
+    StartFailed(StartFailure),
+    /// The leader has exited by itself; what it left behind is being ended.
+    LeaderExited {
+        /// How.
+        status: ExitStatus,
+        /// When.
+        at: UnixMillis,
+    },
+    /// The stop has begun, or its deadline has come nearer.
+    Stopping {
+        /// When what is left is killed.
+        kill_at: UnixMillis,
+    },
+    /// No process of the run is left, and the record says so. Repeated to every new connection until acknowledged.
+    Ended(Box<Ended>),
+    /// Some processes could not be ended. The shim stays and watches them; [`FromShim::Ended`] follows when they go.
+    Survivors {
+        /// Those processes.
+        survivors: Vec<Survivor>,
+    },
+    /// Answers [`ToShim::Status`]. Carries the PTY master while there is one.
+    Snapshot(Box<Snapshot>),
+    /// A daemon of a higher epoch has taken over; this connection is closed.
+    Fenced {
+        /// The epoch in charge.
+        epoch: u64,
+    },
+    /// The last message was not understood.
+    Unsupported,
+}
+
+/// A run as its shim knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The run.
+    pub run: RunRef,
+    /// What the daemon that started it left with the shim; `None` before [`ToShim::Start`].
+    pub kept: Option<Kept>,
+    /// How far it is.
+    pub phase: Phase,
+    /// The leader, once there is one.
+    pub leader: Option<ProcessId>,
+    /// When its first instruction ran.
+    pub started_at: Option<UnixMillis>,
+}
+
+/// How far a run is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// No Start has come.
+    Idle,
+    /// It runs.
+    Running,
+    /// It is being ended.
+    Stopping {
+        /// When what is left is killed.
+        kill_at: UnixMillis,
+    },
+    /// Some of its processes could not be ended.
+    Stuck {
+        /// Those processes.
+        survivors: Vec<Survivor>,
+    },
+    /// It is over; [`FromShim::Ended`] follows.
+    Ended,
+}

@@ -1,0 +1,515 @@
+//! A service as resolved: what the CLI makes of the project file and the daemon acts on.
+//!
+//! Everything relative has become absolute, every default is filled in. Only port numbers are still open, because the
+//! daemon assigns those of `port = "auto"`: texts that mention them are [`Template`]s until a run starts.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::digest;
+use crate::name::{ProjectId, ProjectName, ServiceName};
+
+/// A project instance and all services its file declares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectSpec {
+    /// The instance; follows from `dir`.
+    pub id: ProjectId,
+    /// The name shown to people.
+    pub name: ProjectName,
+    /// The directory of the project file, canonical.
+    pub dir: PathBuf,
+    /// The project file, canonical.
+    pub file: PathBuf,
+    /// Every declared service, in the order of the file.
+    pub services: Vec<ServiceSpec>,
+}
+
+/// One service, ready to be run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    /// Its name, unique in the project.
+    pub name: ServiceName,
+    /// Whether it is meant to stay or to finish.
+    pub kind: Kind,
+    /// What to run.
+    pub command: CommandSpec,
+    /// Where to run it; absolute.
+    pub workdir: PathBuf,
+    /// What the project file adds to the caller's environment: `env_file` first, `env` over it.
+    #[serde(default)]
+    pub env: BTreeMap<String, Template>,
+    /// The port it listens on.
+    #[serde(default)]
+    pub port: Option<PortSpec>,
+    /// What must hold before it starts.
+    #[serde(default)]
+    pub depends_on: Vec<Dependency>,
+    /// What to do when it ends by itself.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// How to end it.
+    #[serde(default)]
+    pub stop: StopPolicy,
+}
+
+impl ServiceSpec {
+    /// A digest of everything that makes a difference to a running service: if it changes, `up` restarts the service.
+    ///
+    /// Restart policy and dependencies are left out: they take effect without a restart.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let Self { name, kind, command, workdir, env, port, depends_on: _, restart: _, stop } = self;
+        let text = serde_json::to_vec(&(name, kind, command, workdir, env, port, stop)).unwrap_or_default();
+        let mut hex = digest::hex(&text);
+        hex.truncate(16);
+        hex
+    }
+}
+
+/// Whether a service is meant to stay or to finish.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Runs until it is stopped.
+    #[default]
+    Service,
+    /// Runs to completion; exit code 0 satisfies its dependents.
+    Job,
+}
+
+/// What to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CommandSpec {
+    /// A line for `sh -c`.
+    Shell(Template),
+    /// A program and its arguments, without a shell. Never empty.
+    Argv(Vec<Template>),
+}
+
+impl CommandSpec {
+    /// Makes the argument vector, with every port filled in.
+    ///
+    /// A shell line is run by `/bin/sh -c`, with `exec` put before it where that changes nothing but the process count
+    /// (see [`exec_prefix`]).
+    ///
+    /// # Errors
+    /// When a port that the command mentions is not known.
+    pub fn argv(&self, ports: &Ports) -> Result<Vec<String>, UnknownPort> {
+        match self {
+            Self::Shell(line) => {
+                let line = line.render(ports)?;
+                let line = if exec_prefix(&line) { format!("exec {line}") } else { line };
+                Ok(vec!["/bin/sh".to_owned(), "-c".to_owned(), line])
+            }
+            Self::Argv(argv) => argv.iter().map(|argument| argument.render(ports)).collect(),
+        }
+    }
+}
+
+impl fmt::Display for CommandSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shell(line) => write!(f, "{line}"),
+            Self::Argv(argv) => {
+                for (index, argument) in argv.iter().enumerate() {
+                    write!(f, "{}{argument}", if index == 0 { "" } else { " " })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Tells whether `exec` may stand before a shell line, so that the shell does not stay as a needless parent.
+///
+/// True only for one simple command that names a program: no operator, redirection is fine, no assignment in front, no
+/// shell built-in or keyword. What is uncertain stays with the shell, which is slower and never wrong.
+#[must_use]
+pub fn exec_prefix(line: &str) -> bool {
+    /// Words that mean something else after `exec`: POSIX XCU 2.4 (reserved words), 2.14 (special built-ins), and the
+    /// regular built-ins that are usually no program.
+    const NOT_PROGRAMS: &[&str] = &[
+        "!", "{", "}", "(", ")", "case", "do", "done", "elif", "else", "esac", "fi", "for", "if", "in", "then",
+        "until", "while", "function", "select", "time", "[[", "]]", ".", ":", "break", "continue", "eval", "exec",
+        "exit", "export", "readonly", "return", "set", "shift", "times", "trap", "unset", "alias", "bg", "cd",
+        "command", "fc", "fg", "getopts", "hash", "jobs", "local", "read", "source", "type", "ulimit", "umask",
+        "unalias", "wait", "builtin", "shopt", "let", "declare", "typeset", "pushd", "popd",
+    ];
+    let mut quote = None;
+    let mut escaped = false;
+    for (index, c) in line.char_indices() {
+        if escaped {
+            escaped = false;
+            continue;
+        }
+        match (quote, c) {
+            (Some('\''), '\'') | (Some('"'), '"') => quote = None,
+            (Some('\''), _) => {}
+            (_, '\\') => escaped = true,
+            // A substitution may hold anything; the shell sorts it out before it runs the program.
+            (_, '`') => return false,
+            (_, '$') if line[index + 1..].starts_with('(') => return false,
+            (Some(_), _) => {}
+            (None, '\'' | '"') => quote = Some(c),
+            (None, ';' | '&' | '|' | '(' | ')' | '\n' | '#') => return false,
+            (None, _) => {}
+        }
+    }
+    if quote.is_some() || escaped {
+        return false;
+    }
+    let Some(first) = line.split_whitespace().next() else { return false };
+    let is_assignment =
+        first.split_once('=').is_some_and(|(name, _)| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'));
+    let is_plain = first.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | '~'));
+    is_plain && !is_assignment && !NOT_PROGRAMS.contains(&first)
+}
+
+/// The port a service listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortSpec {
+    /// The number in the project file.
+    Fixed(u16),
+    /// Assigned by the daemon, once per directory and service, and kept.
+    Auto,
+}
+
+/// Port numbers by service, as they stand when a run starts.
+pub type Ports = BTreeMap<ServiceName, u16>;
+
+/// A port that a text mentions and nobody has assigned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("service `{0}` has no port")]
+pub struct UnknownPort(pub ServiceName);
+
+/// A text in which `${services.NAME.port}` stands for a number that is known when a run starts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Template(pub Vec<Part>);
+
+/// A piece of a [`Template`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Part {
+    /// Text, used as it is.
+    Text(String),
+    /// The port of a service.
+    Port {
+        /// That service.
+        port_of: ServiceName,
+    },
+}
+
+impl Template {
+    /// A template without any reference.
+    #[must_use]
+    pub fn text(text: impl Into<String>) -> Self {
+        Self(vec![Part::Text(text.into())])
+    }
+
+    /// The services whose ports the text mentions.
+    pub fn references(&self) -> impl Iterator<Item = &ServiceName> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Text(_) => None,
+            Part::Port { port_of } => Some(port_of),
+        })
+    }
+
+    /// Fills in the ports.
+    ///
+    /// # Errors
+    /// When a port that the text mentions is not in `ports`.
+    pub fn render(&self, ports: &Ports) -> Result<String, UnknownPort> {
+        let mut text = String::new();
+        for part in &self.0 {
+            match part {
+                Part::Text(piece) => text.push_str(piece),
+                Part::Port { port_of } => {
+                    let port = ports.get(port_of).ok_or_else(|| UnknownPort(port_of.clone()))?;
+                    text.push_str(&port.to_string());
+                }
+            }
+        }
+        Ok(text)
+    }
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|part| match part {
+            Part::Text(text) => f.write_str(text),
+            Part::Port { port_of } => write!(f, "${{services.{port_of}.port}}"),
+        })
+    }
+}
+
+/// Something that must hold before a service starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dependency {
+    /// The service it waits for.
+    pub service: ServiceName,
+    /// What that service must have reached.
+    pub condition: Condition,
+}
+
+/// How far a dependency must have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Condition {
+    /// It is ready: the default for a service.
+    Ready,
+    /// It has ended with exit code 0: the default for a job.
+    Completed,
+}
+
+/// When to run a service again after it ended by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartWhen {
+    /// Never.
+    #[default]
+    No,
+    /// After anything but exit code 0.
+    OnFailure,
+    /// Whatever the exit status was.
+    Always,
+}
+
+/// What to do when a service ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartPolicy {
+    /// When to run it again.
+    pub when: RestartWhen,
+    /// The first wait; it doubles with every further failure.
+    #[serde(rename = "backoff_ms", with = "crate::time::millis")]
+    pub backoff: Duration,
+    /// The longest wait.
+    #[serde(rename = "max_backoff_ms", with = "crate::time::millis")]
+    pub max_backoff: Duration,
+    /// So many starts within [`RestartPolicy::CRASH_LOOP_WINDOW`] are a crash loop: no further attempt is made.
+    pub limit: u32,
+    /// A run that was ready this long clears the count of failures.
+    #[serde(rename = "reset_after_ms", with = "crate::time::millis")]
+    pub reset_after: Duration,
+}
+
+impl RestartPolicy {
+    /// 60 s: the time in which `limit` starts are a crash loop.
+    pub const CRASH_LOOP_WINDOW: Duration = Duration::from_secs(60);
+    /// 1 s: a run that was ready this long is replaced at once when it fails, for it was not a failed start.
+    pub const STABLE: Duration = Duration::from_secs(1);
+}
+
+impl Default for RestartPolicy {
+    /// No restart; where there is one, 250 ms to 30 s between attempts, at most 10 in a minute, forgotten after 60 s.
+    fn default() -> Self {
+        Self {
+            when: RestartWhen::No,
+            backoff: Duration::from_millis(250),
+            max_backoff: Duration::from_secs(30),
+            limit: 10,
+            reset_after: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How to end a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopPolicy {
+    /// The signal that asks it to end.
+    pub signal: StopSignal,
+    /// How long it may take before it is killed. Zero kills at once.
+    #[serde(rename = "grace_ms", with = "crate::time::millis")]
+    pub grace: Duration,
+    /// Run before the signal.
+    #[serde(default)]
+    pub command: Option<CommandSpec>,
+}
+
+impl Default for StopPolicy {
+    /// SIGTERM, and 5 s: long enough for a development database to write its pages, short enough to wait for.
+    fn default() -> Self {
+        Self { signal: StopSignal::default(), grace: Duration::from_secs(5), command: None }
+    }
+}
+
+/// A signal that can ask a service to end, by name: numbers differ between systems.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct StopSignal(pub nix::sys::signal::Signal);
+
+impl StopSignal {
+    /// Takes a signal's name with or without `SIG`, in any case.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let upper = name.to_ascii_uppercase();
+        let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+        full.parse().ok().map(Self)
+    }
+}
+
+impl Default for StopSignal {
+    fn default() -> Self {
+        Self(nix::sys::signal::Signal::SIGTERM)
+    }
+}
+
+impl fmt::Display for StopSignal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str())
+    }
+}
+
+impl fmt::Debug for StopSignal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str())
+    }
+}
+
+impl Serialize for StopSignal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for StopSignal {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::from_name(&name).ok_or_else(|| serde::de::Error::custom(format!("unknown signal `{name}`")))
+    }
+}
+
+/// The caller's environment: what the services of one `up` start from.
+pub type Environment = BTreeMap<String, OsText>;
+
+/// Text of the operating system: usually UTF-8, but nothing is lost when it is not.
+///
+/// In JSON a string, or an array of bytes where the text is not UTF-8.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct OsText(pub OsString);
+
+impl OsText {
+    /// The text for the operating system.
+    #[must_use]
+    pub fn as_os_str(&self) -> &OsStr {
+        &self.0
+    }
+}
+
+impl From<&str> for OsText {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<String> for OsText {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Debug for OsText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Serialize for OsText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.to_str() {
+            Some(text) => serializer.serialize_str(text),
+            None => serializer.collect_seq(self.0.as_bytes()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for OsText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Text(String),
+            Bytes(Vec<u8>),
+        }
+        Ok(Self(match Form::deserialize(deserializer)? {
+            Form::Text(text) => text.into(),
+            Form::Bytes(bytes) => OsString::from_vec(bytes),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exec_goes_before_one_plain_program_only() {
+        for line in [
+            "node server.js",
+            "./bin/web --port $PORT",
+            "npm run dev > out.txt",
+            "python3 -c 'a; b'",
+            "redis-server \"x;y\"",
+        ] {
+            assert!(exec_prefix(line), "{line}");
+        }
+        for line in [
+            "",
+            "a; b",
+            "a && b",
+            "a | b",
+            "a & b",
+            "X=1 node",
+            "cd web && npm start",
+            "exec node",
+            "(a)",
+            "trap '' TERM",
+            "if true; then a; fi",
+            "$PROGRAM x",
+            "echo $(date)",
+            "echo `date`",
+            "a \"$(b)\"",
+            "x 'unclosed",
+            "while :; do a; done",
+            "a # note",
+        ] {
+            assert!(!exec_prefix(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_template_renders_ports_and_names_a_missing_one() {
+        let db: ServiceName = "db".parse().expect("valid");
+        let template = Template(vec![Part::Text("localhost:".into()), Part::Port { port_of: db.clone() }]);
+        assert_eq!(template.to_string(), "localhost:${services.db.port}");
+        assert_eq!(template.render(&Ports::from([(db.clone(), 5432)])), Ok("localhost:5432".into()));
+        assert_eq!(template.render(&Ports::new()), Err(UnknownPort(db)));
+        let json = serde_json::to_string(&template).expect("serialises");
+        assert_eq!(json, r#"["localhost:",{"port_of":"db"}]"#);
+        assert_eq!(serde_json::from_str::<Template>(&json).expect("parses"), template);
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_survives_json() {
+        for bytes in [b"plain = value".to_vec(), vec![0xff, 0x00, b'x']] {
+            let text = OsText(OsString::from_vec(bytes));
+            let json = serde_json::to_string(&text).expect("serialises");
+            assert_eq!(serde_json::from_str::<OsText>(&json).expect("parses"), text);
+        }
+    }
+
+    #[test]
+    fn signals_are_known_by_name() {
+        for name in ["SIGINT", "int", "Int"] {
+            assert_eq!(StopSignal::from_name(name), Some(StopSignal(nix::sys::signal::Signal::SIGINT)));
+        }
+        assert_eq!(StopSignal::from_name("SIGNOPE"), None);
+    }
+}
