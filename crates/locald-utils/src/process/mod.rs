@@ -1,6 +1,40 @@
-//! Processes: who they are, what they belong to, how to end them. Callers see no difference between systems.
+//! Processes: who they are, what belongs to a run, how to signal without ever hitting a stranger.
+//!
+//! Callers see no difference between systems: [`linux`](self) and `macos` are twins with the same functions, and only
+//! they know how a kernel is asked. Who belongs to a run is decided by one pure function in [`membership`], when to
+//! signal whom by the pure [`ladder`]. Unsafe calls live in `sys`, one small function each.
 
+use std::io;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+
+pub mod descriptors;
+pub mod ladder;
+pub mod membership;
+mod spawn;
+pub mod sys;
+
+#[cfg(target_os = "linux")]
+#[path = "linux.rs"]
+mod os;
+#[cfg(target_os = "macos")]
+#[path = "macos.rs"]
+mod os;
+
+pub use os::{
+    all, become_subreaper, boot_id, children, command, descendants, listeners, look, marker, own_executable,
+    working_directory,
+};
+pub use spawn::Spawn;
+
+/// The variable in which every process of a run carries the run's id.
+pub const RUN_MARKER: &str = "LOCALD_RUN";
+/// The variable in which every process of a run carries `project:service`.
+pub const SERVICE_MARKER: &str = "LOCALD_SERVICE";
 
 /// Identifies a process within one boot: its number and when it started.
 ///
@@ -11,4 +45,236 @@ pub struct ProcessId {
     pub pid: i32,
     /// When it started: clock ticks since boot on Linux (proc_pid_stat(5), field 22), microseconds since 1970 on macOS.
     pub start: u64,
+}
+
+impl ProcessId {
+    /// The identity of the process that now has the number `pid`. A zombie counts, a reaped process does not.
+    #[must_use]
+    pub fn of(pid: i32) -> Option<Self> {
+        look(pid).map(|process| process.id)
+    }
+
+    /// The identity of the calling process.
+    ///
+    /// # Errors
+    /// When the system does not show us ourselves (no `/proc`).
+    pub fn own() -> io::Result<Self> {
+        Self::of(std::process::id().cast_signed())
+            .ok_or_else(|| io::Error::other("the process table does not show this process; is /proc mounted?"))
+    }
+
+    /// Whether this very process still exists and is more than a zombie.
+    #[must_use]
+    pub fn is_alive(self) -> bool {
+        look(self.pid).is_some_and(|process| process.id == self && process.state != ProcessState::Zombie)
+    }
+}
+
+/// What the kernel tells about one process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Who it is.
+    pub id: ProcessId,
+    /// Its parent's number.
+    pub parent: i32,
+    /// Its process group.
+    pub group: i32,
+    /// Its session.
+    pub session: i32,
+    /// Its controlling terminal as a device number, 0 for none.
+    pub terminal: u64,
+    /// The real user it runs as.
+    pub uid: u32,
+    /// What it does.
+    pub state: ProcessState,
+    /// The kernel's short name for it, at most 15 bytes on Linux.
+    pub name: String,
+}
+
+/// What a process does, as far as it matters for ending it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessState {
+    /// Runs or sleeps; takes signals.
+    Live,
+    /// Is stopped (SIGSTOP, SIGTSTP, a debugger): takes nothing but SIGKILL and SIGCONT.
+    Stopped,
+    /// Sleeps where no signal reaches it.
+    Uninterruptible,
+    /// Has ended and waits for its parent.
+    Zombie,
+}
+
+/// A listening TCP socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// The process that holds it, where the kernel lets us see that.
+    pub process: Option<Process>,
+    /// Whether it listens on IPv6.
+    pub v6: bool,
+}
+
+/// A process that holds something we want, described for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Who it is.
+    pub process: Process,
+    /// Its command line.
+    pub command: String,
+    /// Its working directory.
+    pub directory: Option<PathBuf>,
+    /// The run it belongs to, if it is one of ours.
+    pub run: Option<String>,
+    /// `project:service` of that run.
+    pub service: Option<String>,
+}
+
+impl Holder {
+    /// Looks up what there is to say about `process`.
+    #[must_use]
+    pub fn describe(process: Process) -> Self {
+        let pid = process.id.pid;
+        Self {
+            command: command(pid).unwrap_or_else(|| process.name.clone()),
+            directory: working_directory(pid),
+            run: marker(pid, RUN_MARKER),
+            service: marker(pid, SERVICE_MARKER),
+            process,
+        }
+    }
+}
+
+/// Why a signal was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SignalError {
+    /// The process runs as somebody else (EPERM, kill(2)).
+    #[error("not permitted")]
+    NotPermitted,
+    /// Another error of the kernel.
+    #[error("{0}")]
+    Other(Errno),
+}
+
+/// Sends `signal` to exactly this process.
+///
+/// Returns `Ok(false)` if it is gone or its number belongs to another process now; that one gets nothing. On Linux the
+/// check and the signal go through one pidfd, so that nothing can come between them.
+///
+/// # Errors
+/// [`SignalError::NotPermitted`] if the process changed its user.
+pub fn signal(process: ProcessId, signal: Signal) -> Result<bool, SignalError> {
+    os::signal(process, signal)
+}
+
+/// Sends `signal` to the process group of `leader`, the leader included.
+///
+/// `leader` must be a child that the caller has not reaped, or otherwise known to pin the number: a process group's
+/// number is not reused while its leader is unreaped or any member lives (POSIX XBD 3.295, "process ID"). Returns
+/// `Ok(false)` if the group is empty. Delivery is not proof of death, and success is not proof of life: Linux takes a
+/// signal for a group of zombies, macOS answers EPERM for one.
+///
+/// # Errors
+/// [`SignalError::NotPermitted`] if no member could be signalled because all run as somebody else.
+pub fn signal_group(leader: i32, signal: Signal) -> Result<bool, SignalError> {
+    if leader <= 1 || leader == nix::unistd::getpgrp().as_raw() {
+        return Err(SignalError::Other(Errno::EINVAL));
+    }
+    sent(nix::sys::signal::killpg(Pid::from_raw(leader), signal))
+}
+
+/// Reads a signal call's result: gone is not an error.
+fn sent(result: nix::Result<()>) -> Result<bool, SignalError> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(Errno::ESRCH) => Ok(false),
+        Err(Errno::EPERM) => Err(SignalError::NotPermitted),
+        Err(errno) => Err(SignalError::Other(errno)),
+    }
+}
+
+/// Finds who listens on a TCP port, on any address of either family.
+///
+/// # Errors
+/// When the kernel's tables cannot be read.
+pub fn port_holders(port: u16) -> io::Result<Vec<Option<Holder>>> {
+    let listeners = listeners(port, None)?;
+    Ok(listeners.into_iter().map(|listener| listener.process.map(Holder::describe)).collect())
+}
+
+/// Whether one of `members` listens on a TCP port.
+///
+/// # Errors
+/// When the kernel's tables cannot be read.
+pub fn listens_on(members: &[i32], port: u16) -> io::Result<bool> {
+    Ok(listeners(port, Some(members))?.iter().any(|listener| listener.process.is_some()))
+}
+
+/// The name of a user, or its number where it has none.
+#[must_use]
+pub fn user_name(uid: u32) -> String {
+    match nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)) {
+        Ok(Some(user)) => user.name,
+        Ok(None) | Err(_) => uid.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recycled_number_is_not_signalled() {
+        let own = ProcessId::own().expect("shown");
+        let stranger = ProcessId { pid: own.pid, start: own.start + 1 };
+        assert_eq!(signal(stranger, Signal::SIGKILL), Ok(false));
+        assert!(!stranger.is_alive());
+        assert!(own.is_alive());
+    }
+
+    #[test]
+    fn the_own_group_is_never_signalled() {
+        assert!(signal_group(nix::unistd::getpgrp().as_raw(), Signal::SIGKILL).is_err());
+        for leader in [-1, 0, 1] {
+            assert!(signal_group(leader, Signal::SIGKILL).is_err());
+        }
+    }
+
+    #[test]
+    fn children_and_descendants_are_found() {
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "sleep 600 & read x"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("sh");
+        let pid = child.id().cast_signed();
+        let own = std::process::id().cast_signed();
+        // The shell starts its child some time after it was itself started.
+        let grandchild = loop {
+            if let Some(&grandchild) = children(pid).expect("readable").first() {
+                break grandchild;
+            }
+            std::thread::yield_now();
+        };
+        assert!(children(own).expect("readable").contains(&pid));
+        let below: Vec<i32> = descendants(own).expect("readable").iter().map(|process| process.id.pid).collect();
+        assert!(below.contains(&pid) && below.contains(&grandchild));
+        let seen = look(grandchild).expect("alive");
+        assert_eq!((seen.parent, seen.uid), (pid, nix::unistd::getuid().as_raw()));
+        assert_eq!(signal(seen.id, Signal::SIGKILL), Ok(true));
+        drop(child.stdin.take());
+        child.wait().expect("reaped");
+        assert_eq!(ProcessId::of(pid), None);
+    }
+
+    #[test]
+    fn the_holder_of_a_port_is_named() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        let port = socket.local_addr().expect("bound").port();
+        let own = std::process::id().cast_signed();
+        assert!(listens_on(&[own], port).expect("readable"));
+        assert!(!listens_on(&[1], port).expect("readable"));
+        let holders = port_holders(port).expect("readable");
+        assert!(holders.iter().flatten().any(|holder| holder.process.id.pid == own));
+        drop(socket);
+        assert!(!listens_on(&[own], port).expect("readable"));
+    }
 }

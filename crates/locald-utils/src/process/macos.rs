@@ -1,0 +1,1 @@
+//! How macOS is asked about processes.

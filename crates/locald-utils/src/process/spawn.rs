@@ -1,0 +1,154 @@
+//! Starting a program without fork: posix_spawn in its own session, with exactly the descriptors it is given.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
+use nix::sys::signal::{SigSet, Signal};
+
+/// A program to be started. Signals are at their defaults and unblocked in it, and it leads a session of its own.
+///
+/// nix and std both can start programs; this adds what neither has: a new session without running code in a forked
+/// child, which macOS does not survive (fork(2) there).
+#[derive(Debug)]
+pub struct Spawn {
+    program: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    descriptors: Vec<(OwnedFd, RawFd)>,
+}
+
+impl Spawn {
+    /// Plans to run `program`, a path, with itself as `argv[0]` and this process's environment.
+    #[must_use]
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        let program = program.into();
+        Self {
+            args: vec![program.clone().into()],
+            program,
+            env: std::env::vars_os().collect(),
+            descriptors: Vec::new(),
+        }
+    }
+
+    /// Replaces `argv[0]`.
+    #[must_use]
+    pub fn arg0(mut self, name: impl Into<OsString>) -> Self {
+        self.args[0] = name.into();
+        self
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Replaces the environment.
+    #[must_use]
+    pub fn env(mut self, env: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        self.env = env.into_iter().collect();
+        self
+    }
+
+    /// Gives the program a duplicate of `from` as its descriptor `to`.
+    ///
+    /// # Errors
+    /// EMFILE when no descriptor is left for the duplicate.
+    pub fn descriptor(mut self, from: impl AsFd, to: RawFd) -> io::Result<Self> {
+        // The duplicates lie above every target, so that placing one never overwrites the source of another.
+        const ABOVE_TARGETS: RawFd = 16;
+        debug_assert!(to < ABOVE_TARGETS, "targets lie below the duplicates");
+        let fd = fcntl(from.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(ABOVE_TARGETS))?;
+        self.descriptors.push((super::sys::received(vec![fd]).remove(0), to));
+        Ok(self)
+    }
+
+    /// Starts the program and returns its process number. It is a child: whoever starts it reaps it.
+    ///
+    /// # Errors
+    /// Those of posix_spawn(3): ENOENT, EACCES and their kin for the program, EAGAIN at the process limit.
+    pub fn start(self) -> io::Result<i32> {
+        let mut actions = PosixSpawnFileActions::init()?;
+        for (from, to) in &self.descriptors {
+            actions.add_dup2(from.as_raw_fd(), *to)?;
+        }
+        let mut attributes = PosixSpawnAttr::init()?;
+        let mut flags = PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK;
+        flags |= PosixSpawnFlags::from_bits_retain(SETSID);
+        #[cfg(target_os = "macos")]
+        {
+            flags |= PosixSpawnFlags::from_bits_retain(CLOEXEC_DEFAULT);
+        }
+        attributes.set_flags(flags)?;
+        let mut defaults = SigSet::all();
+        // The dispositions of these two cannot be set (sigaction(2)).
+        defaults.remove(Signal::SIGKILL);
+        defaults.remove(Signal::SIGSTOP);
+        attributes.set_sigdefault(&defaults)?;
+        attributes.set_sigmask(&SigSet::empty())?;
+        let args = self.args.iter().map(|arg| c_string(arg)).collect::<io::Result<Vec<_>>>()?;
+        let env = self.env.into_iter().map(|(name, value)| {
+            let mut entry = name.into_vec();
+            entry.push(b'=');
+            entry.extend_from_slice(value.as_bytes());
+            c_string(OsStr::from_bytes(&entry))
+        });
+        let env = env.collect::<io::Result<Vec<_>>>()?;
+        let program = c_string(self.program.as_os_str())?;
+        Ok(posix_spawn(program.as_c_str(), &actions, &attributes, &args, &env)?.as_raw())
+    }
+}
+
+/// `POSIX_SPAWN_SETSID` of glibc 2.26 and musl (0x80), which nix does not name.
+#[cfg(target_os = "linux")]
+const SETSID: libc::c_int = 0x80;
+/// `POSIX_SPAWN_SETSID` of macOS 10.15 (spawn.h).
+#[cfg(target_os = "macos")]
+const SETSID: libc::c_int = 0x0400;
+/// `POSIX_SPAWN_CLOEXEC_DEFAULT` of macOS (spawn.h): only descriptors named by a file action are inherited.
+#[cfg(target_os = "macos")]
+const CLOEXEC_DEFAULT: libc::c_int = 0x4000;
+
+fn c_string(text: &OsStr) -> io::Result<CString> {
+    CString::new(text.as_bytes())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "an argument or variable contains a NUL byte"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    #[test]
+    fn a_started_program_leads_its_session_and_has_the_descriptors_it_was_given() {
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        let script = "ps -o sid= -p $$; ls /dev/fd | head -8; kill -l >/dev/null; printf '%s' \"$X\"";
+        let spawn = Spawn::new("/bin/sh").arg("-c").arg(script);
+        let spawn =
+            spawn.env([("X".into(), "a=b".into()), ("PATH".into(), std::env::var_os("PATH").unwrap_or_default())]);
+        let pid = spawn.descriptor(&writer, 1).expect("dup").start().expect("starts");
+        drop(writer);
+        let mut output = String::new();
+        reader.read_to_string(&mut output).expect("read");
+        assert_eq!(waitpid(Pid::from_raw(pid), None).expect("waits"), WaitStatus::Exited(Pid::from_raw(pid), 0));
+        let mut words = output.split_whitespace();
+        assert_eq!(words.next(), Some(pid.to_string().as_str()), "it leads its session: {output}");
+        assert!(output.ends_with("a=b"), "{output}");
+    }
+
+    #[test]
+    fn a_missing_program_is_an_error_and_no_exit_code() {
+        let error = Spawn::new("/nonexistent/program").start().expect_err("no such file");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}

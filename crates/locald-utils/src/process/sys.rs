@@ -1,0 +1,100 @@
+//! System calls that neither std nor nix wraps safely, one small function each. All unsafe code of locald is here.
+#![expect(unsafe_code, reason = "the one place for calls that the compiler cannot check")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag};
+
+/// Takes over a descriptor that this process was started with, and closes it on exec from now on.
+///
+/// # Errors
+/// EBADF when the process was not given that descriptor.
+pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: borrowing a number is only used to ask the kernel whether it is open; nothing is closed by it.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    nix::fcntl::fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    // SAFETY: the descriptor is open, and the caller is the only one in this process who knows it: it came by exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes over descriptors that the kernel made for this process (SCM_RIGHTS).
+#[must_use]
+pub fn received(fds: Vec<RawFd>) -> Vec<OwnedFd> {
+    // SAFETY: recvmsg(2) installed these descriptors for this very call; nobody else owns them.
+    fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect()
+}
+
+/// Makes `tty` the controlling terminal of the calling process, which must lead a session that has none.
+///
+/// # Errors
+/// EPERM when it does not lead a session, has a terminal, or the terminal belongs to another session (tty_ioctl(4)).
+pub fn take_controlling_terminal(tty: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: TIOCSCTTY takes an integer, no pointer; 0 asks not to steal the terminal from another session.
+    // The cast: the request is a `c_uint` on macOS where ioctl takes a `c_ulong`, and a `c_ulong` already on Linux.
+    let result = unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCSCTTY as libc::c_ulong, 0) };
+    Errno::result(result)?;
+    Ok(())
+}
+
+/// Duplicates `from` onto the number `to`, which stays open across exec. Whatever had that number is closed.
+///
+/// # Errors
+/// Those of dup2(2).
+pub fn place(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
+    // SAFETY: dup2 takes two integers; callers place only descriptors 0 to 2, which no owned descriptor of ours has.
+    let result = unsafe { libc::dup2(from.as_raw_fd(), to) };
+    Errno::result(result)?;
+    Ok(())
+}
+
+/// Has every descriptor from `first` up closed by the next exec, whoever opened it and whatever it was inherited from.
+///
+/// # Errors
+/// Those of close_range(2); ENOSYS before Linux 5.9, then the descriptors of `/dev/fd` are marked one by one.
+pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: close_range takes three integers; with CLOEXEC nothing is closed now, so no owner loses anything.
+        let result =
+            unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        if result == 0 {
+            return Ok(());
+        }
+    }
+    for entry in std::fs::read_dir("/dev/fd")? {
+        let Some(fd) = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else { continue };
+        if fd >= first {
+            // SAFETY: F_SETFD takes an integer; a number that is not open is answered by EBADF, which does not matter.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    Ok(())
+}
+
+/// Opens a descriptor for a process (pidfd_open(2)).
+///
+/// # Errors
+/// ESRCH when there is no such process; ENOSYS before Linux 5.3.
+#[cfg(target_os = "linux")]
+pub fn pidfd_open(pid: libc::pid_t) -> nix::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just made this descriptor, closed on exec, for this call.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends a signal through a pidfd (pidfd_send_signal(2)).
+///
+/// # Errors
+/// ESRCH when the process has been reaped, EPERM when it runs as somebody else.
+#[cfg(target_os = "linux")]
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: nix::sys::signal::Signal) -> nix::Result<()> {
+    let no_info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo is allowed and means what kill(2) would send; the rest are integers.
+    let result =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as libc::c_int, no_info, 0) };
+    Errno::result(result).map(drop)
+}
