@@ -1,0 +1,462 @@
+//! Hands out a part of a log in order: lines, and what the index says about the places between them.
+//!
+//! A line ends after its newline, or where a run ends, begins or has a gap: what two runs wrote is never glued together.
+//! The bytes of all lines, one after the other, are exactly the bytes of the log. A line longer than
+//! [`MAX_PIECE_BYTES`] comes in pieces, so memory is bounded whatever a service prints.
+//!
+//! Read [`Cursor::advance`]; everything else serves it.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::index::{Index, Records};
+use super::record::{Mark, Record};
+use crate::name::RunNumber;
+use crate::time::UnixMillis;
+
+/// 64 KiB, the capacity of a pipe: longer than any line that people read, short enough to hold one per service.
+pub const MAX_PIECE_BYTES: usize = 64 * 1024;
+
+/// What a cursor or a follower stands at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry<'a> {
+    /// A run began.
+    Started {
+        /// The run.
+        run: RunNumber,
+        /// When.
+        at: UnixMillis,
+    },
+    /// A run ended.
+    Ended {
+        /// The run.
+        run: RunNumber,
+        /// When.
+        at: UnixMillis,
+    },
+    /// Output is missing here: it could not be written.
+    Gap {
+        /// The run that wrote it.
+        run: RunNumber,
+        /// When writing became possible again.
+        at: UnixMillis,
+        /// How many bytes, at most.
+        lost: u64,
+    },
+    /// The log was deleted, replaced or emptied. What follows is its new beginning. Only a follower says this.
+    Restarted,
+    /// A line, or a piece of one.
+    Line(Line<'a>),
+}
+
+impl Entry<'_> {
+    /// When the entry came, as far as the index knows.
+    #[must_use]
+    pub fn time(&self) -> Option<UnixMillis> {
+        match self {
+            Self::Started { at, .. } | Self::Ended { at, .. } | Self::Gap { at, .. } => Some(*at),
+            Self::Restarted => None,
+            Self::Line(line) => line.time,
+        }
+    }
+}
+
+/// A line, or a piece of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// The run that wrote it; `None` where the index does not say.
+    pub run: Option<RunNumber>,
+    /// When its first byte came, or up to 10 ms before that; `None` where the index does not say.
+    pub time: Option<UnixMillis>,
+    /// Where the line begins in `log`; the same for all its pieces.
+    pub offset: u64,
+    /// The bytes as they came, the newline included. A piece never ends within a character.
+    pub bytes: &'a [u8],
+    /// How it goes on.
+    pub end: LineEnd,
+}
+
+/// How a [`Line`] goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineEnd {
+    /// It ended with a newline.
+    Newline,
+    /// It ended without a newline: the run or the log ended, or output is missing here.
+    Unfinished,
+    /// The next piece belongs to the same line. The last piece of a line may be empty.
+    Continues,
+}
+
+/// Stands at one entry of a log after the other.
+#[derive(Debug)]
+pub struct Cursor {
+    data: File,
+    records: Records,
+    /// The byte after the entry that the cursor stands at.
+    position: u64,
+    /// The byte after the last one to be handed out.
+    end: u64,
+    /// Whether more may come at the end: a line without newline waits there until it is complete.
+    is_live: bool,
+    /// The run and the time of the byte at `position`.
+    run: Option<RunNumber>,
+    time: Option<UnixMillis>,
+    /// The line that has been begun and not ended.
+    line: Option<LineStart>,
+    current: Current,
+    buffer: Buffer,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct LineStart {
+    run: Option<RunNumber>,
+    time: Option<UnixMillis>,
+    offset: u64,
+    is_handed_out: bool,
+}
+
+/// [`Entry`] without its bytes, which lie at the beginning of the buffer.
+#[derive(Clone, Copy, Debug)]
+enum Current {
+    Nothing,
+    Started { run: RunNumber, at: UnixMillis },
+    Ended { run: RunNumber, at: UnixMillis },
+    Gap { run: RunNumber, at: UnixMillis, lost: u64 },
+    Line { start: LineStart, len: usize, end: LineEnd },
+}
+
+impl Cursor {
+    /// A cursor before `position`, which ends at `end`, with the records of `index` from the one at `next_record` on.
+    pub(super) fn new(data: File, position: u64, end: u64, index: Index, next_record: u64) -> Self {
+        let before = index.last_before(next_record).map(|(_, record)| record);
+        let mut cursor = Self {
+            data,
+            records: Records::new(index, next_record),
+            position,
+            end,
+            is_live: false,
+            run: None,
+            time: None,
+            line: None,
+            current: Current::Nothing,
+            buffer: Buffer::new(MAX_PIECE_BYTES),
+        };
+        if let Some(before) = before {
+            cursor.attribute(before);
+        }
+        cursor
+    }
+
+    /// Makes the cursor wait at its end for what may still come, until [`Self::settle`].
+    pub(super) fn live(mut self) -> Self {
+        self.is_live = true;
+        self
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_max_piece(mut self, bytes: usize) -> Self {
+        self.buffer = Buffer::new(bytes);
+        self
+    }
+
+    /// Goes to the next entry. Says `false` at the end, where [`Self::entry`] has nothing.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn advance(&mut self) -> io::Result<bool> {
+        self.leave();
+        loop {
+            // What the index says about a place comes before the bytes at that place.
+            if let Some(record) = self.records.peek().copied().filter(|record| record.offset <= self.position) {
+                if cuts(&record) && self.end_line() {
+                    return Ok(true);
+                }
+                self.records.bump();
+                if self.take(record) {
+                    return Ok(true);
+                }
+            } else if self.position < self.end {
+                let is_found = self.find_line(false)?;
+                // A file that turned out shorter than it was ends here.
+                if is_found || self.position < self.end {
+                    return Ok(is_found);
+                }
+            } else {
+                return Ok(!self.is_live && self.end_line());
+            }
+        }
+    }
+
+    /// What the cursor stands at, once [`Self::advance`] has said `true`.
+    #[must_use]
+    pub fn entry(&self) -> Option<Entry<'_>> {
+        match self.current {
+            Current::Nothing => None,
+            Current::Started { run, at } => Some(Entry::Started { run, at }),
+            Current::Ended { run, at } => Some(Entry::Ended { run, at }),
+            Current::Gap { run, at, lost } => Some(Entry::Gap { run, at, lost }),
+            Current::Line { start: LineStart { run, time, offset, .. }, len, end } => {
+                Some(Entry::Line(Line { run, time, offset, bytes: &self.buffer.bytes()[..len], end }))
+            }
+        }
+    }
+
+    /// The byte after the entry that the cursor stands at.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        let len = match self.current {
+            Current::Line { len, .. } => len as u64,
+            Current::Nothing | Current::Started { .. } | Current::Ended { .. } | Current::Gap { .. } => 0,
+        };
+        self.position + len
+    }
+
+    /// The beginning of a line that waits at the end for the rest of it.
+    pub(super) fn held(&self) -> &[u8] {
+        match self.current {
+            Current::Nothing => self.buffer.bytes(),
+            Current::Started { .. } | Current::Ended { .. } | Current::Gap { .. } | Current::Line { .. } => &[],
+        }
+    }
+
+    /// Hands out what [`Self::held`] shows, as a piece that continues.
+    pub(super) fn release(&mut self) -> io::Result<bool> {
+        if self.held().is_empty() {
+            return Ok(false);
+        }
+        self.find_line(true)
+    }
+
+    /// Takes in what was written since. Says whether the log is shorter than it was.
+    pub(super) fn refresh(&mut self, dir: &Path) -> io::Result<bool> {
+        // The length first: whatever lies before it has its marks in the index already.
+        let len = self.data.metadata()?.len();
+        if len < self.end {
+            return Ok(true);
+        }
+        self.end = len;
+        if let Some(before) = self.records.refresh(dir, self.position) {
+            self.attribute(before);
+        }
+        Ok(false)
+    }
+
+    /// Ends the waiting: nothing more comes behind what has been read.
+    pub(super) fn settle(&mut self) {
+        self.is_live = false;
+        self.end = self.position + self.buffer.bytes().len() as u64;
+    }
+
+    /// The file that the cursor reads.
+    pub(super) fn file(&self) -> &File {
+        &self.data
+    }
+
+    /// Goes past the bytes of the entry that the cursor stood at.
+    fn leave(&mut self) {
+        if let Current::Line { len, end, .. } = self.current {
+            self.position += len as u64;
+            self.buffer.consume(len);
+            match end {
+                LineEnd::Newline | LineEnd::Unfinished => self.line = None,
+                LineEnd::Continues => {}
+            }
+        }
+        self.current = Current::Nothing;
+    }
+
+    /// Takes over what a record says about the bytes behind it. Says whether that is an entry of its own.
+    fn take(&mut self, record: Record) -> bool {
+        let Record { run, time: at, mark, .. } = record;
+        // A writer that had to begin a new index marks the beginning of its run once more.
+        let is_new = self.run != Some(run);
+        self.attribute(record);
+        match mark {
+            Mark::Data => return false,
+            Mark::RunStart if !is_new => return false,
+            Mark::RunStart => self.current = Current::Started { run, at },
+            Mark::RunEnd => self.current = Current::Ended { run, at },
+            Mark::Gap { lost } => self.current = Current::Gap { run, at, lost },
+        }
+        true
+    }
+
+    fn attribute(&mut self, record: Record) {
+        match record.mark {
+            Mark::RunStart | Mark::Data | Mark::Gap { .. } => {
+                self.run = Some(record.run);
+                self.time = Some(record.time);
+            }
+            Mark::RunEnd => {
+                self.run = None;
+                self.time = None;
+            }
+        }
+    }
+
+    /// Ends a line of which pieces have been handed out as continuing. Says whether there was one.
+    fn end_line(&mut self) -> bool {
+        match self.line {
+            Some(start) if start.is_handed_out => {
+                self.current = Current::Line { start, len: 0, end: LineEnd::Unfinished };
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// Finds the line, or the piece of one, that begins at `position`, where there is at least one byte.
+    ///
+    /// Says `false` if it has to wait there for the rest of it, unless it `is_released`.
+    fn find_line(&mut self, is_released: bool) -> io::Result<bool> {
+        let mut start = *self.line.get_or_insert(LineStart {
+            run: self.run,
+            time: self.time,
+            offset: self.position,
+            is_handed_out: false,
+        });
+        let (reached, stop) = self.read_line()?;
+        let (len, end) = match (self.find_cut(reached, stop), stop) {
+            (Some(cut), _) => (cut, LineEnd::Unfinished),
+            (None, Stop::Newline) => (reached, LineEnd::Newline),
+            (None, Stop::DataEnd) if !self.is_live => (reached, LineEnd::Unfinished),
+            (None, Stop::DataEnd) if !is_released => return Ok(false),
+            (None, Stop::DataEnd | Stop::Full) => {
+                (whole_characters(&self.buffer.piece()[..reached]), LineEnd::Continues)
+            }
+        };
+        if len == 0 && (!start.is_handed_out || end == LineEnd::Continues) {
+            // The file is shorter than it was, or there is not a whole character yet.
+            return Ok(false);
+        }
+        start.is_handed_out = true;
+        self.line = Some(start);
+        self.current = Current::Line { start, len, end };
+        Ok(true)
+    }
+
+    /// Reads ahead until the line at `position` ends, or as far as it goes. Says how many bytes that are.
+    fn read_line(&mut self) -> io::Result<(usize, Stop)> {
+        loop {
+            let bytes = self.buffer.piece();
+            if let Some(newline) = memchr::memchr(b'\n', bytes) {
+                return Ok((newline + 1, Stop::Newline));
+            }
+            let buffered = bytes.len();
+            if buffered == self.buffer.max_piece {
+                return Ok((buffered, Stop::Full));
+            }
+            let unread = self.end - self.position - buffered as u64;
+            if unread == 0 {
+                return Ok((buffered, Stop::DataEnd));
+            }
+            if self.buffer.read(&self.data, self.position, unread)? == 0 {
+                // Somebody made the file shorter.
+                self.end = self.position + buffered as u64;
+            }
+        }
+    }
+
+    /// Reads the records about the `len` bytes at `position`. Says after how many of them a record ends the line.
+    ///
+    /// A record behind the last byte counts as well, unless the line has ended there anyway.
+    fn find_cut(&mut self, len: usize, stop: Stop) -> Option<usize> {
+        let behind = self.position + len as u64;
+        while let Some(record) = self.records.peek().copied() {
+            if record.offset > behind || (record.offset == behind && stop == Stop::Newline) {
+                return None;
+            }
+            if cuts(&record) {
+                return usize::try_from(record.offset.saturating_sub(self.position)).ok();
+            }
+            self.records.bump();
+            self.attribute(record);
+        }
+        None
+    }
+}
+
+/// Why a line is read no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    Newline,
+    /// It fills a piece.
+    Full,
+    /// There are no more bytes.
+    DataEnd,
+}
+
+/// Whether a line ends where the record stands.
+pub(super) fn cuts(record: &Record) -> bool {
+    match record.mark {
+        Mark::RunStart | Mark::RunEnd | Mark::Gap { .. } => true,
+        Mark::Data => false,
+    }
+}
+
+/// The length of `bytes` without a UTF-8 character that has only begun at their end.
+pub(super) fn whole_characters(bytes: &[u8]) -> usize {
+    for (behind, byte) in bytes.iter().rev().take(3).enumerate() {
+        let length = match byte {
+            0x80..=0xbf => continue,
+            0xc2..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xf4 => 4,
+            0x00..=0x7f | 0xc0..=0xc1 | 0xf5..=0xff => 1,
+        };
+        return if length > behind + 1 { bytes.len() - behind - 1 } else { bytes.len() };
+    }
+    bytes.len()
+}
+
+/// The bytes from the cursor's position on, as far as they have been read.
+#[derive(Debug)]
+struct Buffer {
+    max_piece: usize,
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Buffer {
+    fn new(max_piece: usize) -> Self {
+        Self { max_piece, bytes: Vec::new(), start: 0, end: 0 }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    /// As many of the bytes as a piece may have.
+    fn piece(&self) -> &[u8] {
+        &self.bytes[self.start..self.end.min(self.start + self.max_piece)]
+    }
+
+    fn consume(&mut self, len: usize) {
+        self.start += len;
+    }
+
+    /// Reads up to `unread` more bytes of a file of which this holds those from `position` on. Says how many came.
+    fn read(&mut self, file: &File, position: u64, unread: u64) -> io::Result<usize> {
+        self.bytes.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        // Four pieces: few and large reads, and seldom more than a quarter to move to the front.
+        let len = (4 * self.max_piece - self.end).min(usize::try_from(unread).unwrap_or(usize::MAX));
+        if self.bytes.len() < self.end + len {
+            self.bytes.resize(self.end + len, 0);
+        }
+        let room = &mut self.bytes[self.end..self.end + len];
+        loop {
+            match file.read_at(room, position + self.end as u64) {
+                Ok(n) => {
+                    self.end += n;
+                    return Ok(n);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The format of `log.idx`, version 1: a header and records of 32 bytes each, little endian.
+//!
+//! ```text
+//! header   0 magic "locald.x"   8 version u32   12 zero                                          29 check u24
+//! record   0 offset u64         8 unix ms u64   16 lost bytes u64   24 run u32   28 kind u8      29 check u24
+//! ```
+//! 32 divides every page and block size, so a write that is torn at a page border tears no record. A record that is torn
+//! elsewhere, zeroed or overwritten fails its check and is skipped. Offsets and run numbers never fall from one record
+//! to the next; times do when the clock is set back.
+
+use crate::name::RunNumber;
+use crate::time::UnixMillis;
+
+/// The size of the header and of each record.
+pub(super) const RECORD_BYTES: usize = 32;
+
+/// Where the check begins, in the header and in each record.
+const CHECK: usize = 29;
+
+const MAGIC: &[u8; 8] = b"locald.x";
+
+/// Grows by one when a reader of the version before would misread a record.
+const VERSION: u32 = 1;
+
+/// One entry of the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The byte of `log` that the record stands before.
+    pub offset: u64,
+    /// When it was written.
+    pub time: UnixMillis,
+    /// The run that was writing.
+    pub run: RunNumber,
+    /// What it says.
+    pub mark: Mark,
+}
+
+/// What a [`Record`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// The run's output begins here.
+    RunStart,
+    /// What follows came at the record's time or up to 10 ms later.
+    Data,
+    /// The run is over.
+    RunEnd,
+    /// Output that could not be written is missing here.
+    Gap {
+        /// How many bytes.
+        lost: u64,
+    },
+}
+
+impl Record {
+    pub(super) fn encode(&self) -> [u8; RECORD_BYTES] {
+        let (kind, lost) = match self.mark {
+            Mark::RunStart => (1, 0),
+            Mark::Data => (2, 0),
+            Mark::RunEnd => (3, 0),
+            Mark::Gap { lost } => (4, lost),
+        };
+        let mut bytes = [0; RECORD_BYTES];
+        bytes[0..8].copy_from_slice(&self.offset.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.time.0.to_le_bytes());
+        bytes[16..24].copy_from_slice(&u64::to_le_bytes(lost));
+        bytes[24..28].copy_from_slice(&self.run.0.to_le_bytes());
+        bytes[28] = kind;
+        seal(bytes)
+    }
+
+    /// Reads a record; `None` if the bytes are none.
+    pub(super) fn decode(bytes: &[u8; RECORD_BYTES]) -> Option<Self> {
+        if !is_sealed(bytes) {
+            return None;
+        }
+        let mark = match bytes[28] {
+            1 => Mark::RunStart,
+            2 => Mark::Data,
+            3 => Mark::RunEnd,
+            4 => Mark::Gap { lost: u64_at(bytes, 16) },
+            _ => return None,
+        };
+        let run = u32::from_le_bytes([bytes[24], bytes[25], bytes[26], bytes[27]]);
+        Some(Self { offset: u64_at(bytes, 0), time: UnixMillis(u64_at(bytes, 8)), run: RunNumber(run), mark })
+    }
+}
+
+/// The first 32 bytes of an index.
+pub(super) fn header() -> [u8; RECORD_BYTES] {
+    let mut bytes = [0; RECORD_BYTES];
+    bytes[0..8].copy_from_slice(MAGIC);
+    bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    seal(bytes)
+}
+
+fn u64_at(bytes: &[u8; RECORD_BYTES], at: usize) -> u64 {
+    let mut number = [0; 8];
+    number.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(number)
+}
+
+fn seal(mut bytes: [u8; RECORD_BYTES]) -> [u8; RECORD_BYTES] {
+    let check = check(&bytes);
+    bytes[CHECK..].copy_from_slice(&check);
+    bytes
+}
+
+fn is_sealed(bytes: &[u8; RECORD_BYTES]) -> bool {
+    bytes[CHECK..] == check(bytes)
+}
+
+/// FNV-1a of 32 bits, of which the upper 8 are folded into the lower 24. It tells torn from whole; it is no defence.
+fn check(bytes: &[u8; RECORD_BYTES]) -> [u8; 3] {
+    let hash =
+        bytes[..CHECK].iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    let [a, b, c, d] = hash.to_le_bytes();
+    [a ^ d, b, c]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(mark: Mark) -> Record {
+        Record { offset: 0x0102_0304_0506, time: UnixMillis(1_700_000_000_123), run: RunNumber(7), mark }
+    }
+
+    #[test]
+    fn a_record_reads_back_as_it_was_written() {
+        for mark in [Mark::RunStart, Mark::Data, Mark::RunEnd, Mark::Gap { lost: u64::MAX }] {
+            assert_eq!(Record::decode(&record(mark).encode()), Some(record(mark)));
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_a_record_are_fixed() {
+        let bytes = Record { offset: 1, time: UnixMillis(2), run: RunNumber(4), mark: Mark::Gap { lost: 3 } }.encode();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "0100000000000000020000000000000003000000000000000400000004c19766");
+    }
+
+    #[test]
+    fn a_flipped_bit_or_a_torn_tail_is_no_record() {
+        let whole = record(Mark::Data).encode();
+        for bit in 0..RECORD_BYTES * 8 {
+            let mut bytes = whole;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Record::decode(&bytes), None, "bit {bit}");
+        }
+        for length in 0..RECORD_BYTES - 1 {
+            let mut bytes = [0; RECORD_BYTES];
+            bytes[..length].copy_from_slice(&whole[..length]);
+            assert_eq!(Record::decode(&bytes), None, "torn after {length}");
+        }
+        assert_eq!(Record::decode(&[0; RECORD_BYTES]), None);
+        assert_eq!(Record::decode(&header()), None);
+    }
+}
