@@ -1,0 +1,460 @@
+//! From the file as written to the project as resolved.
+//!
+//! Fills in defaults, makes paths absolute, reads env files, and checks what concerns more than one key: names, ports,
+//! dependencies and references. Looks at the file system, changes nothing, and knows no daemon: which number an
+//! `"auto"` port becomes is not decided here.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+
+use super::diagnostic::Mistake;
+use super::value::{Command, OneOrMany, Text};
+use super::written::{File, Key, Named, NamedEntry, Restart, RestartTable, Service};
+use super::{decode, dotenv, read_bytes, reason, template};
+use crate::name::{ProjectId, ProjectName, ServiceName, nearest};
+use crate::spec::{
+    CommandSpec, Condition, Dependency, Kind, PortSpec, ProjectSpec, RestartPolicy, RestartWhen, ServiceSpec,
+    StopPolicy, Template,
+};
+
+/// What a project file is resolved against.
+pub(super) struct Surroundings<'a> {
+    /// The project file, canonical.
+    pub(super) file: &'a Path,
+    /// Its directory, canonical.
+    pub(super) dir: &'a Path,
+    /// Answers references in env files that the files do not answer themselves.
+    pub(super) lookup: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// The services that a file declares, right or wrong.
+pub(super) struct Declared<'a>(BTreeMap<&'a str, &'a NamedEntry<Service>>);
+
+impl<'a> Declared<'a> {
+    /// Their names, sorted.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.0.keys().copied()
+    }
+
+    /// Their names for a message.
+    pub(super) fn list(&self) -> String {
+        self.names().map(|name| format!("`{}`", name.escape_debug())).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Tells whether a service has a port, if there is such a service. A service that could not be read may have one.
+    pub(super) fn has_port(&self, name: &str) -> Option<bool> {
+        let entry = self.0.get(name)?;
+        Some(entry.value.as_ref().is_none_or(|service| service.port.is_some()))
+    }
+
+    fn kind(&self, name: &str) -> Option<Kind> {
+        let service = self.0.get(name)?.value.as_ref()?;
+        Some(value(&service.r#type).map_or_else(Kind::default, |kind| kind.0))
+    }
+}
+
+/// Makes the spec of a project; without a value if something that it needs is missing, which is then noted.
+pub(super) fn resolve(
+    file: &File,
+    source: &str,
+    around: &Surroundings<'_>,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<ProjectSpec> {
+    let name = project_name(file, around.dir, mistakes);
+    let entries = services(file, mistakes);
+    let declared = Declared(entries.iter().map(|entry| (entry.name.as_str(), entry)).collect());
+    let mut resolver = Resolver { source, around, declared: &declared, mistakes };
+    let specs: Vec<Option<ServiceSpec>> = entries.iter().map(|entry| resolver.service(entry)).collect();
+    check_case(entries, mistakes);
+    check_ports(entries, mistakes);
+    check_cycles(entries, mistakes);
+    Some(ProjectSpec {
+        id: ProjectId::of_directory(around.dir),
+        name: name?,
+        dir: around.dir.to_owned(),
+        file: around.file.to_owned(),
+        services: specs.into_iter().collect::<Option<_>>()?,
+    })
+}
+
+fn project_name(file: &File, dir: &Path, mistakes: &mut Vec<Mistake>) -> Option<ProjectName> {
+    let Some(name) = value(&file.project).and_then(|project| project.name.as_ref()) else {
+        return Some(ProjectName::from_directory(dir));
+    };
+    let text = name.value.as_ref()?;
+    let parsed = text.text.parse::<ProjectName>();
+    parsed.map_err(|error| mistakes.push(invalid_name(text.span.clone(), "project", &text.text, &error))).ok()
+}
+
+/// Says what is wrong with a name, and proposes the nearest valid one.
+fn invalid_name(span: Range<usize>, what: &str, name: &str, error: &crate::name::NameError) -> Mistake {
+    let plain: String = name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.') { c } else { '-' })
+        .take(63)
+        .collect();
+    let plain = plain.trim_start_matches(['-', '_', '.']).trim_end_matches('-');
+    let help = match plain {
+        "" => "names are made of letters, digits, `-`, `_` and `.`, such as `web-1`".to_owned(),
+        plain => format!("`{plain}` would do"),
+    };
+    Mistake::at(span, format!("invalid {what} name: {error}")).help(help)
+}
+
+fn services<'a>(file: &'a File, mistakes: &mut Vec<Mistake>) -> &'a [NamedEntry<Service>] {
+    let span = match &file.services {
+        Some(Key { value: Some(Named(entries)), .. }) if !entries.is_empty() => return entries,
+        Some(Key { value: Some(_), span }) => span.clone(),
+        Some(Key { value: None, .. }) => return &[],
+        None if file.guessed.contains(&"services") => return &[],
+        None => 0..0,
+    };
+    let help = "declare one: `[services.web]`, and below it `command = \"npm run dev\"`";
+    mistakes.push(Mistake::at(span, "the project has no services").help(help).absence());
+    &[]
+}
+
+/// The value of a key that is there and could be read.
+fn value<T>(key: &Option<Key<T>>) -> Option<&T> {
+    key.as_ref().and_then(|key| key.value.as_ref())
+}
+
+/// Resolves one service after another.
+struct Resolver<'a> {
+    source: &'a str,
+    around: &'a Surroundings<'a>,
+    declared: &'a Declared<'a>,
+    mistakes: &'a mut Vec<Mistake>,
+}
+
+impl Resolver<'_> {
+    /// Makes the spec of a service, looking at every key even if one before it is wrong.
+    fn service(&mut self, entry: &NamedEntry<Service>) -> Option<ServiceSpec> {
+        let name = entry.name.parse::<ServiceName>();
+        let name = name
+            .map_err(|error| {
+                self.mistakes.push(invalid_name(entry.name_span.clone(), "service", &entry.name, &error));
+            })
+            .ok();
+        let service = entry.value.as_ref()?;
+        let command = self.command(&entry.name, &entry.name_span, service);
+        let workdir = self.workdir(service);
+        let env = self.env(service);
+        let depends_on = self.depends_on(&entry.name, service);
+        let restart = self.restart(service);
+        let stop = self.stop(service);
+        Some(ServiceSpec {
+            name: name?,
+            kind: value(&service.r#type).map_or_else(Kind::default, |kind| kind.0),
+            command: command?,
+            workdir: workdir?,
+            env,
+            port: value(&service.port).map(|port| port.0),
+            depends_on,
+            restart,
+            stop,
+        })
+    }
+
+    fn command(&mut self, name: &str, span: &Range<usize>, service: &Service) -> Option<CommandSpec> {
+        if service.command.is_none() && !service.guessed.contains(&"command") {
+            let message = format!("service `{}` has no command", name.escape_debug());
+            let help = "say what to run: `command = \"npm run dev\"`";
+            self.mistakes.push(Mistake::at(span.clone(), message).help(help).absence());
+        }
+        value(&service.command).map(|command| self.command_spec(command))
+    }
+
+    fn command_spec(&mut self, command: &Command) -> CommandSpec {
+        match command {
+            Command::Line(line) => CommandSpec::Shell(self.template(line)),
+            Command::Argv(argv) => CommandSpec::Argv(argv.iter().map(|argument| self.template(argument)).collect()),
+        }
+    }
+
+    fn template(&mut self, text: &Text) -> Template {
+        template::template(text, self.source, self.declared, self.mistakes)
+    }
+
+    fn workdir(&mut self, service: &Service) -> Option<PathBuf> {
+        let Some(workdir) = &service.workdir else { return Some(self.around.dir.to_owned()) };
+        let text = workdir.value.as_ref()?;
+        let path = absolute(self.around.dir, &text.text);
+        let shown = text.text.escape_debug();
+        let (message, help) = match fs::metadata(&path) {
+            _ if text.text.is_empty() => ("`workdir` is empty".to_owned(), "leave it out, or write \".\"".to_owned()),
+            Ok(metadata) if metadata.is_dir() => return Some(path),
+            Ok(_) => (format!("workdir `{shown}` is not a directory"), relative_to(self.around.dir, text)),
+            Err(error) => (format!("workdir `{shown}`: {}", reason(&error)), relative_to(self.around.dir, text)),
+        };
+        self.mistakes.push(Mistake::at(text.span.clone(), message).help(help));
+        None
+    }
+
+    /// Merges the env files, in order, and `env` over them.
+    fn env(&mut self, service: &Service) -> BTreeMap<String, Template> {
+        let mut from_files = BTreeMap::new();
+        if let Some(OneOrMany(files)) = value(&service.env_file) {
+            for file in files {
+                self.env_file(file, &mut from_files);
+            }
+        }
+        let mut env: BTreeMap<String, Template> =
+            from_files.into_iter().map(|(name, value)| (name, Template::text(value))).collect();
+        if let Some(Named(entries)) = value(&service.env) {
+            for entry in entries {
+                let problem = match entry.name.as_str() {
+                    "" => Some("the name of an environment variable cannot be empty"),
+                    name if name.contains('=') => Some("the name of an environment variable cannot contain `=`"),
+                    name if name.contains('\0') => Some("the name of an environment variable cannot contain NUL"),
+                    _ => None,
+                };
+                if let Some(problem) = problem {
+                    let help = "names are made of letters, digits and `_`, such as `DATABASE_URL`";
+                    self.mistakes.push(Mistake::at(entry.name_span.clone(), problem).help(help));
+                }
+                if let Some(value) = &entry.value {
+                    let template = self.template(&value.0);
+                    env.insert(entry.name.clone(), template);
+                }
+            }
+        }
+        env
+    }
+
+    fn env_file(&mut self, file: &Text, variables: &mut BTreeMap<String, String>) {
+        let shown = file.text.escape_debug();
+        if file.text.is_empty() {
+            let help = "leave it out, or name a file such as \".env\"";
+            self.mistakes.push(Mistake::at(file.span.clone(), "the name of an env file is empty").help(help));
+            return;
+        }
+        let text = read_bytes(&absolute(self.around.dir, &file.text))
+            .and_then(|bytes| decode(bytes).map_err(|_| "it is not valid UTF-8".to_owned()));
+        let text = match text {
+            Ok(text) => text,
+            Err(reason) => {
+                let mistake = Mistake::at(file.span.clone(), format!("env file `{shown}`: {reason}"));
+                self.mistakes.push(mistake.help(relative_to(self.around.dir, file)));
+                return;
+            }
+        };
+        // The line itself is not shown: env files hold secrets, and this goes to terminals and logs.
+        for fault in dotenv::read(&text, variables, self.around.lookup) {
+            let message = format!("{shown}:{}:{}: {}", fault.line, fault.column, fault.message);
+            let help = "an env file has lines `NAME=value`; put values with special characters in single quotes";
+            self.mistakes.push(Mistake::at(file.span.clone(), message).help(help));
+        }
+    }
+
+    fn depends_on(&mut self, name: &str, service: &Service) -> Vec<Dependency> {
+        let names = value(&service.depends_on).map_or(&[] as &[Text], |dependencies| &dependencies.0);
+        let mut dependencies: Vec<Dependency> = Vec::new();
+        let mut seen: BTreeMap<&str, Range<usize>> = BTreeMap::new();
+        for Text { text, span } in names {
+            let shown = text.escape_debug();
+            if let Some(first) = seen.get(text.as_str()) {
+                let mistake = Mistake::at(span.clone(), format!("`{shown}` is named twice in `depends_on`"));
+                self.mistakes.push(mistake.also(first.clone(), "first here").help("once is enough"));
+                continue;
+            }
+            seen.insert(text, span.clone());
+            if text == name {
+                let mistake = Mistake::at(span.clone(), format!("service `{shown}` depends on itself"));
+                self.mistakes.push(mistake.help("take it out of `depends_on`"));
+                continue;
+            }
+            let Some(kind) = self.declared.kind(text).or(self.declared.has_port(text).map(|_| Kind::Service)) else {
+                let help = match nearest(text, self.declared.names().filter(|declared| *declared != name)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("the services are {}", self.declared.list()),
+                };
+                let mistake = Mistake::at(span.clone(), format!("there is no service `{shown}`"));
+                self.mistakes.push(mistake.help(help).absence());
+                continue;
+            };
+            let condition = match kind {
+                Kind::Service => Condition::Ready,
+                Kind::Job => Condition::Completed,
+            };
+            // A name that is declared and yet not valid is noted where it is declared.
+            if let Ok(service) = text.parse() {
+                dependencies.push(Dependency { service, condition });
+            }
+        }
+        dependencies
+    }
+
+    fn restart(&mut self, service: &Service) -> RestartPolicy {
+        let default = RestartPolicy::default();
+        match value(&service.restart) {
+            None => default,
+            Some(Restart::Policy(policy)) => RestartPolicy { when: policy.0, ..default },
+            Some(Restart::Table(table)) => {
+                let span = service.restart.as_ref().map_or(0..0, |key| key.span.clone());
+                self.restart_table(table, span)
+            }
+        }
+    }
+
+    fn restart_table(&mut self, table: &RestartTable, span: Range<usize>) -> RestartPolicy {
+        let default = RestartPolicy::default();
+        if table.policy.is_none() && !table.guessed.contains(&"policy") {
+            let help = "add `policy = \"on-failure\"` or `policy = \"always\"`";
+            self.mistakes.push(Mistake::at(span, "`restart` does not say when").help(help).absence());
+        }
+        let policy = RestartPolicy {
+            when: value(&table.policy).map_or(RestartWhen::No, |policy| policy.0),
+            backoff: value(&table.backoff).map_or(default.backoff, |time| time.0),
+            max_backoff: value(&table.max_backoff).map_or(default.max_backoff, |time| time.0),
+            limit: value(&table.limit).map_or(default.limit, |count| count.0),
+            reset_after: value(&table.reset_after).map_or(default.reset_after, |time| time.0),
+        };
+        let is_known = |key: &Option<Key<_>>| key.as_ref().is_none_or(|key| key.value.is_some());
+        if policy.backoff > policy.max_backoff && is_known(&table.backoff) && is_known(&table.max_backoff) {
+            let maximum = crate::time::human(policy.max_backoff);
+            let (span, message, help) = match (&table.backoff, &table.max_backoff) {
+                (Some(backoff), None) => {
+                    let message = format!("`backoff` is longer than `max_backoff`, which is {maximum} by default");
+                    (backoff.span.clone(), message, "give a longer `max_backoff`, too")
+                }
+                (Some(Key { span, .. }), Some(_)) => {
+                    let message = "`backoff` is longer than `max_backoff`".to_owned();
+                    (span.clone(), message, "`max_backoff` is the longest of the waits that begin with `backoff`")
+                }
+                (None, key) => {
+                    let span = key.as_ref().map_or(0..0, |key| key.span.clone());
+                    let backoff = crate::time::human(policy.backoff);
+                    let message = format!("`max_backoff` is shorter than `backoff`, which is {backoff} by default");
+                    (span, message, "give a shorter `backoff`, too")
+                }
+            };
+            self.mistakes.push(Mistake::at(span, message).help(help));
+        }
+        policy
+    }
+
+    fn stop(&mut self, service: &Service) -> StopPolicy {
+        let default = StopPolicy::default();
+        StopPolicy {
+            signal: value(&service.stop_signal).map_or(default.signal, |name| name.0),
+            grace: value(&service.stop_grace).map_or(default.grace, |time| time.0),
+            command: value(&service.stop_command).map(|command| self.command_spec(command)),
+        }
+    }
+}
+
+/// Puts a path as written after the directory of the project file; an absolute path stays.
+///
+/// `.` disappears. `..` and symbolic links stay as they are, for what they mean may change.
+fn absolute(dir: &Path, written: &str) -> PathBuf {
+    dir.join(written).components().filter(|component| *component != Component::CurDir).collect()
+}
+
+fn relative_to(dir: &Path, path: &Text) -> String {
+    if path.text.starts_with('~') {
+        return "`~` is not expanded; write the path in full".to_owned();
+    }
+    if Path::new(&path.text).is_absolute() {
+        return "create it, or correct the path".to_owned();
+    }
+    format!("paths are relative to {}", dir.display())
+}
+
+/// Notes services whose names differ by case alone: they would share a directory where file names ignore case.
+fn check_case(entries: &[NamedEntry<Service>], mistakes: &mut Vec<Mistake>) {
+    let mut first: BTreeMap<String, &NamedEntry<Service>> = BTreeMap::new();
+    for entry in entries {
+        if let Some(earlier) = first.get(&entry.name.to_ascii_lowercase()) {
+            let (earlier_name, name) = (earlier.name.escape_debug(), entry.name.escape_debug());
+            let message = format!("services `{earlier_name}` and `{name}` differ by case alone");
+            let mistake = Mistake::at(entry.name_span.clone(), message).also(earlier.name_span.clone(), "first here");
+            mistakes.push(mistake.help("file systems that ignore case would mix them up; rename one"));
+        } else {
+            first.insert(entry.name.to_ascii_lowercase(), entry);
+        }
+    }
+}
+
+/// Notes services that declare the same fixed port.
+fn check_ports(entries: &[NamedEntry<Service>], mistakes: &mut Vec<Mistake>) {
+    let mut first: BTreeMap<u16, (&str, Range<usize>)> = BTreeMap::new();
+    for entry in entries {
+        let Some(Key { span, value: Some(port) }) = entry.value.as_ref().and_then(|service| service.port.as_ref())
+        else {
+            continue;
+        };
+        let PortSpec::Fixed(port) = port.0 else { continue };
+        if let Some((name, place)) = first.get(&port) {
+            let message =
+                format!("services `{}` and `{}` both have port {port}", name.escape_debug(), entry.name.escape_debug());
+            let mistake = Mistake::at(span.clone(), message).also(place.clone(), "first here");
+            mistakes.push(mistake.help("change one, or write `port = \"auto\"`"));
+        } else {
+            first.insert(port, (&entry.name, span.clone()));
+        }
+    }
+}
+
+/// Notes dependency cycles. Cycles that share a service are noted one at a time.
+fn check_cycles(entries: &[NamedEntry<Service>], mistakes: &mut Vec<Mistake>) {
+    let index: BTreeMap<&str, usize> = entries.iter().enumerate().map(|(i, entry)| (entry.name.as_str(), i)).collect();
+    let edges: Vec<Vec<(usize, Range<usize>)>> = entries
+        .iter()
+        .enumerate()
+        .map(|(from, entry)| {
+            let names = entry.value.as_ref().and_then(|service| value(&service.depends_on));
+            let names = names.map_or(&[] as &[Text], |dependencies| &dependencies.0);
+            let known = names.iter().filter_map(|name| Some((*index.get(name.text.as_str())?, name.span.clone())));
+            // A service that depends on itself is noted already.
+            known.filter(|(to, _)| *to != from).collect()
+        })
+        .collect();
+    let mut is_open = vec![true; entries.len()];
+    loop {
+        // Take away what can be started, until nothing more can; what stays waits for a cycle.
+        while let Some(free) = (0..entries.len()).find(|i| is_open[*i] && !edges[*i].iter().any(|(to, _)| is_open[*to]))
+        {
+            is_open[free] = false;
+        }
+        let Some(start) = is_open.iter().position(|open| *open) else { return };
+        let cycle = cycle_from(start, &edges, &is_open);
+        mistakes.push(describe_cycle(&cycle, entries));
+        for (node, _) in cycle {
+            is_open[node] = false;
+        }
+    }
+}
+
+/// Follows open dependencies from a service until one comes again: the services of the cycle, the first in the file
+/// first, each with the place where it names the next.
+fn cycle_from(start: usize, edges: &[Vec<(usize, Range<usize>)>], is_open: &[bool]) -> Vec<(usize, Range<usize>)> {
+    let mut path: Vec<(usize, Range<usize>)> = Vec::new();
+    let mut node = start;
+    loop {
+        if let Some(position) = path.iter().position(|(seen, _)| *seen == node) {
+            let mut cycle = path.split_off(position);
+            let first = cycle.iter().enumerate().min_by_key(|(_, (node, _))| *node).map_or(0, |(position, _)| position);
+            cycle.rotate_left(first);
+            return cycle;
+        }
+        let Some((next, span)) = edges[node].iter().find(|(to, _)| is_open[*to]) else { return path };
+        path.push((node, span.clone()));
+        node = *next;
+    }
+}
+
+fn describe_cycle(cycle: &[(usize, Range<usize>)], entries: &[NamedEntry<Service>]) -> Mistake {
+    let name = |position: usize| entries[cycle[position % cycle.len()].0].name.escape_debug();
+    let names: Vec<String> = (0..=cycle.len()).map(|position| name(position).to_string()).collect();
+    let label = |position: usize| format!("`{}` waits for `{}`", name(position), name(position + 1));
+    let message = format!("services wait for each other: {}", names.join(" -> "));
+    let mistake = Mistake::at(cycle[0].1.clone(), message).label(label(0)).help("take one of these dependencies out");
+    cycle
+        .iter()
+        .enumerate()
+        .skip(1)
+        .fold(mistake, |mistake, (position, (_, span))| mistake.also(span.clone(), label(position)))
+}

@@ -1,0 +1,88 @@
+//! `${services.NAME.port}` in commands and environment values.
+//!
+//! Finds the references in a text, checks them against the declared services, and makes a [`Template`]. Every other use
+//! of `$` is left for the shell. Which number a reference becomes is known when a run starts, not here.
+
+use std::ops::Range;
+
+use super::diagnostic::Mistake;
+use super::resolve::Declared;
+use super::value::Text;
+use crate::name::{ServiceName, nearest};
+use crate::spec::{Part, Template};
+
+const OPENING: &str = "${services.";
+
+/// Makes a template of a text as written; a reference that cannot hold is noted and left out.
+pub(super) fn template(text: &Text, source: &str, declared: &Declared<'_>, mistakes: &mut Vec<Mistake>) -> Template {
+    let mut parts = Vec::new();
+    let mut rest = text.text.as_str();
+    let mut count = 0;
+    while let Some(start) = rest.find(OPENING) {
+        let (before, reference) = rest.split_at(start);
+        if !before.is_empty() {
+            parts.push(Part::Text(before.to_owned()));
+        }
+        let length = reference.find('}').map_or(reference.len(), |brace| brace + 1);
+        let (reference, after) = reference.split_at(length);
+        match service_of(reference, declared, || place(text, source, count, reference)) {
+            Ok(port_of) => parts.push(Part::Port { port_of }),
+            Err(mistake) => mistakes.extend(mistake),
+        }
+        count += 1;
+        rest = after;
+    }
+    if !rest.is_empty() || parts.is_empty() {
+        parts.push(Part::Text(rest.to_owned()));
+    }
+    Template(parts)
+}
+
+/// Checks one reference: `${services.` up to its brace, or to the end of the text.
+///
+/// Fails without a mistake if that is noted elsewhere.
+fn service_of(
+    reference: &str,
+    declared: &Declared<'_>,
+    place: impl Fn() -> Range<usize>,
+) -> Result<ServiceName, Option<Mistake>> {
+    const FORM: &str = "a reference is written `${services.NAME.port}`";
+    let shown = reference.escape_debug();
+    let Some(inner) = reference.strip_prefix(OPENING).and_then(|inner| inner.strip_suffix('}')) else {
+        return Err(Some(Mistake::at(place(), format!("`{shown}` has no closing brace")).help(FORM)));
+    };
+    let Some(name) = inner.strip_suffix(".port") else {
+        return Err(Some(Mistake::at(place(), format!("`{shown}` is not a reference")).help(FORM)));
+    };
+    let Some(has_port) = declared.has_port(name) else {
+        let help = match nearest(name, declared.names()) {
+            Some(near) => format!("did you mean `{OPENING}{near}.port}}`?"),
+            None => format!("the services are {}", declared.list()),
+        };
+        let message = format!("there is no service `{}`", name.escape_debug());
+        return Err(Some(Mistake::at(place(), message).help(help).absence()));
+    };
+    if !has_port {
+        let help = format!("give `{name}` a `port`; with \"auto\", locald chooses one");
+        return Err(Some(Mistake::at(place(), format!("service `{name}` has no port")).help(help).absence()));
+    }
+    // A name that is declared and yet not valid is noted where it is declared.
+    name.parse().map_err(|_| None)
+}
+
+/// Finds the `count`-th reference of a text in the source.
+///
+/// Escapes make the text differ from the source. Where the references cannot be told apart for them, it is the whole
+/// value.
+fn place(text: &Text, source: &str, count: usize, reference: &str) -> Range<usize> {
+    let raw = source.get(text.span.clone()).unwrap_or_default();
+    let in_raw = raw.matches(OPENING).count();
+    match raw.match_indices(OPENING).nth(count) {
+        Some((offset, _)) if in_raw == text.text.matches(OPENING).count() => {
+            let start = text.span.start + offset;
+            let length = if raw[offset..].starts_with(reference) { reference.len() } else { OPENING.len() };
+            start..start + length
+        }
+        Some(_) | None => text.span.clone(),
+    }
+}

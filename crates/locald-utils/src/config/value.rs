@@ -1,0 +1,556 @@
+//! Single values of a project file: text, numbers, durations, commands and the like, each with its place.
+//!
+//! A type here knows how to read itself from TOML, what to say if the value is something else, and its JSON Schema.
+//! Which key takes which value is told in `written`; what a value means beside others is for `resolve`.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostic::Mistake;
+use crate::name::nearest;
+use crate::spec::{Kind, PortSpec, RestartWhen, StopSignal};
+
+/// A type that a value of the project file can be read into.
+pub(super) trait Written: Sized + JsonSchema {
+    /// Reads the value. What does not fit is noted and gives `None`, or is left out.
+    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self>;
+}
+
+/// A value as it stands in the file, and what to call it.
+pub(super) struct Item<'a> {
+    /// What messages call it: `` `port` ``.
+    pub(super) name: String,
+    pub(super) value: &'a DeValue<'a>,
+    pub(super) span: Range<usize>,
+}
+
+impl<'a> Item<'a> {
+    /// Takes the value of a key.
+    pub(super) fn of_key(key: &str, value: &'a Spanned<DeValue<'a>>) -> Self {
+        Self { name: format!("`{}`", key.escape_debug()), value: value.get_ref(), span: value.span() }
+    }
+
+    /// Takes the value of a key in this table.
+    pub(super) fn entry(&self, key: &str, value: &'a Spanned<DeValue<'a>>) -> Self {
+        Self::of_key(&format!("{}.{key}", self.name.trim_matches('`')), value)
+    }
+
+    fn element(&self, index: usize, value: &'a Spanned<DeValue<'a>>) -> Self {
+        Self { name: format!("element {} of {}", index + 1, self.name), value: value.get_ref(), span: value.span() }
+    }
+
+    /// Says that the value is of a type that the key does not take.
+    pub(super) fn wrong_type(&self, expected: &str) -> Mistake {
+        let message = format!("{} must be {expected}, not {}", self.name, describe(self.value));
+        Mistake::at(self.span.clone(), message).label(format!("expected {expected}"))
+    }
+
+    /// Says that the value should have been a string.
+    fn not_a_string(&self, expected: &str) -> Mistake {
+        let help = match self.value {
+            DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => "put it in quotes",
+            DeValue::String(_) | DeValue::Array(_) | DeValue::Table(_) => "write one text, in quotes",
+        };
+        self.wrong_type(expected).help(help)
+    }
+
+    /// Says that the value is of the right type and yet not possible.
+    fn wrong_value(&self, what_is_wrong: &str) -> Mistake {
+        Mistake::at(self.span.clone(), format!("{} {what_is_wrong}", self.name))
+    }
+
+    /// Takes the entries of a table in the order of the file.
+    pub(super) fn table(&self, mistakes: &mut Vec<Mistake>) -> Option<Vec<Entry<'a>>> {
+        match self.value {
+            DeValue::Table(table) => Some(in_order(table)),
+            DeValue::Array(_) => {
+                let help = "a table is written `[name]`, with single brackets, or `{ key = value }`";
+                mistakes.push(self.wrong_type("a table").help(help));
+                None
+            }
+            DeValue::String(_)
+            | DeValue::Integer(_)
+            | DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_) => {
+                mistakes.push(self.wrong_type("a table").help("a table is written `[name]` or `{ key = value }`"));
+                None
+            }
+        }
+    }
+
+    fn string(&self) -> Option<&'a str> {
+        match self.value {
+            DeValue::String(text) => Some(text.as_ref()),
+            DeValue::Integer(_)
+            | DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_)
+            | DeValue::Array(_)
+            | DeValue::Table(_) => None,
+        }
+    }
+
+    fn array(&self) -> Option<&'a [Spanned<DeValue<'a>>]> {
+        match self.value {
+            DeValue::Array(array) => Some(array.as_ref()),
+            DeValue::String(_)
+            | DeValue::Integer(_)
+            | DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_)
+            | DeValue::Table(_) => None,
+        }
+    }
+
+    fn integer(&self) -> Option<i128> {
+        match self.value {
+            DeValue::Integer(integer) => i128::from_str_radix(integer.as_str(), integer.radix()).ok(),
+            DeValue::String(_)
+            | DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_)
+            | DeValue::Array(_)
+            | DeValue::Table(_) => None,
+        }
+    }
+}
+
+/// A key and its value.
+pub(super) type Entry<'a> = (&'a Spanned<Cow<'a, str>>, &'a Spanned<DeValue<'a>>);
+
+/// Takes the entries of a table in the order of the file; the table itself sorts them by name.
+pub(super) fn in_order<'a>(table: &'a DeTable<'a>) -> Vec<Entry<'a>> {
+    let mut entries: Vec<Entry<'a>> = table.iter().collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    entries
+}
+
+/// Names a value the way a person would.
+fn describe(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) if text.chars().count() <= 40 => format!("the string {text:?}"),
+        DeValue::String(_) => "a string".to_owned(),
+        DeValue::Integer(integer) => format!("the number {integer}"),
+        DeValue::Float(float) => format!("the number {float}"),
+        DeValue::Boolean(boolean) => format!("{boolean}"),
+        DeValue::Datetime(_) => "a date or time".to_owned(),
+        DeValue::Array(_) => "an array".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    }
+}
+
+/// Gives a type the schema of the braces that follow.
+macro_rules! schema_of {
+    ($type:ident, $($schema:tt)+) => {
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!($($schema)+)
+            }
+        }
+    };
+}
+
+/// A string that the system can take: without NUL.
+#[derive(Clone, Debug)]
+pub(super) struct Text {
+    pub(super) text: String,
+    pub(super) span: Range<usize>,
+}
+
+schema_of!(Text, { "type": "string" });
+
+impl Text {
+    /// Takes text, unless it holds a NUL, which ends every text that the kernel is given.
+    fn new(text: &str, item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+        if text.contains('\0') {
+            mistakes.push(item.wrong_value("contains a NUL character").help("take out the `\\u0000`"));
+            return None;
+        }
+        Some(Self { text: text.to_owned(), span: item.span.clone() })
+    }
+}
+
+impl Written for Text {
+    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+        match item.string() {
+            Some(text) => Self::new(text, item, mistakes),
+            None => {
+                mistakes.push(item.not_a_string("a string"));
+                None
+            }
+        }
+    }
+}
+
+/// The value of an environment variable: a string, or a number or truth value for its text.
+#[derive(Clone, Debug)]
+pub(super) struct EnvValue(pub(super) Text);
+
+schema_of!(EnvValue, { "type": ["string", "integer", "boolean"] });
+
+impl Written for EnvValue {
+    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+        let text = match item.value {
+            DeValue::String(text) => Cow::Borrowed(text.as_ref()),
+            DeValue::Integer(integer) => Cow::Owned(integer.to_string()),
+            DeValue::Boolean(boolean) => Cow::Owned(boolean.to_string()),
+            DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
+                mistakes.push(item.not_a_string("a string, an integer or a boolean"));
+                return None;
+            }
+        };
+        Text::new(&text, item, mistakes).map(EnvValue)
+    }
+}
+
+/// What to run: a line for the shell, or a program and its arguments. Never empty.
+#[derive(Clone, Debug)]
+pub(super) enum Command {
+    Line(Text),
+    Argv(Vec<Text>),
+}
+
+schema_of!(Command, {
+    "oneOf": [
+        { "type": "string", "minLength": 1, "description": "A line for `/bin/sh -c`." },
+        {
+            "type": "array",
+            "items": { "type": "string" },
+            "minItems": 1,
+            "description": "A program and its arguments, run without a shell."
+        }
+    ]
+});
+
+impl Written for Command {
+    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+        const HELP: &str = "write a line for the shell, \"npm run dev\", or a program and its arguments, \
+                            [\"npm\", \"run\", \"dev\"]";
+        if let Some(line) = item.string() {
+            if line.trim().is_empty() {
+                mistakes.push(item.wrong_value("is empty").help(HELP));
+                return None;
+            }
+            return Text::new(line, item, mistakes).map(Self::Line);
+        }
+        let Some(array) = item.array() else {
+            mistakes.push(item.wrong_type("a string or an array of strings").help(HELP));
+            return None;
+        };
+        let Some(first) = array.first() else {
+            mistakes.push(item.wrong_value("is empty").help(HELP));
+            return None;
+        };
+        let argv = texts(item, array, mistakes)?;
+        if argv.first().is_some_and(|program| program.text.is_empty()) {
+            let program = item.element(0, first);
+            mistakes.push(program.wrong_value("is the program to run, and empty").help(HELP));
+            return None;
+        }
+        Some(Self::Argv(argv))
+    }
+}
+
+/// Reads an array of strings; `None` if one of them is something else, after all were looked at.
+fn texts(item: &Item<'_>, array: &[Spanned<DeValue<'_>>], mistakes: &mut Vec<Mistake>) -> Option<Vec<Text>> {
+    let texts: Vec<Option<Text>> =
+        array.iter().enumerate().map(|(index, value)| Text::read(&item.element(index, value), mistakes)).collect();
+    texts.into_iter().collect()
+}
+
+/// A string, or an array of strings.
+#[derive(Clone, Debug)]
+pub(super) struct OneOrMany(pub(super) Vec<Text>);
+
+schema_of!(OneOrMany, {
+    "oneOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }]
+});
+
+impl Written for OneOrMany {
+    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+        if item.string().is_some() {
+            return Text::read(item, mistakes).map(|text| Self(vec![text]));
+        }
+        let Some(array) = item.array() else {
+            mistakes.push(item.not_a_string("a string or an array of strings"));
+            return None;
+        };
+        texts(item, array, mistakes).map(Self)
+    }
+}
+
+/// The services that one waits for.
+#[derive(Clone, Debug)]
+pub(super) struct Dependencies(pub(super) Vec<Text>);
+
+schema_of!(Dependencies, { "type": "array", "items": { "type": "string" }, "uniqueItems": true });
+
+impl Written for Dependencies {
+    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+        const EXPECTED: &str = "an array of service names";
+        match item.value {
+            DeValue::Array(array) => texts(item, array, mistakes).map(Self),
+            DeValue::String(name) => {
+                mistakes.push(item.wrong_type(EXPECTED).help(format!("write [{:?}]", name.as_ref())));
+                None
+            }
+            DeValue::Table(_) => {
+                let help = "conditions for dependencies are not supported by this version of locald";
+                mistakes.push(item.wrong_type(EXPECTED).help(help));
+                None
+            }
+            DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {
+                mistakes.push(item.wrong_type(EXPECTED).help("write [\"db\"]"));
+                None
+            }
+        }
+    }
+}
+
+/// A port: a number, or `"auto"`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Port(pub(super) PortSpec);
+
+schema_of!(Port, {
+    "oneOf": [{ "type": "integer", "minimum": 1, "maximum": 65535 }, { "const": "auto" }]
+});
+
+impl Written for Port {
+    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+        const EXPECTED: &str = "a number from 1 to 65535 or \"auto\"";
+        if item.string() == Some("auto") {
+            return Some(Self(PortSpec::Auto));
+        }
+        let port = item.integer().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
+        if let Some(port) = port {
+            return Some(Self(PortSpec::Fixed(port)));
+        }
+        let help = match item.string().map(str::parse::<u16>) {
+            Some(Ok(port)) => format!("write {port} without quotes"),
+            Some(Err(_)) | None => "\"auto\" lets locald choose a free port and keep it".to_owned(),
+        };
+        mistakes.push(item.wrong_type(EXPECTED).help(help));
+        None
+    }
+}
+
+/// A length of time, written as a string with units.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Time(pub(super) Duration);
+
+schema_of!(Time, {
+    "type": "string",
+    "pattern": "^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$",
+    "minLength": 2,
+    "examples": ["500ms", "10s", "1m30s"]
+});
+
+impl Written for Time {
+    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+        const EXPECTED: &str = "a duration such as \"10s\"";
+        const HELP: &str = "units are h, m, s and ms, the largest first: \"500ms\", \"10s\", \"1m30s\"";
+        let Some(text) = item.string() else {
+            let help = match item.integer() {
+                Some(number @ 0..) => format!("say the unit: \"{number}s\" or \"{number}ms\""),
+                Some(_) | None => HELP.to_owned(),
+            };
+            mistakes.push(item.wrong_type(EXPECTED).help(help));
+            return None;
+        };
+        match duration(text) {
+            Some(time) if time <= MAX_TIME => Some(Self(time)),
+            Some(_) => {
+                mistakes.push(item.wrong_value("is longer than a year").help("the longest duration is \"8760h\""));
+                None
+            }
+            None => {
+                let is_number = !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+                let help =
+                    if is_number { format!("say the unit: \"{text}s\" or \"{text}ms\"") } else { HELP.to_owned() };
+                mistakes.push(item.wrong_type(EXPECTED).help(help));
+                None
+            }
+        }
+    }
+}
+
+/// A year: longer than anybody waits, short enough that no sum of such times overflows.
+const MAX_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Reads `1h2m3s4ms` or a part of it, with the units in that order.
+///
+/// A number too large for its type counts as longer than [`MAX_TIME`].
+fn duration(text: &str) -> Option<Duration> {
+    const UNITS_MS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+    let mut rest = text;
+    let mut units = UNITS_MS.as_slice();
+    let mut total_ms = 0_u64;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|digits| *digits > 0)?;
+        let number = rest[..digits].parse().unwrap_or(u64::MAX);
+        rest = &rest[digits..];
+        let unit_length = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let index = units.iter().position(|(unit, _)| *unit == &rest[..unit_length])?;
+        total_ms = total_ms.saturating_add(units[index].1.saturating_mul(number));
+        units = &units[index + 1..];
+        rest = &rest[unit_length..];
+    }
+    Some(Duration::from_millis(total_ms))
+}
+
+/// The signal that asks a service to end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SignalName(pub(super) StopSignal);
+
+schema_of!(SignalName, {
+    "type": "string",
+    "examples": ["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"]
+});
+
+impl Written for SignalName {
+    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+        let Some(name) = item.string() else {
+            mistakes.push(item.wrong_type("the name of a signal").help("write \"SIGTERM\" or \"SIGINT\""));
+            return None;
+        };
+        let mistake = match StopSignal::from_name(name) {
+            Some(StopSignal(Signal::SIGKILL)) => item
+                .wrong_value("cannot be SIGKILL, which asks for nothing")
+                .help("`stop_grace = \"0s\"` kills at once"),
+            Some(StopSignal(Signal::SIGSTOP)) => item
+                .wrong_value("cannot be SIGSTOP, which suspends a process and never ends it")
+                .help("the default is \"SIGTERM\""),
+            Some(signal) => return Some(Self(signal)),
+            None => {
+                let upper = name.to_ascii_uppercase();
+                let word = upper.strip_prefix("SIG").unwrap_or(&upper);
+                let help = match nearest(word, Signal::iterator().map(|signal| &signal.as_str()[3..])) {
+                    Some(near) => format!("did you mean \"SIG{near}\"?"),
+                    None => "signals go by name, such as \"SIGTERM\" or \"SIGINT\"".to_owned(),
+                };
+                Mistake::at(item.span.clone(), format!("unknown signal `{}`", name.escape_debug())).help(help)
+            }
+        };
+        mistakes.push(mistake);
+        None
+    }
+}
+
+/// Reads one of a few words, the default first.
+fn word<T: Copy>(item: &Item<'_>, words: &[(&str, T)], more: &str, mistakes: &mut Vec<Mistake>) -> Option<T> {
+    let written = item.string();
+    if let Some((_, meaning)) = words.iter().find(|(word, _)| Some(*word) == written) {
+        return Some(*meaning);
+    }
+    let all: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+    let first = all.first().map_or("", String::as_str);
+    let near = written.and_then(|written| nearest(written, words.iter().map(|(word, _)| *word)));
+    let mistake = item.wrong_type(&format!("{}{more}", all.join(" or ")));
+    mistakes.push(match near {
+        Some(near) => mistake.help(format!("did you mean \"{near}\"?")),
+        None => mistake.help(format!("the default is {first}")),
+    });
+    None
+}
+
+/// Whether a service is meant to stay or to finish.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Type(pub(super) Kind);
+
+schema_of!(Type, {
+    "oneOf": [
+        { "const": "service", "description": "Runs until it is stopped." },
+        { "const": "job", "description": "Runs to completion; exit code 0 satisfies its dependents." }
+    ]
+});
+
+impl Written for Type {
+    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+        if item.string() == Some("forking") {
+            let mistake = item.wrong_value("cannot be \"forking\" in this version of locald");
+            mistakes.push(mistake.help("let the program stay in the foreground; most have an option for it"));
+            return None;
+        }
+        word(item, &[("service", Kind::Service), ("job", Kind::Job)], "", mistakes).map(Self)
+    }
+}
+
+/// When to run a service again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Policy(pub(super) RestartWhen);
+
+schema_of!(Policy, {
+    "oneOf": [
+        { "const": "no", "description": "Never." },
+        { "const": "on-failure", "description": "After anything but exit code 0." },
+        { "const": "always", "description": "Whatever the exit status was." }
+    ]
+});
+
+impl Policy {
+    const WORDS: &[(&str, RestartWhen)] =
+        &[("no", RestartWhen::No), ("on-failure", RestartWhen::OnFailure), ("always", RestartWhen::Always)];
+
+    /// Reads the word where a table would be possible, too.
+    pub(super) fn read_or_table(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+        word(item, Self::WORDS, " or a table", mistakes).map(Self)
+    }
+}
+
+impl Written for Policy {
+    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+        word(item, Self::WORDS, "", mistakes).map(Self)
+    }
+}
+
+/// A number of attempts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Count(pub(super) u32);
+
+schema_of!(Count, { "type": "integer", "minimum": 1, "maximum": 4_294_967_295_u32 });
+
+impl Written for Count {
+    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+        let count = item.integer().and_then(|count| u32::try_from(count).ok()).filter(|count| *count > 0);
+        if count.is_none() {
+            mistakes.push(item.wrong_type("a number from 1").help("without restarts, write `restart = \"no\"`"));
+        }
+        count.map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units_the_largest_first() {
+        let good =
+            [("0s", 0), ("500ms", 500), ("10s", 10_000), ("1m", 60_000), ("1m30s", 90_000), ("1h1ms", 3_600_001)];
+        for (text, ms) in good {
+            assert_eq!(duration(text), Some(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "10", "s", "-1s", "1.5s", "1 s", "1s1m", "1s1s", "1S", "10sec", "1m30", "١s", " 1s"] {
+            assert_eq!(duration(text), None, "{text}");
+        }
+        assert!(duration("99999999999999999999h").is_some_and(|time| time > MAX_TIME));
+    }
+}
