@@ -1,1 +1,250 @@
-//! (in work)
+//! The daemon: decides what runs, and supervises it.
+//!
+//! [`main`] tells its story: take the lock, read what an earlier daemon left, listen, take over what runs, serve. The
+//! core (`core`) decides and is pure; `supervisor` owns it; an `actor` per run and a `session` per client do the talking.
+//! It may be killed at any moment: whatever it must know again is in the ledger or in records on disk.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use locald_utils::paths::Home;
+use locald_utils::process::{self, sys};
+use locald_utils::protocol::{DaemonStart, Failure, FailureCode};
+use nix::fcntl::{Flock, FlockArg};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::{LocalSet, spawn_local};
+
+use actor::Context;
+use ledger::Ledger;
+use supervisor::{Message, Supervisor};
+
+mod actor;
+mod adoption;
+mod checkout;
+mod core;
+mod diary;
+mod ledger;
+mod orphan;
+mod probe;
+mod reaper;
+mod session;
+mod shim_link;
+mod supervisor;
+mod view;
+
+/// The descriptor on which whoever started the daemon waits for one [`DaemonStart`].
+const READY_FD: i32 = 3;
+
+/// Runs the daemon. Arguments: none, `--ready-fd 3`, or `--version`.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let starter = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [] => None,
+        ["--ready-fd", "3"] => sys::inherited(READY_FD).ok().map(File::from),
+        ["--version"] => {
+            let _ = writeln!(io::stdout(), "locald-server {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            let _ = writeln!(
+                io::stderr(),
+                "locald-server is started by `locald up`, or by `locald daemon run` in the foreground"
+            );
+            return ExitCode::from(2);
+        }
+    };
+    let mut starter = Starter(starter);
+    match run(&mut starter) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(start) => {
+            starter.tell(&start);
+            ExitCode::from(if matches!(start, DaemonStart::AlreadyRunning { .. }) { 3 } else { 1 })
+        }
+    }
+}
+
+/// Whoever started the daemon and waits to hear how that went.
+struct Starter(Option<File>);
+
+impl Starter {
+    fn tell(&mut self, start: &DaemonStart) {
+        let line = match (self.0.take(), start) {
+            (Some(mut file), _) => {
+                // A starter that has gone does not need to know.
+                let _ = serde_json::to_writer(&mut file, start).map(|()| file.write_all(b"\n"));
+                return;
+            }
+            (None, DaemonStart::Ready { .. }) => return,
+            (None, DaemonStart::AlreadyRunning { pid: Some(pid) }) => format!("a daemon is running already: pid {pid}"),
+            (None, DaemonStart::AlreadyRunning { pid: None }) => "a daemon is running already".to_owned(),
+            (None, DaemonStart::Failed { failure }) => match &failure.hint {
+                Some(hint) => format!("{failure}\nhint: {hint}"),
+                None => failure.to_string(),
+            },
+        };
+        let _ = writeln!(io::stderr(), "locald-server: {line}");
+    }
+}
+
+fn failed(message: String) -> DaemonStart {
+    DaemonStart::Failed { failure: Failure::new(FailureCode::Failed, message) }
+}
+
+fn run(starter: &mut Starter) -> Result<(), DaemonStart> {
+    let home =
+        Home::from_env().and_then(|home| home.prepare().map(|()| home)).map_err(|error| failed(error.to_string()))?;
+    let _lock = lock(&home)?;
+    diary::start(&home.daemon_log())
+        .map_err(|error| failed(format!("could not open {}: {error}", home.daemon_log().display())))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| failed(format!("could not start: {error}")))?;
+    let socket = home.daemon_socket();
+    let result = LocalSet::new().block_on(&runtime, serve(home, starter));
+    // While the lock is held no other daemon has made a socket of this name.
+    let _ = std::fs::remove_file(socket);
+    result
+}
+
+/// Takes the lock that makes this daemon the only one of its home; it is held until the process ends.
+fn lock(home: &Home) -> Result<Flock<File>, DaemonStart> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = home.daemon_lock();
+    let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(|error| failed(format!("could not open {}: {error}", path.display())))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            // For people and for the error of the next one; nobody trusts it.
+            let text = format!("{}\n", std::process::id());
+            let _ = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(text.as_bytes()));
+            Ok(lock)
+        }
+        Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+            let mut text = String::new();
+            let _ = file.read_to_string(&mut text);
+            Err(DaemonStart::AlreadyRunning { pid: text.trim().parse().ok() })
+        }
+        Err((_, errno)) => Err(failed(format!("could not lock {}: {errno}", path.display()))),
+    }
+}
+
+async fn serve(home: Home, starter: &mut Starter) -> Result<(), DaemonStart> {
+    let boot = process::boot_id().map_err(|error| failed(format!("could not learn the boot id: {error}")))?;
+    if let Err(error) = process::become_subreaper() {
+        tracing::warn!(%error, "orphans of a shim that dies will not come to the daemon");
+    }
+    let ledger_failed = |error: ledger::LedgerError| {
+        let failure = Failure::new(
+            FailureCode::Failed,
+            format!("the ledger {} cannot be used: {error}", home.ledger().display()),
+        );
+        DaemonStart::Failed {
+            failure: failure.hint("move it away to start with an empty one; services that run are not touched"),
+        }
+    };
+    let (ledger, epoch) = Ledger::open(&home.ledger()).map_err(ledger_failed)?;
+    let inheritance = adoption::look(&home, &ledger, &boot).await.map_err(ledger_failed)?;
+    let listener = listen(&home)?;
+
+    let reaper = reaper::Reaper::start().map_err(|error| failed(format!("could not catch signals: {error}")))?;
+    let (messages, inbox) = mpsc::unbounded_channel();
+    end_on_signals(&messages).map_err(|error| failed(format!("could not catch signals: {error}")))?;
+    let (reports, mut hearing) = mpsc::unbounded_channel();
+    let log = File::options()
+        .append(true)
+        .open(home.daemon_log())
+        .map_err(|error| failed(format!("could not open the log: {error}")))?;
+    let context = Rc::new(Context {
+        checkouts: checkout::Checkouts::new(ledger.clone(), reaper.clone()),
+        shim_program: shim_program().map_err(|error| failed(format!("could not find locald-shim: {error}")))?,
+        log: OwnedFd::from(log),
+        home,
+        ledger,
+        reaper,
+        boot,
+        epoch,
+        reports,
+    });
+    let mut supervisor = Supervisor::new(context);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), epoch, runs = inheritance.shims.len(), "started");
+    supervisor.take_over(inheritance.left, inheritance.shims);
+    starter.tell(&DaemonStart::Ready { pid: std::process::id() });
+    let patience = tokio::time::sleep(adoption::PATIENCE);
+    tokio::pin!(patience);
+    while supervisor.is_adopting() {
+        tokio::select! {
+            Some(report) = hearing.recv() => supervisor.hear(report),
+            () = &mut patience => break,
+        }
+    }
+    supervisor.resume();
+    spawn_local(accept(listener, messages));
+    supervisor.run(inbox, hearing).await;
+    Ok(())
+}
+
+/// The shim lies beside the daemon.
+fn shim_program() -> io::Result<PathBuf> {
+    let program = std::env::current_exe()?.with_file_name("locald-shim");
+    match program.metadata() {
+        Ok(_) => Ok(program),
+        Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", program.display()))),
+    }
+}
+
+/// Listens at the daemon's socket, in place of one that a dead daemon left.
+fn listen(home: &Home) -> Result<UnixListener, DaemonStart> {
+    let path = home.daemon_socket();
+    // The lock is ours, so whoever made a socket here is gone.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed(format!("could not remove the old socket {}: {error}", path.display())));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    UnixListener::bind(&path).map_err(|error| failed(format!("could not listen at {}: {error}", path.display())))
+}
+
+/// SIGTERM and SIGINT end the daemon and no service; SIGHUP means nothing to a program without a terminal.
+fn end_on_signals(messages: &mpsc::UnboundedSender<Message>) -> io::Result<()> {
+    let mut hangups = signal(SignalKind::hangup())?;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let messages = messages.clone();
+    spawn_local(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                _ = hangups.recv() => continue,
+            }
+            // A supervisor that is gone is what was asked for.
+            let _ = messages.send(Message::Terminate);
+        }
+    });
+    Ok(())
+}
+
+async fn accept(listener: UnixListener, messages: mpsc::UnboundedSender<Message>) {
+    let mut number = 0;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                number += 1;
+                spawn_local(session::serve(number, stream, messages.clone()));
+            }
+            Err(error) => {
+                // Out of descriptors, most likely. Clients that leave give some back.
+                tracing::error!(%error, "could not accept a client");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}

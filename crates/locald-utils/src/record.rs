@@ -1,13 +1,64 @@
 //! How runs start and end, as facts: the values that records on disk, both protocols and the ledger share.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{ProjectId, ProjectName, RunId, RunNumber, ServiceKey, ServiceName};
 use crate::process::ProcessId;
 use crate::time::UnixMillis;
+
+/// The record of the shim that carries a service's run: a [`ShimRecord`].
+pub const SHIM: &str = "shim";
+/// The record of the run's processes: a [`PidRecord`].
+pub const PID: &str = "pid";
+/// The record of a stop under way: a [`StopRecord`].
+pub const STOP: &str = "stop";
+/// The record of a run that has ended, until the daemon has acknowledged it: an [`Ended`].
+pub const EXIT: &str = "exit";
+
+/// Writes a record so that a reader finds all of it or none of it.
+///
+/// It is not synced: a record has to outlive processes, which the page cache does; after a crash of the machine the boot
+/// id tells that it means nothing any more.
+///
+/// # Errors
+/// When the file cannot be written or put in its place.
+pub fn store<T: Serialize>(dir: &Path, name: &str, record: &T) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let temporary = dir.join(format!(".{name}.new"));
+    let mut bytes = serde_json::to_vec_pretty(record)?;
+    bytes.push(b'\n');
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    io::Write::write_all(&mut file, &bytes)?;
+    std::fs::rename(&temporary, dir.join(name))
+}
+
+/// Reads a record; `None` when there is none.
+///
+/// # Errors
+/// When it cannot be read, or is not what it should be.
+pub fn load<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<Option<T>> {
+    match std::fs::read(dir.join(name)) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a record. One that is not there is no error.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove(dir: &Path, name: &str) -> io::Result<()> {
+    match std::fs::remove_file(dir.join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
 
 /// Names a run and everything needed to talk about it without asking anybody.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,4 +248,15 @@ pub struct PidRecord {
     pub sid: i32,
     /// The shim that carries the run.
     pub shim: ProcessId,
+}
+
+/// The record `services/<name>/stop`: written by the shim before the first signal of a stop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopRecord {
+    /// The run that is being ended.
+    pub run: RunRef,
+    /// When the stop began.
+    pub at: UnixMillis,
+    /// When what is left is killed.
+    pub kill_at: UnixMillis,
 }

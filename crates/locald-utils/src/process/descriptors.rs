@@ -55,6 +55,22 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<O
     Ok((count, descriptors))
 }
 
+/// The user at the other end of a connected Unix socket, as the kernel saw it when the connection was made.
+///
+/// # Errors
+/// Those of getsockopt(2), SO_PEERCRED; getpeereid(3) on macOS.
+pub fn peer_uid(socket: impl AsFd) -> io::Result<u32> {
+    #[cfg(target_os = "linux")]
+    {
+        use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+        Ok(getsockopt(&socket.as_fd(), PeerCredentials)?.uid())
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        Ok(nix::unistd::getpeereid(socket.as_fd())?.0.as_raw())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};

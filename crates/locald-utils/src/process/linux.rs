@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
@@ -178,6 +178,18 @@ pub(super) fn signal(process: ProcessId, signal: Signal) -> Result<bool, SignalE
             sent(nix::sys::signal::kill(nix::unistd::Pid::from_raw(process.pid), signal))
         }
         Err(_) => Ok(false),
+    }
+}
+
+/// A descriptor that becomes readable when the process has ended (pidfd_open(2)). `None` when it has already.
+///
+/// # Errors
+/// ENOSYS before Linux 5.3.
+pub fn exit_watch(process: ProcessId) -> io::Result<Option<OwnedFd>> {
+    match sys::pidfd_open(process.pid) {
+        Ok(pidfd) if process.is_alive() => Ok(Some(pidfd)),
+        Ok(_) | Err(nix::errno::Errno::ESRCH) => Ok(None),
+        Err(errno) => Err(errno.into()),
     }
 }
 

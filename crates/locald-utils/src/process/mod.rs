@@ -4,8 +4,9 @@
 //! they know how a kernel is asked. Who belongs to a run is decided by one pure function in [`membership`], when to
 //! signal whom by the pure [`ladder`]. Unsafe calls live in `sys`, one small function each.
 
+use std::ffi::OsStr;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -26,8 +27,8 @@ mod os;
 mod os;
 
 pub use os::{
-    all, become_subreaper, boot_id, children, command, descendants, listeners, look, marker, own_executable,
-    working_directory,
+    all, become_subreaper, boot_id, children, command, descendants, exit_watch, listeners, look, marker,
+    own_executable, working_directory,
 };
 pub use spawn::Spawn;
 
@@ -35,6 +36,11 @@ pub use spawn::Spawn;
 pub const RUN_MARKER: &str = "LOCALD_RUN";
 /// The variable in which every process of a run carries `project:service`.
 pub const SERVICE_MARKER: &str = "LOCALD_SERVICE";
+
+/// Whether orphans of a run come to its shim (PR_SET_CHILD_SUBREAPER), so that no children left means nothing left.
+///
+/// macOS has no such thing: there the process table is searched, and emptiness is the best that can be seen.
+pub const ORPHANS_COME_TO_THE_SHIM: bool = cfg!(target_os = "linux");
 
 /// Identifies a process within one boot: its number and when it started.
 ///
@@ -208,6 +214,30 @@ pub fn listens_on(members: &[i32], port: u16) -> io::Result<bool> {
     Ok(listeners(port, Some(members))?.iter().any(|listener| listener.process.is_some()))
 }
 
+/// Finds a program as execvp(3) does: a name with a slash is a path, any other is looked for in `path`, a value of `PATH`.
+///
+/// # Errors
+/// When there is none; with a file of that name that is not executable, if one was seen on the way.
+pub fn find_program(name: &str, path: Option<&OsStr>) -> Result<PathBuf, Option<PathBuf>> {
+    if name.contains('/') {
+        return Ok(PathBuf::from(name));
+    }
+    let mut not_executable = None;
+    for dir in std::env::split_paths(path.unwrap_or_default()) {
+        // An empty entry means the working directory (POSIX XBD 8.3).
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir.as_path() };
+        let candidate = dir.join(name);
+        if !candidate.is_file() {
+            continue;
+        }
+        if nix::unistd::access(&candidate, nix::unistd::AccessFlags::X_OK).is_ok() {
+            return Ok(candidate);
+        }
+        not_executable.get_or_insert(candidate);
+    }
+    Err(not_executable)
+}
+
 /// The name of a user, or its number where it has none.
 #[must_use]
 pub fn user_name(uid: u32) -> String {
@@ -263,6 +293,15 @@ mod tests {
         drop(child.stdin.take());
         child.wait().expect("reaped");
         assert_eq!(ProcessId::of(pid), None);
+    }
+
+    #[test]
+    fn a_bare_name_is_looked_for_in_the_given_path() {
+        assert_eq!(find_program("./x/y", None), Ok(PathBuf::from("./x/y")));
+        assert_eq!(find_program("sh", Some(OsStr::new("/nonexistent:/bin"))), Ok(PathBuf::from("/bin/sh")));
+        assert_eq!(find_program("sh", Some(OsStr::new("/nonexistent"))), Err(None));
+        assert_eq!(find_program("passwd", Some(OsStr::new("/etc"))), Err(Some(PathBuf::from("/etc/passwd"))));
+        assert_eq!(find_program("sh", None), Err(None));
     }
 
     #[test]

@@ -26,6 +26,37 @@ pub fn received(fds: Vec<RawFd>) -> Vec<OwnedFd> {
     fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect()
 }
 
+/// Duplicates a descriptor that some other object owns, closed on exec.
+///
+/// # Errors
+/// Those of fcntl(2): EBADF, EMFILE.
+pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the number is borrowed for one call, which fails with EBADF if nothing is open under it.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    borrowed.try_clone_to_owned()
+}
+
+/// Learns how a child has ended without reaping it: its zombie, and with it its number, stays (waitid(2), WNOWAIT).
+///
+/// Returns `None` while it runs.
+///
+/// # Errors
+/// ECHILD when it is no child of ours, or was reaped.
+pub fn exited(pid: libc::pid_t) -> nix::Result<Option<crate::record::ExitStatus>> {
+    use crate::record::ExitStatus;
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: siginfo_t is plain data for which zero bytes are a value; waitid overwrites it.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` outlives the call, and the other arguments are integers.
+    Errno::result(unsafe { libc::waitid(libc::P_PID, pid.cast_unsigned(), &raw mut info, flags) })?;
+    // SAFETY: waitid fills in the fields of a SIGCHLD, or leaves the zeros when nothing has ended.
+    let (child, status) = unsafe { (info.si_pid(), info.si_status()) };
+    if child == 0 {
+        return Ok(None);
+    }
+    Ok(Some(if info.si_code == libc::CLD_EXITED { ExitStatus::Code(status) } else { ExitStatus::Signal(status) }))
+}
+
 /// Makes `tty` the controlling terminal of the calling process, which must lead a session that has none.
 ///
 /// # Errors

@@ -1,0 +1,507 @@
+//! One task per run: carries out what the core orders, and reports what it sees.
+//!
+//! It checks the port, writes the intent, starts the shim or finds the one that runs already, and then stands between
+//! the shim and the core until the run is over. It decides nothing: an exit is recorded and reported, what follows from
+//! it is for the core. When the shim dies, [`crate::orphan`] looks after what it left.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use locald_utils::name::{ProjectName, RunId, RunNumber, ServiceKey};
+use locald_utils::paths::{Home, service_dir};
+use locald_utils::process::{self, ProcessId};
+use locald_utils::record::{self, Ended, RunRef, ShimRecord, StartFailure, StartStage};
+use locald_utils::shim_protocol::{FromShim, Kept, Phase, ShimIdentity, Snapshot, StartOrder, StopOrder, ToShim};
+use locald_utils::spec::{Environment, OsText, Ports, ServiceSpec};
+use locald_utils::time::UnixMillis;
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+
+use crate::checkout::Checkouts;
+use crate::core::lifecycle::News;
+use crate::ledger::{BaseEnvironment, Executable, Intent, Ledger};
+use crate::orphan;
+use crate::probe;
+use crate::reaper::Reaper;
+use crate::shim_link::ShimLink;
+
+/// What every actor needs.
+pub(crate) struct Context {
+    pub(crate) home: Home,
+    pub(crate) ledger: Ledger,
+    pub(crate) reaper: Reaper,
+    pub(crate) checkouts: Checkouts,
+    pub(crate) boot: String,
+    pub(crate) epoch: u64,
+    pub(crate) shim_program: PathBuf,
+    /// The daemon's log, for what a shim has to say when it cannot say it over its socket.
+    pub(crate) log: OwnedFd,
+    // Unbounded: a few messages per run and minute, and an actor must never wait for the core.
+    pub(crate) reports: mpsc::UnboundedSender<Report>,
+}
+
+/// What an actor reports to the core.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) key: ServiceKey,
+    pub(crate) run: RunNumber,
+    pub(crate) news: News,
+}
+
+/// What the core orders of an actor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// End the run; without its grace period if `at_once`.
+    Stop { at_once: bool },
+}
+
+/// A run to be carried out.
+pub(crate) struct Assignment {
+    pub(crate) key: ServiceKey,
+    pub(crate) run: RunNumber,
+    pub(crate) project_name: ProjectName,
+    pub(crate) project_dir: PathBuf,
+    pub(crate) spec: Arc<ServiceSpec>,
+    pub(crate) ports: Ports,
+    pub(crate) environment: Arc<BaseEnvironment>,
+    pub(crate) asked_by: String,
+}
+
+/// Starts a run.
+pub(crate) fn start(context: Rc<Context>, assignment: Assignment) -> mpsc::UnboundedSender<Order> {
+    let (orders, inbox) = mpsc::unbounded_channel();
+    spawn_local(async move {
+        let (key, run) = (assignment.key.clone(), assignment.run);
+        let reporter = Reporter { context: context.clone(), key, run };
+        match set_up(&context, &assignment).await {
+            Ok((link, identity)) => {
+                let port = assignment.ports.get(&assignment.key.service).copied();
+                let actor =
+                    Actor { context, reporter, identity, spec: assignment.spec, port, orders: inbox, master: None };
+                actor.supervise(link).await;
+            }
+            Err(failure) => {
+                tracing::warn!(service = %reporter.key.service, run = reporter.run.0, reason = failure.message, "could not start");
+                reporter.report(News::StartFailed(failure));
+            }
+        }
+    });
+    orders
+}
+
+/// Takes over a run that an earlier daemon started.
+pub(crate) fn adopt(context: Rc<Context>, record: ShimRecord, spec: Arc<ServiceSpec>) -> mpsc::UnboundedSender<Order> {
+    let (orders, inbox) = mpsc::unbounded_channel();
+    spawn_local(async move {
+        let reporter = Reporter { context: context.clone(), key: record.run.key(), run: record.run.number };
+        let project_dir = context.home.project(&record.run.project, &record.run.project_name);
+        let identity = ShimIdentity {
+            service_dir: service_dir(&project_dir, &record.run.service),
+            socket: record.socket.clone(),
+            run: record.run.clone(),
+        };
+        let actor = Actor { context, reporter, identity, spec, port: None, orders: inbox, master: None };
+        actor.find(record.shim).await;
+    });
+    orders
+}
+
+/// Tells the core.
+#[derive(Clone)]
+pub(crate) struct Reporter {
+    context: Rc<Context>,
+    pub(crate) key: ServiceKey,
+    pub(crate) run: RunNumber,
+}
+
+impl Reporter {
+    pub(crate) fn report(&self, news: News) {
+        // The core goes last; when it has gone, nobody is left to be told.
+        let _ = self.context.reports.send(Report { key: self.key.clone(), run: self.run, news });
+    }
+}
+
+// ---- start
+
+async fn set_up(context: &Context, assignment: &Assignment) -> Result<(ShimLink, ShimIdentity), StartFailure> {
+    let Assignment { key, run, project_name, spec, ports, .. } = assignment;
+    let port = ports.get(&key.service).copied();
+    if let Some(port) = port {
+        check_port(port)?;
+    }
+    let id = RunId::random().map_err(|error| shim_failure("could not draw a run id", &error))?;
+    let run = RunRef {
+        project: key.project.clone(),
+        project_name: project_name.clone(),
+        service: key.service.clone(),
+        number: *run,
+        id,
+    };
+    let order = start_order(assignment, &run, port)?;
+    let intent = intent(context, assignment, &run, &order, port);
+    context.ledger.intend(intent).await.map_err(|error| StartFailure {
+        stage: StartStage::Ledger,
+        errno: 0,
+        path: Some(context.home.ledger()),
+        message: format!("the run could not be put on record in {}: {error}", context.home.ledger().display()),
+        hint: Some("no run is started without a record; is the disk full?".to_owned()),
+        permanent: false,
+    })?;
+    let result = launch(context, &run, order).await;
+    if let Err(failure) = &result {
+        context.ledger.not_started(&run, failure);
+    }
+    context.checkouts.record(&assignment.project_dir, run);
+    let (link, identity) = result?;
+    debug_assert!(spec.name == identity.run.service, "a run is of its service");
+    Ok((link, identity))
+}
+
+async fn launch(context: &Context, run: &RunRef, order: StartOrder) -> Result<(ShimLink, ShimIdentity), StartFailure> {
+    let project_dir = context.home.project(&run.project, &run.project_name);
+    let identity = ShimIdentity {
+        run: run.clone(),
+        service_dir: service_dir(&project_dir, &run.service),
+        socket: context.home.shim_socket(&run.id),
+    };
+    let (pid, stream) =
+        ShimLink::start(&context.shim_program, &identity, &context.log).map_err(|error| StartFailure {
+            path: Some(context.shim_program.clone()),
+            ..shim_failure(&format!("could not start {}", context.shim_program.display()), &error)
+        })?;
+    let exit = context.reaper.exit_of(pid);
+    let link = ShimLink::born(stream, context.epoch).await;
+    let mut link = match link {
+        Ok(link) => link,
+        Err(error) => {
+            // Its end of the pair is closed now, at which it leaves; its own words are in the log.
+            drop(exit);
+            return Err(shim_failure("its shim did not come up (the daemon's log says why)", &error));
+        }
+    };
+    link.send(&ToShim::Start(Box::new(order)))
+        .await
+        .map_err(|error| shim_failure("could not talk to its shim", &error))?;
+    Ok((link, identity))
+}
+
+fn shim_failure(what: &str, error: &io::Error) -> StartFailure {
+    StartFailure {
+        stage: StartStage::Shim,
+        errno: error.raw_os_error().unwrap_or(0),
+        path: None,
+        message: format!("{what}: {error}"),
+        hint: None,
+        permanent: false,
+    }
+}
+
+/// Refuses a port that somebody listens on, and says who.
+fn check_port(port: u16) -> Result<(), StartFailure> {
+    // Tables that cannot be read prove nothing; the service will find out by itself.
+    let holders = process::port_holders(port).unwrap_or_default();
+    let Some(first) = holders.into_iter().max_by_key(Option::is_some) else { return Ok(()) };
+    let (message, hint) = match first {
+        None => {
+            (format!("port {port} is held by a process of another user"), Some("stop it, or change `port`".to_owned()))
+        }
+        Some(holder) => {
+            let pid = holder.process.id.pid;
+            let place = holder.directory.map(|dir| format!(" in {}", dir.display())).unwrap_or_default();
+            let ours = holder.service.as_ref().and_then(|service| service.split_once(':'));
+            match ours {
+                Some((project, service)) => (
+                    format!(
+                        "port {port} is held by pid {pid} ({}){place}, which is service {service} of project {project}",
+                        holder.command
+                    ),
+                    Some(format!("stop it with `locald stop {service}` there, or change `port`")),
+                ),
+                None => (
+                    format!("port {port} is held by pid {pid} ({}){place}", holder.command),
+                    Some(format!("stop pid {pid}, or change `port`")),
+                ),
+            }
+        }
+    };
+    Err(StartFailure {
+        stage: StartStage::Port,
+        errno: nix::errno::Errno::EADDRINUSE as i32,
+        path: None,
+        message,
+        hint,
+        permanent: false,
+    })
+}
+
+fn start_order(assignment: &Assignment, run: &RunRef, port: Option<u16>) -> Result<StartOrder, StartFailure> {
+    let Assignment { spec, ports, .. } = assignment;
+    let unknown = |error: locald_utils::spec::UnknownPort| StartFailure {
+        stage: StartStage::Port,
+        errno: 0,
+        path: None,
+        message: format!("its command or environment mentions the port of a service, but {error}"),
+        hint: Some("give that service a `port`".to_owned()),
+        permanent: true,
+    };
+    let mut environment: Environment = assignment.environment.variables.clone();
+    for (name, value) in &spec.env {
+        environment.insert(name.clone(), value.render(ports).map_err(unknown)?.into());
+    }
+    if let Some(port) = port {
+        environment.insert("PORT".to_owned(), port.to_string().into());
+    }
+    environment
+        .insert(process::SERVICE_MARKER.to_owned(), OsText::from(format!("{}:{}", run.project_name, run.service)));
+    environment.insert(process::RUN_MARKER.to_owned(), run.id.as_str().into());
+    Ok(StartOrder {
+        argv: spec.command.argv(ports).map_err(unknown)?,
+        workdir: spec.workdir.clone(),
+        environment,
+        stop: StopOrder {
+            signal: spec.stop.signal,
+            grace: spec.stop.grace,
+            command: spec.stop.command.as_ref().map(|command| command.argv(ports)).transpose().map_err(unknown)?,
+        },
+        keep: Kept { spec: ServiceSpec::clone(spec), port, environment: assignment.environment.digest.clone() },
+    })
+}
+
+fn intent(context: &Context, assignment: &Assignment, run: &RunRef, order: &StartOrder, port: Option<u16>) -> Intent {
+    let digest = |value: &OsText| {
+        let mut hex = locald_utils::digest::hex(value.as_os_str().as_encoded_bytes());
+        hex.truncate(16);
+        hex
+    };
+    let environment: BTreeMap<String, String> =
+        order.environment.iter().map(|(name, value)| (name.clone(), digest(value))).collect();
+    Intent {
+        run: run.clone(),
+        asked_by: assignment.asked_by.clone(),
+        asked_at: UnixMillis::now(),
+        boot: context.boot.clone(),
+        executable: executable(order),
+        argv: order.argv.clone(),
+        workdir: order.workdir.to_string_lossy().into_owned(),
+        environment,
+        spec_digest: assignment.spec.digest(),
+        port,
+    }
+}
+
+/// The program as it lies on disk now. One that cannot be found will be explained by the exec helper.
+fn executable(order: &StartOrder) -> Option<Executable> {
+    use std::os::unix::fs::MetadataExt;
+    let path = order.environment.get("PATH").map(OsText::as_os_str);
+    let path = order.workdir.join(process::find_program(&order.argv[0], path).ok()?);
+    let meta = path.metadata().ok()?;
+    Some(Executable { path: path.to_string_lossy().into_owned(), mtime: meta.mtime(), size: meta.size() })
+}
+
+// ---- supervision
+
+/// The task of one run.
+struct Actor {
+    context: Rc<Context>,
+    reporter: Reporter,
+    identity: ShimIdentity,
+    spec: Arc<ServiceSpec>,
+    port: Option<u16>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    /// The duplicate of the PTY master. Never read while the shim lives; it keeps the terminal open when the shim dies.
+    master: Option<OwnedFd>,
+}
+
+/// How a time with a shim came to its end.
+enum Parting {
+    /// The run is over, or another daemon has it.
+    Over,
+    /// The connection is gone.
+    Lost,
+}
+
+impl Actor {
+    /// Looks for the shim of an earlier daemon, as long as it takes: no answer is no death.
+    async fn find(self, shim: ProcessId) {
+        let mut patience = Duration::from_millis(50);
+        loop {
+            match ShimLink::connect(&self.identity.socket, self.context.epoch).await {
+                Ok(link) if link.run.id == self.identity.run.id => return self.reunite(link).await,
+                Ok(_) => return self.inherit(shim).await,
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                    return self.inherit(shim).await;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, service = %self.reporter.key.service, "its shim does not answer");
+                    self.reporter.report(News::Silent);
+                    tokio::time::sleep(patience).await;
+                    patience = (patience * 2).min(Duration::from_secs(5));
+                }
+            }
+        }
+    }
+
+    /// Asks a shim that has been found how its run stands, and goes on with it.
+    async fn reunite(self, mut link: ShimLink) {
+        // A shim that has nothing to carry, or breaks off now, is seen by what follows.
+        let _ = link.send(&ToShim::Status).await;
+        self.supervise(link).await;
+    }
+
+    /// Stands between the shim and the core until the run is over.
+    async fn supervise(mut self, mut link: ShimLink) {
+        let shim = link.shim;
+        match self.converse(&mut link).await {
+            Parting::Over => {}
+            Parting::Lost => {
+                drop(link);
+                Box::pin(self.lose(shim)).await;
+            }
+        }
+    }
+
+    async fn converse(&mut self, link: &mut ShimLink) -> Parting {
+        let mut probe: Option<probe::PortProbe> = None;
+        loop {
+            tokio::select! {
+                message = link.receive() => match message {
+                    Ok(Some(message)) => {
+                        if let Some(parting) = self.hear(link, message, &mut probe).await {
+                            return parting;
+                        }
+                    }
+                    Ok(None) => return Parting::Lost,
+                    Err(error) => {
+                        tracing::warn!(%error, service = %self.reporter.key.service, "the connection to its shim broke");
+                        return Parting::Lost;
+                    }
+                },
+                Some(Order::Stop { at_once }) = self.orders.recv() => {
+                    probe = None;
+                    let grace = if at_once { Duration::ZERO } else { self.spec.stop.grace };
+                    if link.send(&ToShim::Stop { grace }).await.is_err() {
+                        return Parting::Lost;
+                    }
+                }
+                () = probe::opened(probe.as_mut()) => {
+                    probe = None;
+                    self.reporter.report(News::Ready);
+                }
+            }
+        }
+    }
+
+    async fn hear(
+        &mut self,
+        link: &mut ShimLink,
+        message: FromShim,
+        probe: &mut Option<probe::PortProbe>,
+    ) -> Option<Parting> {
+        match message {
+            FromShim::Hello { .. } | FromShim::Unsupported => {}
+            FromShim::Started { leader, at } => {
+                self.master = link.take_descriptor();
+                self.context.ledger.started(&self.identity.run, leader.pid, at);
+                self.reporter.report(News::Started { leader, shim: link.shim, at });
+                *probe = self.probe(link.shim);
+            }
+            FromShim::Snapshot(snapshot) => {
+                self.master = link.take_descriptor();
+                *probe = self.take_snapshot(link.shim, *snapshot);
+            }
+            FromShim::StartFailed(failure) => {
+                self.context.ledger.not_started(&self.identity.run, &failure);
+                // It leaves by itself when it hears nothing.
+                let _ = link.send(&ToShim::Ack).await;
+                self.reporter.report(News::StartFailed(failure));
+                return Some(Parting::Over);
+            }
+            FromShim::LeaderExited { status, .. } => {
+                *probe = None;
+                self.reporter.report(News::LeaderExited(status));
+            }
+            FromShim::Stopping { kill_at } => {
+                *probe = None;
+                self.reporter.report(News::Stopping { kill_at });
+            }
+            FromShim::Survivors { survivors } => self.reporter.report(News::Survivors(survivors)),
+            FromShim::Ended(ended) => {
+                self.conclude(Arc::from(ended)).await;
+                let _ = link.send(&ToShim::Ack).await;
+                return Some(Parting::Over);
+            }
+            FromShim::Fenced { epoch } => {
+                tracing::error!(epoch, "another daemon has taken over; leaving its runs alone");
+                self.reporter.report(News::Silent);
+                return Some(Parting::Over);
+            }
+        }
+        None
+    }
+
+    fn probe(&self, shim: ProcessId) -> Option<probe::PortProbe> {
+        let port = self.spec.port.and(self.port)?;
+        Some(probe::PortProbe::new(shim, port))
+    }
+
+    fn take_snapshot(&mut self, shim: ProcessId, snapshot: Snapshot) -> Option<probe::PortProbe> {
+        let Snapshot { kept, phase, leader, started_at, .. } = snapshot;
+        if let Some(kept) = kept {
+            self.port = kept.port;
+            self.spec = Arc::new(kept.spec);
+        }
+        match phase {
+            Phase::Running => {
+                let ran_for = started_at.map_or(Duration::ZERO, |at| UnixMillis::now().since(at));
+                self.reporter.report(News::Found { leader, shim, started_at, ran_for });
+                return self.probe(shim);
+            }
+            Phase::Stopping { kill_at } => self.reporter.report(News::Stopping { kill_at }),
+            Phase::Stuck { survivors } => self.reporter.report(News::Survivors(survivors)),
+            // An idle shim leaves when the connection it was born with has ended; the end of an ended one follows.
+            Phase::Idle | Phase::Ended => {}
+        }
+        None
+    }
+
+    /// Puts the end of the run on record, then tells the core.
+    pub(crate) async fn conclude(&self, ended: Arc<Ended>) {
+        conclude(&self.context, &self.identity.service_dir, &self.reporter, ended).await;
+    }
+
+    /// The connection is gone: so is the shim, or only the connection.
+    async fn lose(self, shim: ProcessId) {
+        if shim.is_alive() {
+            return self.find(shim).await;
+        }
+        self.inherit(shim).await;
+    }
+
+    /// The shim is gone: what it recorded, or what still runs, tells how the run stands.
+    async fn inherit(self, shim: ProcessId) {
+        let Self { context, reporter, identity, spec, orders, master, .. } = self;
+        let orphan = orphan::Orphan { context, reporter, identity, spec, orders, master, shim };
+        orphan.look_after().await;
+    }
+}
+
+/// Puts the end of a run on record, takes away what records it until then, and tells the core.
+pub(crate) async fn conclude(context: &Context, service_dir: &std::path::Path, reporter: &Reporter, ended: Arc<Ended>) {
+    match context.ledger.ended(ended.clone()).await {
+        // Only now may the shim's own record go.
+        Ok(()) => {
+            if let Err(error) = record::remove(service_dir, record::EXIT) {
+                tracing::warn!(%error, service = %reporter.key.service, "could not remove an exit record");
+            }
+        }
+        Err(error) => {
+            tracing::error!(%error, service = %reporter.key.service, "could not record an exit; its record stays")
+        }
+    }
+    reporter.report(News::Ended(ended));
+}

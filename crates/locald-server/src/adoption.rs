@@ -1,0 +1,96 @@
+//! What an earlier daemon left behind: which runs there are, from the records on disk.
+//!
+//! The records are the truth about runs; the ledger is the truth about what is wanted. A record of another boot is
+//! cleared, because its numbers mean nothing any more. A record that cannot be read stays where it is and is logged.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use locald_utils::paths::Home;
+use locald_utils::record::{self, Ended, RunRef, ShimRecord};
+use locald_utils::spec::ServiceSpec;
+
+use crate::ledger::{Ledger, LedgerError, Left};
+
+/// What there is to take over.
+pub(crate) struct Inheritance {
+    /// Projects and what is wanted of them.
+    pub(crate) left: Vec<Left>,
+    /// Runs that have a shim, or had one until it died.
+    pub(crate) shims: Vec<(ShimRecord, Arc<ServiceSpec>)>,
+}
+
+/// Looks through the records of a home.
+///
+/// # Errors
+/// When the ledger cannot be read.
+pub(crate) async fn look(home: &Home, ledger: &Ledger, boot: &str) -> Result<Inheritance, LedgerError> {
+    let left = ledger.left().await?;
+    let mut shims = Vec::new();
+    let mut alive: Vec<RunRef> = Vec::new();
+    for dir in service_dirs(home) {
+        if let Some(record) = shim_record(&dir, boot) {
+            alive.push(record.run.clone());
+            shims.push(record);
+        } else if let Some(ended) = exit_record(&dir) {
+            // It ended while no daemon was there. Its number keeps the service from being started twice meanwhile.
+            ledger.ended(Arc::new(ended)).await?;
+            clear(&dir, &[record::EXIT]);
+        }
+    }
+    let lost = ledger.close_lost_runs(alive, boot.to_owned()).await?;
+    if lost > 0 {
+        tracing::info!(lost, "runs without a record were closed in the ledger");
+    }
+    let shims = shims.into_iter().filter_map(|record| {
+        let project = left.iter().find(|left| left.spec.id == record.run.project);
+        let spec = project.and_then(|left| left.spec.services.iter().find(|spec| spec.name == record.run.service));
+        if spec.is_none() {
+            tracing::warn!(service = %record.run.service, "a run of a service that the ledger does not know is left alone");
+        }
+        Some((record, Arc::new(spec?.clone())))
+    });
+    Ok(Inheritance { shims: shims.collect(), left })
+}
+
+fn service_dirs(home: &Home) -> Vec<PathBuf> {
+    let projects = std::fs::read_dir(home.projects()).into_iter().flatten().flatten();
+    let services =
+        projects.flat_map(|project| std::fs::read_dir(project.path().join("services")).into_iter().flatten().flatten());
+    services.map(|service| service.path()).collect()
+}
+
+fn shim_record(dir: &Path, boot: &str) -> Option<ShimRecord> {
+    match record::load::<ShimRecord>(dir, record::SHIM) {
+        Ok(Some(shim)) if shim.boot == boot => Some(shim),
+        Ok(Some(shim)) => {
+            tracing::info!(service = %shim.run.service, run = shim.run.number.0, "ended by a restart of the machine");
+            clear(dir, &[record::SHIM, record::PID, record::STOP]);
+            None
+        }
+        Ok(None) => None,
+        Err(error) => {
+            tracing::error!(%error, dir = %dir.display(), "the record of a shim cannot be read");
+            None
+        }
+    }
+}
+
+fn exit_record(dir: &Path) -> Option<Ended> {
+    record::load::<Ended>(dir, record::EXIT).unwrap_or_else(|error| {
+        tracing::error!(%error, dir = %dir.display(), "an exit record cannot be read");
+        None
+    })
+}
+
+fn clear(dir: &Path, names: &[&str]) {
+    for name in names {
+        if let Err(error) = record::remove(dir, name) {
+            tracing::warn!(%error, dir = %dir.display(), name, "could not remove a record");
+        }
+    }
+}
+
+/// 3 s: how long requests wait for runs to be heard of. A shim answers within milliseconds; one that does not is shown as
+/// unknown, and never started twice.
+pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);

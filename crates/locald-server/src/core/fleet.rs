@@ -1,0 +1,502 @@
+//! All services of all projects, and how they gate each other.
+//!
+//! [`Fleet::settle`] is the heart: for every service it compares what is wanted with what is and takes the next step, again
+//! and again until nothing moves. A service starts when everything it depends on holds; it is ended when nobody wants its
+//! run, after those that depend on it and leave as well. Both are predicates over the neighbours as they are now.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use locald_utils::name::{ProjectId, ProjectName, RunNumber, ServiceKey, ServiceName};
+use locald_utils::protocol::{Action, Desired, Failure, FailureCode, OutcomeResult, WaitFor, WaitingOn};
+use locald_utils::record::ExitStatus;
+use locald_utils::spec::{Condition, Kind, ProjectSpec, ServiceSpec};
+
+use super::goal::{Goal, Want, judge};
+use super::lifecycle::{Actual, Lifecycle, News, Reason};
+use super::{Time, plan};
+
+/// What the fleet orders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Start this run of the service, with the spec in [`Lifecycle::running`].
+    Spawn(ServiceKey, RunNumber),
+    /// End this run; `true` without its grace period.
+    Stop(ServiceKey, RunNumber, bool),
+    /// Something about the service is different from before.
+    Changed(ServiceKey),
+    /// Nothing of the project is left, and it is to be forgotten.
+    Over(ProjectId),
+}
+
+/// One service: what is written, and how it stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Service {
+    /// As the project file has it now; a run keeps the spec it was started with.
+    pub(crate) spec: Arc<ServiceSpec>,
+    /// How it stands.
+    pub(crate) life: Lifecycle,
+}
+
+/// One project instance.
+#[derive(Clone, Debug)]
+pub(crate) struct Project {
+    /// Its name.
+    pub(crate) name: ProjectName,
+    /// Its directory.
+    pub(crate) dir: PathBuf,
+    /// Its file.
+    pub(crate) file: PathBuf,
+    /// The services in the order of the file; those that are no longer written come last.
+    pub(crate) order: Vec<ServiceName>,
+    /// The services.
+    pub(crate) services: BTreeMap<ServiceName, Service>,
+    /// Whether it is forgotten as soon as nothing of it is left.
+    pub(crate) is_ending: bool,
+}
+
+/// Everything the daemon supervises.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fleet {
+    projects: BTreeMap<ProjectId, Project>,
+}
+
+impl Fleet {
+    // ---- looking
+
+    /// The projects by id.
+    pub(crate) fn projects(&self) -> &BTreeMap<ProjectId, Project> {
+        &self.projects
+    }
+
+    /// A service, if it is known.
+    pub(crate) fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        self.projects.get(&key.project)?.services.get(&key.service)
+    }
+
+    /// Whether anything runs, or shall.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.projects.is_empty()
+    }
+
+    /// How many runs there are, or may be.
+    pub(crate) fn runs(&self) -> usize {
+        self.services().filter(|(_, service)| service.life.is_occupied()).count()
+    }
+
+    /// Whether some runs have not been heard of yet.
+    pub(crate) fn has_unknown(&self) -> bool {
+        self.services().any(|(_, service)| service.life.actual == Actual::Unknown)
+    }
+
+    fn services(&self) -> impl Iterator<Item = (ServiceKey, &Service)> {
+        self.projects.iter().flat_map(|(id, project)| {
+            project
+                .services
+                .iter()
+                .map(|(name, service)| (ServiceKey { project: id.clone(), service: name.clone() }, service))
+        })
+    }
+
+    /// When [`Fleet::tick`] will change something.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.services().filter_map(|(_, service)| service.life.deadline()).min()
+    }
+
+    /// What a service that waits is waiting for.
+    pub(crate) fn waiting_on(&self, key: &ServiceKey) -> Vec<WaitingOn> {
+        let Some(project) = self.projects.get(&key.project) else { return Vec::new() };
+        let Some(service) = project.services.get(&key.service) else { return Vec::new() };
+        let open = service
+            .spec
+            .depends_on
+            .iter()
+            .filter(|dependency| project.holds(&dependency.service, dependency.condition) != Holds::Yes);
+        open.map(|dependency| WaitingOn { service: dependency.service.clone(), condition: dependency.condition })
+            .collect()
+    }
+
+    /// Judges a goal. `None` while it is open. A service that is gone has nothing left.
+    pub(crate) fn judge(&self, project: &ProjectId, goal: &Goal) -> Option<OutcomeResult> {
+        match self.service(&ServiceKey { project: project.clone(), service: goal.service.clone() }) {
+            Some(service) => judge(goal.want, &service.spec, &service.life),
+            None => Some(match goal.want {
+                Want::Down | Want::Wait(WaitFor::Stopped) => OutcomeResult::Done,
+                Want::Up => OutcomeResult::Superseded,
+                Want::Wait(WaitFor::Ready | WaitFor::Completed) => OutcomeResult::Failed,
+            }),
+        }
+    }
+
+    // ---- requests
+
+    /// Puts a project back as an earlier daemon left it. Runs are added by [`Fleet::adopt`].
+    pub(crate) fn restore(
+        &mut self,
+        spec: ProjectSpec,
+        services: impl IntoIterator<Item = (ServiceName, RunNumber, Desired)>,
+    ) {
+        let id = spec.id.clone();
+        self.write(spec, &BTreeMap::new());
+        let Some(project) = self.projects.get_mut(&id) else { return };
+        for (name, newest, desired) in services {
+            if let Some(service) = project.services.get_mut(&name) {
+                service.life = Lifecycle::new(newest);
+                service.life.desired = desired;
+            }
+        }
+    }
+
+    /// Takes over a run that an earlier daemon started. Until its shim answers it is unknown.
+    pub(crate) fn adopt(&mut self, key: &ServiceKey, run: RunNumber, spec: Arc<ServiceSpec>) {
+        let Some(project) = self.projects.get_mut(&key.project) else { return };
+        let service = project.services.entry(key.service.clone()).or_insert_with(|| {
+            project.order.push(key.service.clone());
+            Service { spec: spec.clone(), life: Lifecycle::new(run) }
+        });
+        service.life.adopt(run, spec);
+    }
+
+    /// Takes the project as it is written now. `newest` has the last run number of services seen for the first time.
+    fn write(&mut self, spec: ProjectSpec, newest: &BTreeMap<ServiceName, RunNumber>) {
+        let ProjectSpec { id, name, dir, file, services } = spec;
+        let old = self.projects.remove(&id);
+        let (mut old_services, old_order) = old.map(|old| (old.services, old.order)).unwrap_or_default();
+        let mut order = Vec::new();
+        let mut kept = BTreeMap::new();
+        for spec in services {
+            let spec = Arc::new(spec);
+            let life = match old_services.remove(&spec.name) {
+                Some(service) => service.life,
+                None => Lifecycle::new(newest.get(&spec.name).copied().unwrap_or_default()),
+            };
+            order.push(spec.name.clone());
+            kept.insert(spec.name.clone(), Service { spec, life });
+        }
+        // What is no longer written and still runs stays until it is ended.
+        for name in old_order {
+            if let Some(service) = old_services.remove(&name).filter(|service| service.life.is_occupied()) {
+                order.push(name.clone());
+                kept.insert(name, service);
+            }
+        }
+        self.projects.insert(id, Project { name, dir, file, order, services: kept, is_ending: false });
+    }
+
+    /// Starts services and what they depend on. Returns what has to come about.
+    ///
+    /// # Errors
+    /// When a name is unknown or the dependencies are impossible; then nothing has changed.
+    pub(crate) fn apply(
+        &mut self,
+        now: Time,
+        spec: ProjectSpec,
+        newest: &BTreeMap<ServiceName, RunNumber>,
+        named: &[ServiceName],
+        action: Action,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Vec<Goal>, Failure> {
+        let id = spec.id.clone();
+        let about = plan::with_dependencies(&spec, named)?;
+        self.write(spec, newest);
+        let Some(project) = self.projects.get_mut(&id) else { return Ok(Vec::new()) };
+        let mut goals = Vec::new();
+        for name in project.order.clone() {
+            if !about.contains(&name) {
+                continue;
+            }
+            let Some(service) = project.services.get_mut(&name) else { continue };
+            let run_before = service.life.newest;
+            let unchanged = service.life.desired == Desired::Up
+                && judge(Want::Up, &service.spec, &service.life) == Some(OutcomeResult::Done);
+            let is_named = named.is_empty() || named.contains(&name);
+            service.ask_up(action, is_named);
+            let unchanged = unchanged && !service.life.is_leaving();
+            goals.push(Goal { service: name.clone(), want: Want::Up, run_before, unchanged });
+            effects.push(Effect::Changed(ServiceKey { project: id.clone(), service: name }));
+        }
+        self.settle(now, &id, effects);
+        Ok(goals)
+    }
+
+    /// Ends services, all of them for `None`. Returns what has to come about.
+    ///
+    /// # Errors
+    /// [`FailureCode::NotRunning`] when the project is not known, [`FailureCode::NotFound`] when a service is not.
+    pub(crate) fn stop(
+        &mut self,
+        now: Time,
+        id: &ProjectId,
+        named: Option<&[ServiceName]>,
+        at_once: bool,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Vec<Goal>, Failure> {
+        let project = self.known(id)?;
+        let about = match named {
+            None => project.order.clone(),
+            Some(named) => project.check(named)?.to_vec(),
+        };
+        project.is_ending |= named.is_none();
+        let mut goals = Vec::new();
+        for name in about {
+            let Some(service) = project.services.get_mut(&name) else { continue };
+            let life = &mut service.life;
+            let unchanged = life.desired == Desired::Down && !life.is_occupied();
+            goals.push(Goal { service: name.clone(), want: Want::Down, run_before: life.newest, unchanged });
+            life.want_down(at_once);
+            let key = ServiceKey { project: id.clone(), service: name };
+            // A stop under way is shortened, one that failed is tried again.
+            if let Actual::Stopping { .. } | Actual::Stuck { .. } = life.actual
+                && at_once
+            {
+                effects.push(Effect::Stop(key.clone(), life.newest, true));
+            }
+            effects.push(Effect::Changed(key));
+        }
+        self.settle(now, id, effects);
+        Ok(goals)
+    }
+
+    /// Forgets a project of which nothing is left.
+    pub(crate) fn forget(&mut self, id: &ProjectId) {
+        self.projects.remove(id);
+    }
+
+    /// Says what has to come about for a wait, which changes nothing.
+    ///
+    /// # Errors
+    /// As [`Fleet::stop`].
+    pub(crate) fn wait(&mut self, id: &ProjectId, named: &[ServiceName], until: WaitFor) -> Result<Vec<Goal>, Failure> {
+        let project = self.known(id)?;
+        let about = if named.is_empty() { project.order.clone() } else { project.check(named)?.to_vec() };
+        let goals = about.into_iter().filter_map(|name| {
+            let service = project.services.get(&name)?;
+            let want = Want::Wait(until);
+            let unchanged = judge(want, &service.spec, &service.life) == Some(OutcomeResult::Done);
+            Some(Goal { service: name, want, run_before: service.life.newest, unchanged })
+        });
+        Ok(goals.collect())
+    }
+
+    fn known(&mut self, id: &ProjectId) -> Result<&mut Project, Failure> {
+        self.projects.get_mut(id).ok_or_else(|| Failure::new(FailureCode::NotRunning, "nothing of this project runs"))
+    }
+
+    // ---- what happens
+
+    /// Takes news of a run.
+    pub(crate) fn hear(&mut self, now: Time, key: &ServiceKey, run: RunNumber, news: News, effects: &mut Vec<Effect>) {
+        let Some(service) =
+            self.projects.get_mut(&key.project).and_then(|project| project.services.get_mut(&key.service))
+        else {
+            return;
+        };
+        if service.life.hear(now, run, news) {
+            effects.push(Effect::Changed(key.clone()));
+            self.settle(now, &key.project, effects);
+        }
+    }
+
+    /// Takes note of the time.
+    pub(crate) fn tick(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        let mut moved = Vec::new();
+        for (id, project) in &mut self.projects {
+            for (name, service) in &mut project.services {
+                if service.life.tick(now) {
+                    effects.push(Effect::Changed(ServiceKey { project: id.clone(), service: name.clone() }));
+                    moved.push(id.clone());
+                }
+            }
+        }
+        moved.dedup();
+        for id in moved {
+            self.settle(now, &id, effects);
+        }
+    }
+
+    /// Takes every step that can be taken now.
+    pub(crate) fn settle(&mut self, now: Time, id: &ProjectId, effects: &mut Vec<Effect>) {
+        let Some(project) = self.projects.get_mut(id) else { return };
+        // A step can only enable steps of neighbours. Those that were passed over meanwhile are seen in the next round.
+        loop {
+            let mut moved = false;
+            for name in project.order.clone() {
+                let Some(step) = project.next_step(&name) else { continue };
+                moved = true;
+                let key = ServiceKey { project: id.clone(), service: name.clone() };
+                let Some(service) = project.services.get_mut(&name) else { continue };
+                match step {
+                    Step::Spawn => {
+                        let run = service.life.spawn(now, service.spec.clone());
+                        effects.push(Effect::Spawn(key.clone(), run));
+                    }
+                    Step::Stop => {
+                        service.life.actual = Actual::Stopping { kill_at: None };
+                        effects.push(Effect::Stop(key.clone(), service.life.newest, service.life.is_urgent));
+                    }
+                    Step::Become(actual) => service.life.actual = actual,
+                }
+                effects.push(Effect::Changed(key));
+            }
+            if !moved {
+                break;
+            }
+        }
+        let is_over = project
+            .services
+            .values()
+            .all(|service| service.life.desired == Desired::Down && !service.life.is_occupied());
+        if project.is_ending && is_over {
+            effects.push(Effect::Over(id.clone()));
+        }
+    }
+}
+
+/// The next step of one service.
+#[derive(Debug, PartialEq)]
+enum Step {
+    Spawn,
+    Stop,
+    Become(Actual),
+}
+
+/// Whether a dependency's condition holds.
+#[derive(Clone, Debug, PartialEq)]
+enum Holds {
+    Yes,
+    NotYet,
+    /// Not as long as things stay as they are: the chain from the dependency down to the culprit, and what is wrong.
+    Never {
+        chain: Vec<ServiceName>,
+        cause: String,
+    },
+}
+
+impl Service {
+    fn ask_up(&mut self, action: Action, is_named: bool) {
+        let life = &mut self.life;
+        let has_run = life.is_occupied() || life.actual == Actual::Completed;
+        let is_changed = has_run && life.running.as_ref().is_some_and(|running| running.digest() != self.spec.digest());
+        match action {
+            // A run that has not executed anything yet is as new as one can be.
+            Action::Restart if is_named && life.actual != Actual::Spawning => life.want_new_run(),
+            Action::Up if is_changed => life.want_new_run(),
+            Action::Start if is_named && life.actual == Actual::Completed => life.want_new_run(),
+            Action::Up | Action::Start | Action::Restart => life.want_up(),
+        }
+    }
+}
+
+impl Project {
+    fn check<'n>(&self, named: &'n [ServiceName]) -> Result<&'n [ServiceName], Failure> {
+        match named.iter().find(|name| !self.services.contains_key(*name)) {
+            Some(name) => {
+                Err(plan::unknown_service(self.name.as_str(), name, self.order.iter().map(ServiceName::as_str)))
+            }
+            None => Ok(named),
+        }
+    }
+
+    fn next_step(&self, name: &ServiceName) -> Option<Step> {
+        let service = self.services.get(name)?;
+        let life = &service.life;
+        match &life.actual {
+            Actual::Spawning | Actual::Starting { .. } | Actual::Ready { .. } | Actual::Unready => {
+                (life.is_leaving() && !self.is_needed_by_leaving(name)).then_some(Step::Stop)
+            }
+            // The shim is told when it answers.
+            Actual::Unknown | Actual::Stopping { .. } | Actual::Stuck { .. } => None,
+            Actual::Stopped => (life.desired == Desired::Up).then_some(Step::Become(Actual::Waiting)),
+            Actual::Completed | Actual::Failed(_) => match life.desired {
+                Desired::Down => Some(Step::Become(Actual::Stopped)),
+                Desired::Up => (life.newest < life.at_least).then_some(Step::Become(Actual::Waiting)),
+            },
+            Actual::Backoff { .. } => match life.desired {
+                Desired::Down => Some(Step::Become(Actual::Stopped)),
+                Desired::Up => (life.newest < life.at_least).then_some(Step::Become(Actual::Waiting)),
+            },
+            Actual::Waiting | Actual::Blocked { .. } if life.desired == Desired::Down => {
+                Some(Step::Become(Actual::Stopped))
+            }
+            Actual::Waiting | Actual::Blocked { .. } => {
+                let next = match self.dependencies_hold(&service.spec) {
+                    Holds::Yes => return Some(Step::Spawn),
+                    Holds::NotYet => Actual::Waiting,
+                    Holds::Never { chain, cause } => Actual::Blocked { chain, cause },
+                };
+                (next != life.actual).then_some(Step::Become(next))
+            }
+        }
+    }
+
+    /// Whether a dependent that leaves as well still has a run: it goes first.
+    fn is_needed_by_leaving(&self, name: &ServiceName) -> bool {
+        self.services.values().any(|other| {
+            let depends = other
+                .life
+                .running
+                .as_ref()
+                .is_some_and(|spec| spec.depends_on.iter().any(|dependency| dependency.service == *name));
+            depends && other.life.is_occupied() && other.life.is_leaving()
+        })
+    }
+
+    fn dependencies_hold(&self, spec: &ServiceSpec) -> Holds {
+        let mut all = Holds::Yes;
+        for dependency in &spec.depends_on {
+            match self.holds(&dependency.service, dependency.condition) {
+                Holds::Yes => {}
+                Holds::NotYet => all = Holds::NotYet,
+                never @ Holds::Never { .. } => return never,
+            }
+        }
+        all
+    }
+
+    fn holds(&self, name: &ServiceName, condition: Condition) -> Holds {
+        let never = |cause: String| Holds::Never { chain: vec![name.clone()], cause };
+        let Some(service) = self.services.get(name) else { return never("is not in the project".to_owned()) };
+        let life = &service.life;
+        let is_satisfied = match (condition, service.spec.kind) {
+            (Condition::Ready, Kind::Service) => life.is_ready(),
+            (Condition::Ready | Condition::Completed, Kind::Job) => life.is_completed(),
+            (Condition::Completed, Kind::Service) => life.is_completed(),
+        };
+        if is_satisfied {
+            return Holds::Yes;
+        }
+        if life.desired == Desired::Down {
+            return never("is stopped".to_owned());
+        }
+        if life.newest < life.at_least {
+            return Holds::NotYet;
+        }
+        match &life.actual {
+            Actual::Blocked { chain, cause } => {
+                let chain = std::iter::once(name.clone()).chain(chain.iter().cloned()).collect();
+                Holds::Never { chain, cause: cause.clone() }
+            }
+            Actual::Failed(Reason::Exited) => never(match life.last.as_ref().map(|last| last.status) {
+                Some(ExitStatus::Code(code)) => format!("exited {code}"),
+                Some(ExitStatus::Signal(_)) => {
+                    format!("was killed by {}", life.last.as_ref().map_or(ExitStatus::Unknown, |last| last.status))
+                }
+                Some(ExitStatus::Unknown) | None => "ended, nobody saw how".to_owned(),
+            }),
+            Actual::Failed(Reason::CrashLoop { starts, .. }) => never(format!("crashed {starts} times in a row")),
+            Actual::Failed(Reason::Start(failure)) => never(format!("could not be started: {}", failure.message)),
+            Actual::Completed => never("exited 0, and is not to be restarted".to_owned()),
+            Actual::Stuck { .. } => never("could not be ended".to_owned()),
+            Actual::Stopped
+            | Actual::Waiting
+            | Actual::Spawning
+            | Actual::Starting { .. }
+            | Actual::Ready { .. }
+            | Actual::Unready
+            | Actual::Stopping { .. }
+            | Actual::Backoff { .. }
+            | Actual::Unknown => Holds::NotYet,
+        }
+    }
+}

@@ -1,0 +1,623 @@
+//! The life of one service: what is wanted, what is, and what follows from news of its run.
+//!
+//! Wanted and actual are two facts. A person changes what is wanted: up or down, and the lowest run number that will
+//! do, which is how a restart is asked for. News of a run change what is actual; news of any other run than the current
+//! one are dropped in [`Lifecycle::hear`] and nowhere else. What to do about the difference is decided in `fleet`,
+//! which also sees the neighbours.
+//!
+//! ```text
+//! Stopped -> Waiting -> Spawning -> Starting -> Ready <-> Unready
+//!              ^  |         \          |          |         |       any of these --stop--> Stopping
+//!              |  v          v         v          v         v
+//!              | Blocked    Failed   Completed  Failed   Backoff --> Waiting
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use locald_utils::name::{RunNumber, ServiceName};
+use locald_utils::process::ProcessId;
+use locald_utils::protocol::Desired;
+use locald_utils::record::{Ended, ExitStatus, StartFailure, Survivor};
+use locald_utils::spec::{Kind, RestartPolicy, RestartWhen, ServiceSpec};
+use locald_utils::time::UnixMillis;
+
+use super::Time;
+
+/// 100 ms: a service without a port is ready when its leader has run this long. A program that fails at start, for a
+/// missing library or a wrong flag, has failed by then.
+pub(crate) const MOMENT: Duration = Duration::from_millis(100);
+
+/// What a service does.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Actual {
+    /// Nothing of it runs.
+    Stopped,
+    /// It shall run, and waits for its dependencies.
+    Waiting,
+    /// It shall run, and a dependency can never hold as things stand: the chain down to the culprit, and what is wrong.
+    Blocked { chain: Vec<ServiceName>, cause: String },
+    /// The actor has been told to spawn it.
+    Spawning,
+    /// Its leader runs; ready at `ready_at` if nothing else decides that.
+    Starting { ready_at: Option<Time> },
+    /// It is ready.
+    Ready { since: Time },
+    /// It was ready and is not any more.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "made by liveness checks, which no key of the project file asks for yet")
+    )]
+    Unready,
+    /// It is being ended: because we ordered so, or because its leader has left others behind.
+    Stopping { kill_at: Option<UnixMillis> },
+    /// It could not be ended: these processes are left, and watched.
+    Stuck { survivors: Vec<Survivor> },
+    /// It ended and waits for its next attempt.
+    Backoff { attempt: u32, until: Time },
+    /// It ended with exit code 0 and is not to be restarted.
+    Completed,
+    /// It ended otherwise and is not to be restarted.
+    Failed(Reason),
+    /// There is a run, and its shim does not answer. Nobody can say whether it lives, so it counts as alive.
+    Unknown,
+}
+
+/// Why a service failed.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Reason {
+    /// It exited.
+    Exited,
+    /// It exited too often.
+    CrashLoop { starts: u32, within: Duration },
+    /// It could not be started.
+    Start(StartFailure),
+}
+
+/// What an actor reports of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum News {
+    /// The leader runs.
+    Started { leader: ProcessId, shim: ProcessId, at: UnixMillis },
+    /// Its port is listened on.
+    Ready,
+    /// The run could not be started; nothing of it is left.
+    StartFailed(StartFailure),
+    /// The leader exited by itself; what it left behind is being ended.
+    LeaderExited(ExitStatus),
+    /// The stop has begun, or its end has come nearer.
+    Stopping { kill_at: UnixMillis },
+    /// These processes could not be ended.
+    Survivors(Vec<Survivor>),
+    /// Nothing of the run is left.
+    Ended(Arc<Ended>),
+    /// The shim does not answer.
+    Silent,
+    /// The shim is gone and the daemon looks after the run itself.
+    Degraded,
+    /// The shim answers again, or for the first time to this daemon: the run goes on.
+    Found { leader: Option<ProcessId>, shim: ProcessId, started_at: Option<UnixMillis>, ran_for: Duration },
+}
+
+/// One service's facts.
+#[derive(Clone, Debug)]
+pub(crate) struct Lifecycle {
+    /// What a person wants.
+    pub(crate) desired: Desired,
+    /// A run with a lower number does not do: it is ended and replaced.
+    pub(crate) at_least: RunNumber,
+    /// Whether it shall go without its grace period.
+    pub(crate) is_urgent: bool,
+    /// What it does.
+    pub(crate) actual: Actual,
+    /// The newest run, running or over; 0 before the first.
+    pub(crate) newest: RunNumber,
+    /// Restarts after it ended by itself, since a person last started it.
+    pub(crate) restarts: u32,
+    /// Failures in a row, which double the backoff.
+    failures: u32,
+    /// When it was started lately, for telling a crash loop.
+    starts: VecDeque<Time>,
+    /// The spec of the current or newest run.
+    pub(crate) running: Option<Arc<ServiceSpec>>,
+    /// The leader of the current run.
+    pub(crate) leader: Option<ProcessId>,
+    /// The shim that carries it.
+    pub(crate) shim: Option<ProcessId>,
+    /// Whether the current run has lost its shim.
+    pub(crate) is_degraded: bool,
+    /// When the newest run's first instruction ran.
+    pub(crate) started_at: Option<UnixMillis>,
+    /// How long the current run has been ready when it ended or stopped being so.
+    ready_for: Duration,
+    /// How the run before, or the newest if it is over, ended.
+    pub(crate) last: Option<Arc<Ended>>,
+}
+
+impl Lifecycle {
+    /// A service that has had `newest` runs before and does nothing.
+    pub(crate) fn new(newest: RunNumber) -> Self {
+        Self {
+            desired: Desired::Down,
+            at_least: newest,
+            is_urgent: false,
+            actual: Actual::Stopped,
+            newest,
+            restarts: 0,
+            failures: 0,
+            starts: VecDeque::new(),
+            running: None,
+            leader: None,
+            shim: None,
+            is_degraded: false,
+            started_at: None,
+            ready_for: Duration::ZERO,
+            last: None,
+        }
+    }
+
+    /// Whether there is a run, or may be one.
+    pub(crate) fn is_occupied(&self) -> bool {
+        match self.actual {
+            Actual::Spawning
+            | Actual::Starting { .. }
+            | Actual::Ready { .. }
+            | Actual::Unready
+            | Actual::Stopping { .. }
+            | Actual::Stuck { .. }
+            | Actual::Unknown => true,
+            Actual::Stopped
+            | Actual::Waiting
+            | Actual::Blocked { .. }
+            | Actual::Backoff { .. }
+            | Actual::Completed
+            | Actual::Failed(_) => false,
+        }
+    }
+
+    /// Whether the current run has to go: nobody wants it, or a newer one is wanted.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.desired == Desired::Down || self.newest < self.at_least
+    }
+
+    /// Whether it is ready, and will not leave.
+    pub(crate) fn is_ready(&self) -> bool {
+        matches!(self.actual, Actual::Ready { .. }) && !self.is_leaving()
+    }
+
+    /// Whether it has completed, and need not do so again.
+    pub(crate) fn is_completed(&self) -> bool {
+        self.actual == Actual::Completed && self.newest >= self.at_least
+    }
+
+    /// Asks for it to run. An attempt that failed or was given up is made again.
+    pub(crate) fn want_up(&mut self) {
+        let was_down = self.desired == Desired::Down;
+        self.desired = Desired::Up;
+        match self.actual {
+            // On its way out by a person's wish: the wish has changed, so a new run follows this one.
+            Actual::Stopping { .. } | Actual::Stuck { .. } if was_down => self.want_new_run(),
+            Actual::Failed(_) => self.want_new_run(),
+            Actual::Backoff { .. } => {
+                self.forget_failures();
+                self.actual = Actual::Waiting;
+            }
+            Actual::Stopped
+            | Actual::Waiting
+            | Actual::Blocked { .. }
+            | Actual::Spawning
+            | Actual::Starting { .. }
+            | Actual::Ready { .. }
+            | Actual::Unready
+            | Actual::Stopping { .. }
+            | Actual::Stuck { .. }
+            | Actual::Completed
+            | Actual::Unknown => {}
+        }
+        if was_down {
+            self.forget_failures();
+        }
+    }
+
+    /// Asks for a run that starts after now.
+    pub(crate) fn want_new_run(&mut self) {
+        self.desired = Desired::Up;
+        self.at_least = self.newest.next();
+        self.forget_failures();
+    }
+
+    /// Asks for it not to run.
+    pub(crate) fn want_down(&mut self, at_once: bool) {
+        self.desired = Desired::Down;
+        self.is_urgent |= at_once;
+    }
+
+    fn forget_failures(&mut self) {
+        self.restarts = 0;
+        self.failures = 0;
+        self.starts.clear();
+    }
+
+    /// Begins the next run, with `spec`, and returns its number.
+    pub(crate) fn spawn(&mut self, now: Time, spec: Arc<ServiceSpec>) -> RunNumber {
+        self.newest = self.newest.next();
+        self.actual = Actual::Spawning;
+        self.is_urgent = false;
+        self.running = Some(spec);
+        self.leader = None;
+        self.shim = None;
+        self.is_degraded = false;
+        self.started_at = None;
+        self.ready_for = Duration::ZERO;
+        self.starts.push_back(now);
+        self.newest
+    }
+
+    /// Takes a run over from an earlier daemon.
+    pub(crate) fn adopt(&mut self, run: RunNumber, spec: Arc<ServiceSpec>) {
+        self.newest = self.newest.max(run);
+        self.at_least = self.at_least.min(self.newest);
+        self.running = Some(spec);
+        self.actual = Actual::Unknown;
+    }
+
+    /// Takes news of `run`. Returns whether it was news; late news of an old run are not.
+    pub(crate) fn hear(&mut self, now: Time, run: RunNumber, news: News) -> bool {
+        if run != self.newest || !self.is_occupied() {
+            return false;
+        }
+        let Some(spec) = self.running.clone() else { return false };
+        match news {
+            News::Started { leader, shim, at } => {
+                self.leader = Some(leader);
+                self.shim = Some(shim);
+                self.started_at = Some(at);
+                if self.actual == Actual::Spawning {
+                    self.begin(now, Duration::ZERO, &spec);
+                }
+            }
+            News::Ready => match self.actual {
+                Actual::Starting { .. } | Actual::Unready => self.actual = Actual::Ready { since: now },
+                Actual::Spawning
+                | Actual::Ready { .. }
+                | Actual::Stopping { .. }
+                | Actual::Stuck { .. }
+                | Actual::Unknown
+                | Actual::Stopped
+                | Actual::Waiting
+                | Actual::Blocked { .. }
+                | Actual::Backoff { .. }
+                | Actual::Completed
+                | Actual::Failed(_) => return false,
+            },
+            News::StartFailed(failure) => self.end(now, &spec, Ending::NotStarted(failure)),
+            News::LeaderExited(_) => {
+                self.note_ready_time(now);
+                self.actual = Actual::Stopping { kill_at: None };
+            }
+            News::Stopping { kill_at } => {
+                self.note_ready_time(now);
+                self.actual = Actual::Stopping { kill_at: Some(kill_at) };
+            }
+            News::Survivors(survivors) => self.actual = Actual::Stuck { survivors },
+            News::Ended(ended) => {
+                self.note_ready_time(now);
+                let status = ended.status;
+                self.started_at = self.started_at.or(ended.started_at);
+                self.last = Some(ended);
+                self.end(now, &spec, Ending::Exited(status));
+            }
+            News::Silent => self.actual = Actual::Unknown,
+            News::Degraded => self.is_degraded = true,
+            News::Found { leader, shim, started_at, ran_for } => {
+                self.leader = leader;
+                self.shim = Some(shim);
+                self.started_at = started_at;
+                if self.actual == Actual::Unknown {
+                    self.begin(now, ran_for, &spec);
+                }
+            }
+        }
+        true
+    }
+
+    /// The leader runs: from here on time or its port makes it ready.
+    fn begin(&mut self, now: Time, ran_for: Duration, spec: &ServiceSpec) {
+        let by_time = spec.kind == Kind::Service && spec.port.is_none();
+        self.actual = Actual::Starting { ready_at: by_time.then_some(now + MOMENT.saturating_sub(ran_for)) };
+        self.tick(now);
+    }
+
+    fn note_ready_time(&mut self, now: Time) {
+        if let Actual::Ready { since } = self.actual {
+            self.ready_for = now.saturating_sub(since);
+        }
+    }
+
+    /// The run is over: decides what comes after it.
+    fn end(&mut self, now: Time, spec: &ServiceSpec, ending: Ending) {
+        self.leader = None;
+        self.shim = None;
+        self.is_degraded = false;
+        if self.desired == Desired::Down {
+            self.actual = Actual::Stopped;
+            return;
+        }
+        if self.newest < self.at_least {
+            // Waiting is where every new run begins, whether a person or a failure asked for it.
+            self.actual = Actual::Waiting;
+            return;
+        }
+        let policy = &spec.restart;
+        let is_success = matches!(ending, Ending::Exited(status) if status.is_success());
+        let again = match policy.when {
+            RestartWhen::No => false,
+            RestartWhen::OnFailure => !is_success,
+            // A job is done when it has succeeded, whatever else is said.
+            RestartWhen::Always => !(is_success && spec.kind == Kind::Job),
+        };
+        let is_permanent = matches!(&ending, Ending::NotStarted(failure) if failure.permanent);
+        self.actual = match ending {
+            Ending::Exited(_) if !again && is_success => Actual::Completed,
+            Ending::Exited(_) if !again => Actual::Failed(Reason::Exited),
+            Ending::NotStarted(failure) if !again || is_permanent => Actual::Failed(Reason::Start(failure)),
+            Ending::Exited(_) | Ending::NotStarted(_) => self.retry(now, policy),
+        };
+    }
+
+    fn retry(&mut self, now: Time, policy: &RestartPolicy) -> Actual {
+        while self.starts.front().is_some_and(|&start| now.saturating_sub(start) > RestartPolicy::CRASH_LOOP_WINDOW) {
+            self.starts.pop_front();
+        }
+        let starts = u32::try_from(self.starts.len()).unwrap_or(u32::MAX);
+        if starts >= policy.limit {
+            let within = self.starts.front().map_or(Duration::ZERO, |&first| now.saturating_sub(first));
+            return Actual::Failed(Reason::CrashLoop { starts, within });
+        }
+        self.restarts += 1;
+        if self.ready_for >= policy.reset_after {
+            self.failures = 0;
+        }
+        if self.ready_for >= RestartPolicy::STABLE {
+            return Actual::Waiting;
+        }
+        self.failures += 1;
+        Actual::Backoff { attempt: self.failures, until: now + backoff(policy, self.failures, self.newest) }
+    }
+
+    /// Takes note of the time. Returns whether that changed anything.
+    pub(crate) fn tick(&mut self, now: Time) -> bool {
+        match self.actual {
+            Actual::Starting { ready_at: Some(at) } if now >= at => self.actual = Actual::Ready { since: now },
+            Actual::Backoff { until, .. } if now >= until => self.actual = Actual::Waiting,
+            Actual::Starting { .. }
+            | Actual::Backoff { .. }
+            | Actual::Stopped
+            | Actual::Waiting
+            | Actual::Blocked { .. }
+            | Actual::Spawning
+            | Actual::Ready { .. }
+            | Actual::Unready
+            | Actual::Stopping { .. }
+            | Actual::Stuck { .. }
+            | Actual::Completed
+            | Actual::Failed(_)
+            | Actual::Unknown => return false,
+        }
+        true
+    }
+
+    /// When [`Lifecycle::tick`] will change something.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        match self.actual {
+            Actual::Starting { ready_at } => ready_at,
+            Actual::Backoff { until, .. } => Some(until),
+            Actual::Stopped
+            | Actual::Waiting
+            | Actual::Blocked { .. }
+            | Actual::Spawning
+            | Actual::Ready { .. }
+            | Actual::Unready
+            | Actual::Stopping { .. }
+            | Actual::Stuck { .. }
+            | Actual::Completed
+            | Actual::Failed(_)
+            | Actual::Unknown => None,
+        }
+    }
+}
+
+/// How a run came to its end.
+enum Ending {
+    Exited(ExitStatus),
+    NotStarted(StartFailure),
+}
+
+/// The wait before attempt number `attempt`, from 1: doubled each time, up to the policy's maximum, give or take a fifth.
+///
+/// The jitter keeps services that failed together from coming back together. It is drawn from the run's number, so that
+/// the same history gives the same wait.
+fn backoff(policy: &RestartPolicy, attempt: u32, run: RunNumber) -> Duration {
+    let doubled = policy.backoff.saturating_mul(1 << (attempt - 1).min(20));
+    let wait = doubled.min(policy.max_backoff);
+    // A multiplicative hash (Knuth, TAOCP 6.4) spreads neighbouring numbers over 0..40: 80 % to 120 %.
+    let percent = 80 + (run.0.wrapping_mul(2_654_435_761) >> 16) % 41;
+    (wait * percent / 100).min(policy.max_backoff)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn spec(name: &str) -> ServiceSpec {
+        use locald_utils::spec::{CommandSpec, StopPolicy, Template};
+        ServiceSpec {
+            name: name.parse().expect("valid"),
+            kind: Kind::Service,
+            command: CommandSpec::Argv(vec![Template::text("x")]),
+            workdir: "/".into(),
+            env: Default::default(),
+            port: None,
+            depends_on: Vec::new(),
+            restart: RestartPolicy::default(),
+            stop: StopPolicy::default(),
+        }
+    }
+
+    pub(crate) fn ended(run: RunNumber, status: ExitStatus) -> Arc<Ended> {
+        use locald_utils::name::{ProjectId, RunId};
+        use locald_utils::record::RunRef;
+        Arc::new(Ended {
+            run: RunRef {
+                project: ProjectId::from_recorded("p"),
+                project_name: "p".parse().expect("valid"),
+                service: "s".parse().expect("valid"),
+                number: run,
+                id: serde_json::from_str::<RunId>("\"0\"").expect("valid"),
+            },
+            status,
+            started_at: None,
+            exited_at: UnixMillis(0),
+            ended_at: UnixMillis(0),
+            stopped: false,
+            forced: false,
+            processes: 1,
+            killed: 0,
+            strays: Vec::new(),
+            survivors: Vec::new(),
+            stop_took: Duration::ZERO,
+            lost_output: 0,
+        })
+    }
+
+    fn ms(ms: u64) -> Time {
+        Duration::from_millis(ms)
+    }
+
+    fn started() -> News {
+        News::Started {
+            leader: ProcessId { pid: 10, start: 1 },
+            shim: ProcessId { pid: 9, start: 1 },
+            at: UnixMillis(0),
+        }
+    }
+
+    /// A lifecycle whose run 1 has started at 0 under `when`.
+    fn running(when: RestartWhen) -> (Lifecycle, Arc<ServiceSpec>) {
+        let mut spec = spec("s");
+        spec.restart.when = when;
+        let spec = Arc::new(spec);
+        let mut life = Lifecycle::new(RunNumber(0));
+        life.want_up();
+        assert_eq!(life.spawn(ms(0), spec.clone()), RunNumber(1));
+        assert!(life.hear(ms(0), RunNumber(1), started()));
+        (life, spec)
+    }
+
+    #[test]
+    fn ready_comes_a_moment_after_the_start_and_not_before() {
+        let (mut life, _) = running(RestartWhen::No);
+        assert!(!life.tick(ms(99)));
+        assert_eq!(life.deadline(), Some(MOMENT));
+        assert!(life.tick(MOMENT));
+        assert!(life.is_ready());
+    }
+
+    #[test]
+    fn an_exit_within_the_moment_is_no_readiness() {
+        let (mut life, _) = running(RestartWhen::No);
+        assert!(life.hear(ms(50), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Code(1)))));
+        assert_eq!(life.actual, Actual::Failed(Reason::Exited));
+        assert!(!life.tick(ms(200)));
+    }
+
+    #[test]
+    fn late_news_of_an_old_run_are_dropped() {
+        let (mut life, spec) = running(RestartWhen::No);
+        life.hear(ms(5), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Code(0))));
+        life.want_new_run();
+        life.spawn(ms(10), spec);
+        assert!(!life.hear(ms(11), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Code(3)))));
+        assert_eq!(life.actual, Actual::Spawning);
+    }
+
+    #[test]
+    fn a_run_that_was_ready_a_second_is_replaced_at_once_and_others_back_off() {
+        let (mut life, spec) = running(RestartWhen::OnFailure);
+        life.tick(ms(100));
+        life.hear(ms(1100), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Signal(9))));
+        assert_eq!(life.actual, Actual::Waiting);
+        let run = life.spawn(ms(1100), spec);
+        life.hear(ms(1101), run, started());
+        life.hear(ms(1102), run, News::Ended(ended(run, ExitStatus::Code(1))));
+        let Actual::Backoff { attempt: 1, until } = life.actual else { panic!("{:?}", life.actual) };
+        assert!((ms(1102 + 200)..=ms(1102 + 300)).contains(&until), "{until:?}");
+        assert_eq!(life.restarts, 2);
+    }
+
+    #[test]
+    fn ten_starts_in_a_minute_are_a_crash_loop_and_a_person_starts_afresh() {
+        let (mut life, mut spec) = running(RestartWhen::Always);
+        // With the default of 30 s the waits would be too long for ten starts in a minute.
+        Arc::make_mut(&mut spec).restart.max_backoff = ms(1000);
+        life.running = Some(spec.clone());
+        let mut now = ms(0);
+        loop {
+            life.hear(now, life.newest, News::Ended(ended(life.newest, ExitStatus::Code(1))));
+            match life.actual {
+                Actual::Backoff { until, .. } => now = until,
+                Actual::Failed(Reason::CrashLoop { starts, within }) => {
+                    assert_eq!(starts, 10);
+                    assert!(within <= RestartPolicy::CRASH_LOOP_WINDOW);
+                    break;
+                }
+                ref other => panic!("{other:?}"),
+            }
+            life.tick(now);
+            life.spawn(now, spec.clone());
+            assert!(life.newest.0 < 12, "no crash loop was seen");
+        }
+        life.want_up();
+        assert!(life.is_leaving());
+        assert_eq!(life.restarts, 0);
+    }
+
+    #[test]
+    fn a_permanent_start_failure_does_not_loop() {
+        let (mut life, spec) = running(RestartWhen::Always);
+        life.hear(ms(1), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Code(1))));
+        life.tick(ms(1000));
+        let run = life.spawn(ms(1000), spec);
+        let failure = StartFailure {
+            stage: locald_utils::record::StartStage::Exec,
+            errno: 2,
+            path: None,
+            message: "no such program".into(),
+            hint: None,
+            permanent: true,
+        };
+        life.hear(ms(1001), run, News::StartFailed(failure.clone()));
+        assert_eq!(life.actual, Actual::Failed(Reason::Start(failure)));
+    }
+
+    #[test]
+    fn up_during_a_stop_keeps_one_run_and_asks_for_the_next() {
+        let (mut life, _) = running(RestartWhen::No);
+        life.want_down(false);
+        life.hear(ms(10), RunNumber(1), News::Stopping { kill_at: UnixMillis(5) });
+        life.want_up();
+        assert!(life.is_leaving() && life.is_occupied());
+        life.want_up();
+        assert_eq!(life.at_least, RunNumber(2));
+        life.hear(ms(20), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Signal(15))));
+        assert_eq!(life.actual, Actual::Waiting);
+    }
+
+    #[test]
+    fn an_unknown_exit_is_a_failure() {
+        let (mut life, _) = running(RestartWhen::No);
+        life.hear(ms(1), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Unknown)));
+        assert_eq!(life.actual, Actual::Failed(Reason::Exited));
+    }
+}

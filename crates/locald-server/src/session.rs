@@ -1,0 +1,148 @@
+//! One task per client: frames in, frames out, and nothing that a client does reaches another.
+//!
+//! A client must say hello first and be the same user. What it asks goes to the supervisor; what the supervisor says goes
+//! into a bounded queue. A client that sends garbage, or does not read, is dropped.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use locald_utils::frame::{self, Decoder};
+use locald_utils::process::{self, descriptors};
+use locald_utils::protocol::{ClientMessage, Failure, FailureCode, Hello, PROTOCOL, ServerMessage};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+
+use crate::supervisor::Message;
+
+/// 1024 messages: every change of a hundred services ten times over. Who is that far behind does not read at all.
+const QUEUE: usize = 1024;
+
+/// 5 s: how long a client may take to say hello.
+const HELLO_LIMIT: Duration = Duration::from_secs(5);
+
+/// How the supervisor answers a client.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    /// Tells clients apart.
+    pub(crate) number: u64,
+    /// Who it is, for the ledger: "pid 812 (locald up)".
+    pub(crate) who: Rc<str>,
+    queue: mpsc::Sender<Rc<ServerMessage>>,
+}
+
+impl Client {
+    /// Sends a message. `false` when the client is gone or too far behind; it is dropped then.
+    pub(crate) fn send(&self, message: ServerMessage) -> bool {
+        self.queue.try_send(Rc::new(message)).is_ok()
+    }
+}
+
+/// Serves a client until it leaves.
+pub(crate) async fn serve(number: u64, stream: UnixStream, inbox: mpsc::UnboundedSender<Message>) {
+    if !descriptors::peer_uid(&stream).is_ok_and(|uid| uid == nix::unistd::getuid().as_raw()) {
+        tracing::warn!("a process of another user tried to connect");
+        return;
+    }
+    let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
+    let command = pid.and_then(process::command);
+    let who = format!("pid {} ({})", pid.unwrap_or(0), command.unwrap_or_else(|| "gone".to_owned()));
+    let (mut reader, mut writer) = stream.into_split();
+    let mut decoder = Decoder::default();
+    let hello = tokio::time::timeout(HELLO_LIMIT, read::<Hello>(&mut reader, &mut decoder)).await;
+    let Ok(Some(hello)) = hello else { return };
+    if write(&mut writer, &Hello::new()).await.is_err() {
+        return;
+    }
+    if hello.protocol > PROTOCOL {
+        // The newer side knows what to do about it.
+        tracing::info!(client = hello.version, "a newer client has connected");
+    }
+    let (queue, outbox) = mpsc::channel(QUEUE);
+    let client = Client { number, who: who.into(), queue };
+    let _ = inbox.send(Message::Connected);
+    let writing = tokio::task::spawn_local(write_all(writer, outbox));
+    let closing = writing.abort_handle();
+    receive(&mut reader, &mut decoder, &client, &inbox).await;
+    let _ = inbox.send(Message::Disconnected(number));
+    drop(client);
+    // What is queued still goes out to a client that only stopped sending, but not to one that does not read.
+    if tokio::time::timeout(HELLO_LIMIT, writing).await.is_err() {
+        closing.abort();
+    }
+}
+
+async fn receive(
+    reader: &mut OwnedReadHalf,
+    decoder: &mut Decoder,
+    client: &Client,
+    inbox: &mpsc::UnboundedSender<Message>,
+) {
+    loop {
+        match read_frame(reader, decoder).await {
+            Some(frame) => match frame::decode::<ClientMessage>(&frame) {
+                Ok(ClientMessage { id, request }) => {
+                    if inbox.send(Message::Request { client: client.clone(), id, request }).is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    let failure = Failure::new(FailureCode::Protocol, format!("the daemon does not understand this request: {error}"))
+                        .hint("the command line and the daemon may be of different versions; `locald daemon stop` and try again");
+                    // Its id could not be read either; 0 is never asked for.
+                    if !client.send(ServerMessage::Failure { id: request_id(&frame), failure }) {
+                        return;
+                    }
+                }
+            },
+            None => return,
+        }
+    }
+}
+
+/// The id of a request whose rest was not understood.
+fn request_id(frame: &frame::Frame) -> u64 {
+    #[derive(serde::Deserialize)]
+    struct OnlyId {
+        id: u64,
+    }
+    frame::decode::<OnlyId>(frame).map_or(0, |request| request.id)
+}
+
+async fn write_all(mut writer: OwnedWriteHalf, mut outbox: mpsc::Receiver<Rc<ServerMessage>>) {
+    while let Some(message) = outbox.recv().await {
+        if write(&mut writer, &*message).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn write<T: serde::Serialize>(writer: &mut OwnedWriteHalf, message: &T) -> std::io::Result<()> {
+    let bytes = frame::encode(message).map_err(std::io::Error::other)?;
+    writer.write_all(&bytes).await
+}
+
+async fn read<T: serde::de::DeserializeOwned>(reader: &mut OwnedReadHalf, decoder: &mut Decoder) -> Option<T> {
+    frame::decode(&read_frame(reader, decoder).await?).ok()
+}
+
+/// The next frame; `None` when the client leaves or sends what is no frame. Descriptors it passes are never received:
+/// reading without room for them has the kernel close them (unix(7)).
+async fn read_frame(reader: &mut OwnedReadHalf, decoder: &mut Decoder) -> Option<frame::Frame> {
+    loop {
+        match decoder.next_frame() {
+            Ok(Some(frame)) => return Some(frame),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%error, "a client sent what is no frame");
+                return None;
+            }
+        }
+        let mut buffer = [0; 16 * 1024];
+        match reader.read(&mut buffer).await {
+            Ok(0) | Err(_) => return None,
+            Ok(count) => decoder.push(&buffer[..count]),
+        }
+    }
+}

@@ -1,0 +1,513 @@
+//! The one task that owns the fleet: reads the clock, feeds the core, carries its effects out, answers clients.
+//!
+//! Whatever happens reaches it as a [`Message`]; each is handled to its end before the next. The core decides; this
+//! starts actors, writes to the ledger, and judges open requests whenever a service of theirs has changed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use locald_utils::name::{ProjectId, RunNumber, ServiceKey, ServiceName};
+use locald_utils::protocol::{
+    Action, DaemonStatus, Desired, Event, Failure, FailureCode, Outcome, OutcomeResult, PROTOCOL, ProjectStatus, Reply,
+    Request, ServerMessage, ServiceOutcome, ServiceStatus,
+};
+use locald_utils::record::{Ended, ShimRecord};
+use locald_utils::spec::{Environment, Ports, ProjectSpec, ServiceSpec};
+use locald_utils::time::UnixMillis;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::actor::{self, Assignment, Context, Order, Report};
+use crate::core::Time;
+use crate::core::fleet::{Effect, Fleet};
+use crate::core::goal::Goal;
+use crate::core::lifecycle::News;
+use crate::ledger::{BaseEnvironment, Left};
+use crate::session::Client;
+use crate::view::{self, Now};
+
+/// 5 min: a daemon with nothing to do stays this long for the next command.
+const IDLE_LIMIT: Duration = Duration::from_secs(300);
+
+/// Everything that can happen to the daemon.
+pub(crate) enum Message {
+    /// A client has said hello.
+    Connected,
+    /// A client asks something.
+    Request { client: Client, id: u64, request: Request },
+    /// A client has left.
+    Disconnected(u64),
+    /// The daemon was told to end by a signal.
+    Terminate,
+}
+
+/// A request whose outcome is awaited.
+struct Pending {
+    client: Client,
+    id: u64,
+    project: ProjectId,
+    goals: Vec<Goal>,
+    began: Instant,
+    until: Option<Instant>,
+    /// Runs that were seen to end while the request was open.
+    ended: BTreeMap<ServiceName, Arc<Ended>>,
+}
+
+/// The daemon's heart.
+pub(crate) struct Supervisor {
+    context: Rc<Context>,
+    fleet: Fleet,
+    origin: Instant,
+    started_at: UnixMillis,
+    actors: HashMap<(ServiceKey, RunNumber), mpsc::UnboundedSender<Order>>,
+    environments: BTreeMap<ServiceKey, Arc<BaseEnvironment>>,
+    ports: BTreeMap<ProjectId, Ports>,
+    /// Who asked last for a service, for the ledger.
+    askers: BTreeMap<ServiceKey, String>,
+    pending: Vec<Pending>,
+    clients: u32,
+    idle_since: Instant,
+    is_ending: bool,
+    /// Has `daemon stop --all` ended the daemon when the last service is gone.
+    ends_when_idle: bool,
+}
+
+impl Supervisor {
+    /// A supervisor with an empty fleet.
+    pub(crate) fn new(context: Rc<Context>) -> Self {
+        let now = Instant::now();
+        Self {
+            context,
+            fleet: Fleet::default(),
+            origin: now,
+            started_at: UnixMillis::now(),
+            actors: HashMap::new(),
+            environments: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            askers: BTreeMap::new(),
+            pending: Vec::new(),
+            clients: 0,
+            idle_since: now,
+            is_ending: false,
+            ends_when_idle: false,
+        }
+    }
+
+    fn now(&self) -> Time {
+        self.origin.elapsed()
+    }
+
+    fn clocks(&self) -> Now {
+        Now { time: self.now(), wall: UnixMillis::now() }
+    }
+
+    /// Takes over what an earlier daemon was looking after.
+    pub(crate) fn take_over(&mut self, left: Vec<Left>, shims: Vec<(ShimRecord, Arc<ServiceSpec>)>) {
+        for Left { spec, services, ports } in left {
+            let id = spec.id.clone();
+            self.ports.insert(id.clone(), ports);
+            for (service, _, _, environment) in &services {
+                self.environments
+                    .insert(ServiceKey { project: id.clone(), service: service.clone() }, environment.clone());
+            }
+            self.fleet
+                .restore(spec, services.into_iter().map(|(service, newest, desired, _)| (service, newest, desired)));
+        }
+        for (record, spec) in shims {
+            let (key, run) = (record.run.key(), record.run.number);
+            self.fleet.adopt(&key, run, spec.clone());
+            let orders = actor::adopt(self.context.clone(), record, spec);
+            self.actors.insert((key, run), orders);
+        }
+    }
+
+    /// Whether some runs have not been heard of yet.
+    pub(crate) fn is_adopting(&self) -> bool {
+        self.fleet.has_unknown()
+    }
+
+    /// Goes on where the last daemon left off, after its runs have been heard of or given time to.
+    pub(crate) fn resume(&mut self) {
+        let ids: Vec<ProjectId> = self.fleet.projects().keys().cloned().collect();
+        let mut effects = Vec::new();
+        for id in ids {
+            self.fleet.settle(self.now(), &id, &mut effects);
+        }
+        self.carry_out(effects);
+    }
+
+    /// Runs until the daemon may go.
+    pub(crate) async fn run(
+        mut self,
+        mut inbox: mpsc::UnboundedReceiver<Message>,
+        mut reports: mpsc::UnboundedReceiver<Report>,
+    ) {
+        while !self.is_ending {
+            let deadline = self.deadline();
+            tokio::select! {
+                Some(message) = inbox.recv() => self.handle(message).await,
+                Some(report) = reports.recv() => self.hear(report),
+                () = sleep_until(deadline) => {}
+            }
+            self.tick();
+        }
+        self.context.ledger.flush().await;
+    }
+
+    /// Hears one report while the fleet is being taken over.
+    pub(crate) fn hear(&mut self, report: Report) {
+        let mut effects = Vec::new();
+        let Report { key, run, news } = report;
+        tracing::debug!(service = %key.service, run = run.0, ?news, "news");
+        if let News::Ended(ended) = &news {
+            self.note_end(&key, run, ended);
+        }
+        self.fleet.hear(self.now(), &key, run, news, &mut effects);
+        self.carry_out(effects);
+    }
+
+    /// Keeps how a run ended for the requests that have seen it.
+    fn note_end(&mut self, key: &ServiceKey, run: RunNumber, ended: &Arc<Ended>) {
+        tracing::info!(service = %key.service, run = run.0, status = %ended.status, killed = ended.killed, "ended");
+        for pending in self.pending.iter_mut().filter(|pending| pending.project == key.project) {
+            if pending.goals.iter().any(|goal| goal.service == key.service && run >= goal.run_before) {
+                pending.ended.insert(key.service.clone(), ended.clone());
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let core = self.fleet.deadline().map(|at| self.origin + at);
+        let pending = self.pending.iter().filter_map(|pending| pending.until).min();
+        let idle = self.is_idle().then(|| self.idle_since + IDLE_LIMIT);
+        [core, pending, idle].into_iter().flatten().min()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.fleet.is_idle() && self.clients == 0
+    }
+
+    fn tick(&mut self) {
+        let mut effects = Vec::new();
+        self.fleet.tick(self.now(), &mut effects);
+        self.carry_out(effects);
+        let now = Instant::now();
+        let late: Vec<usize> = (0..self.pending.len())
+            .filter(|&index| self.pending[index].until.is_some_and(|until| now >= until))
+            .rev()
+            .collect();
+        for index in late {
+            let pending = self.pending.remove(index);
+            self.answer(pending);
+        }
+        if !self.is_idle() {
+            self.idle_since = now;
+        } else if self.ends_when_idle || now >= self.idle_since + IDLE_LIMIT {
+            tracing::info!("nothing to supervise; leaving");
+            self.is_ending = true;
+        }
+    }
+
+    // ---- clients
+
+    async fn handle(&mut self, message: Message) {
+        match message {
+            Message::Connected => self.clients += 1,
+            Message::Disconnected(number) => {
+                self.clients -= 1;
+                self.pending.retain(|pending| pending.client.number != number);
+            }
+            Message::Request { client, id, request } => {
+                if let Err(failure) = self.serve(&client, id, request).await {
+                    client.send(ServerMessage::Failure { id, failure });
+                }
+            }
+            Message::Terminate => {
+                tracing::info!(runs = self.fleet.runs(), "told to end; services run on");
+                self.is_ending = true;
+            }
+        }
+    }
+
+    async fn serve(&mut self, client: &Client, id: u64, request: Request) -> Result<(), Failure> {
+        match request {
+            Request::Apply { project, environment, services, action, timeout } => {
+                let project_id = project.id.clone();
+                let goals = self.apply(client, *project, environment, &services, action).await?;
+                self.await_outcome(client, id, project_id, goals, Some(timeout));
+            }
+            Request::Stop { project, services, now } => {
+                let mut effects = Vec::new();
+                let goals = self.fleet.stop(self.now(), &project, services.as_deref(), now, &mut effects)?;
+                let desired = goals.iter().map(|goal| (goal.service.clone(), Desired::Down)).collect();
+                self.context.ledger.save_desired(project.clone(), desired);
+                self.asked(client, &project, &goals, "stop");
+                self.enlist(client, id, project, goals, None);
+                self.carry_out(effects);
+                self.judge_all();
+            }
+            Request::Wait { project, services, until, timeout } => {
+                let goals = self.fleet.wait(&project, &services, until)?;
+                self.await_outcome(client, id, project, goals, Some(timeout));
+            }
+            Request::Status { project } => {
+                let projects =
+                    self.fleet.projects().keys().filter(|id| project.as_ref().is_none_or(|wanted| wanted == *id));
+                let projects =
+                    projects.cloned().collect::<Vec<_>>().iter().filter_map(|id| self.project_status(id)).collect();
+                client.send(ServerMessage::Reply { id, reply: Box::new(Reply::Status { projects }) });
+            }
+            Request::Daemon => {
+                let reply = Box::new(Reply::Daemon(self.daemon_status()));
+                client.send(ServerMessage::Reply { id, reply });
+            }
+            Request::Shutdown { all } => self.shut_down(client, id, all),
+        }
+        Ok(())
+    }
+
+    async fn apply(
+        &mut self,
+        client: &Client,
+        project: ProjectSpec,
+        environment: Environment,
+        services: &[ServiceName],
+        action: Action,
+    ) -> Result<Vec<Goal>, Failure> {
+        if self.ends_when_idle {
+            return Err(
+                Failure::new(FailureCode::ShuttingDown, "the daemon is going down").hint("try again in a moment")
+            );
+        }
+        let known = self.context.ledger.known(&project).await.map_err(|error| {
+            let path = self.context.home.ledger();
+            Failure::new(FailureCode::Failed, format!("the ledger {} cannot be used: {error}", path.display()))
+        })?;
+        let id = project.id.clone();
+        let mut effects = Vec::new();
+        let goals = self.fleet.apply(self.now(), project.clone(), &known.newest, services, action, &mut effects)?;
+        let environment = Arc::new(BaseEnvironment::new(environment));
+        for goal in &goals {
+            self.environments
+                .insert(ServiceKey { project: id.clone(), service: goal.service.clone() }, environment.clone());
+        }
+        self.ports.insert(id.clone(), known.ports);
+        let desired = goals.iter().map(|goal| (goal.service.clone(), Desired::Up)).collect();
+        self.context.ledger.save_project(project, desired, Some(environment));
+        let verb = match action {
+            Action::Up => "up",
+            Action::Start => "start",
+            Action::Restart => "restart",
+        };
+        self.asked(client, &id, &goals, verb);
+        self.carry_out(effects);
+        Ok(goals)
+    }
+
+    /// Writes down who asked for what.
+    fn asked(&mut self, client: &Client, project: &ProjectId, goals: &[Goal], verb: &'static str) {
+        for goal in goals.iter().filter(|goal| !goal.unchanged) {
+            let key = ServiceKey { project: project.clone(), service: goal.service.clone() };
+            self.context.ledger.event(&key, Some(goal.run_before), verb, Some(client.who.to_string()));
+            self.askers.insert(key, format!("{verb} by {}", client.who));
+        }
+    }
+
+    fn enlist(&mut self, client: &Client, id: u64, project: ProjectId, goals: Vec<Goal>, timeout: Option<Duration>) {
+        let began = Instant::now();
+        self.pending.push(Pending {
+            client: client.clone(),
+            id,
+            project,
+            goals,
+            began,
+            until: timeout.map(|timeout| began + timeout),
+            ended: BTreeMap::new(),
+        });
+    }
+
+    fn await_outcome(
+        &mut self,
+        client: &Client,
+        id: u64,
+        project: ProjectId,
+        goals: Vec<Goal>,
+        timeout: Option<Duration>,
+    ) {
+        // How things stand at first, so that a client can show what it waits for.
+        for goal in goals.iter().filter(|goal| !goal.unchanged) {
+            let key = ServiceKey { project: project.clone(), service: goal.service.clone() };
+            if let Some(status) = self.service_status(&key) {
+                client.send(ServerMessage::Event { id, event: Event::Service(Box::new(status)) });
+            }
+        }
+        self.enlist(client, id, project, goals, timeout);
+        self.judge_all();
+    }
+
+    fn shut_down(&mut self, client: &Client, id: u64, all: bool) {
+        let mut effects = Vec::new();
+        if all {
+            self.ends_when_idle = true;
+            let ids: Vec<ProjectId> = self.fleet.projects().keys().cloned().collect();
+            for project in ids {
+                let now = self.now();
+                // A project that is known can be stopped.
+                if let Ok(goals) = self.fleet.stop(now, &project, None, false, &mut effects) {
+                    let desired = goals.iter().map(|goal| (goal.service.clone(), Desired::Down)).collect();
+                    self.context.ledger.save_desired(project, desired);
+                }
+            }
+            self.carry_out(effects);
+        }
+        let outcome = Outcome { services: Vec::new(), took: Duration::ZERO };
+        client.send(ServerMessage::Reply { id, reply: Box::new(Reply::Outcome(outcome)) });
+        self.is_ending = !all;
+    }
+
+    // ---- effects
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        let (mut changed, mut over) = (BTreeSet::new(), Vec::new());
+        for effect in effects {
+            match effect {
+                Effect::Spawn(key, run) => self.spawn(key, run),
+                Effect::Stop(key, run, at_once) => {
+                    if let Some(orders) = self.actors.get(&(key, run)) {
+                        // An actor that has gone has reported the end of its run.
+                        let _ = orders.send(Order::Stop { at_once });
+                    }
+                }
+                Effect::Changed(key) => {
+                    changed.insert(key);
+                }
+                Effect::Over(project) => over.push(project),
+            }
+        }
+        for key in &changed {
+            self.announce(key);
+        }
+        if !changed.is_empty() {
+            self.judge_all();
+        }
+        // Only now, so that whoever waited has been told how each service ended.
+        for project in over {
+            self.forget(&project);
+        }
+        let fleet = &self.fleet;
+        self.actors.retain(|(key, run), _| {
+            fleet.service(key).is_some_and(|service| service.life.newest == *run && service.life.is_occupied())
+        });
+    }
+
+    fn spawn(&mut self, key: ServiceKey, run: RunNumber) {
+        let Some(project) = self.fleet.projects().get(&key.project) else { return };
+        let Some(spec) = self.fleet.service(&key).and_then(|service| service.life.running.clone()) else { return };
+        let assignment = Assignment {
+            key: key.clone(),
+            run,
+            project_name: project.name.clone(),
+            project_dir: project.dir.clone(),
+            spec,
+            ports: self.ports.get(&key.project).cloned().unwrap_or_default(),
+            environment: self.environments.get(&key).cloned().unwrap_or_default(),
+            asked_by: self.askers.remove(&key).unwrap_or_else(|| "locald, by its restart policy".to_owned()),
+        };
+        self.actors.insert((key, run), actor::start(self.context.clone(), assignment));
+    }
+
+    fn forget(&mut self, project: &ProjectId) {
+        self.fleet.forget(project);
+        self.ports.remove(project);
+        self.environments.retain(|key, _| key.project != *project);
+        self.askers.retain(|key, _| key.project != *project);
+        self.context.ledger.forget_project(project.clone());
+    }
+
+    /// Tells the ledger and whoever waits that a service has changed.
+    fn announce(&mut self, key: &ServiceKey) {
+        let Some(service) = self.fleet.service(key) else { return };
+        let life = &service.life;
+        self.context.ledger.event(key, Some(life.newest), view::state_name(&life.actual), None);
+        let Some(status) = self.service_status(key) else { return };
+        for pending in self.pending.iter_mut().filter(|pending| pending.project == key.project) {
+            if !pending.goals.iter().any(|goal| goal.service == key.service) {
+                continue;
+            }
+            pending
+                .client
+                .send(ServerMessage::Event { id: pending.id, event: Event::Service(Box::new(status.clone())) });
+        }
+    }
+
+    /// Answers every request that has come about or cannot any more.
+    fn judge_all(&mut self) {
+        let (done, open): (Vec<Pending>, Vec<Pending>) = std::mem::take(&mut self.pending)
+            .into_iter()
+            .partition(|pending| pending.goals.iter().all(|goal| self.fleet.judge(&pending.project, goal).is_some()));
+        self.pending = open;
+        for pending in done {
+            self.answer(pending);
+        }
+    }
+
+    fn answer(&self, pending: Pending) {
+        let services = pending.goals.iter().filter_map(|goal| {
+            let key = ServiceKey { project: pending.project.clone(), service: goal.service.clone() };
+            let service = self.service_status(&key)?;
+            Some(ServiceOutcome {
+                service,
+                result: self.fleet.judge(&pending.project, goal).unwrap_or(OutcomeResult::TimedOut),
+                unchanged: goal.unchanged,
+                ended: pending.ended.get(&goal.service).map(|ended| ended.as_ref().clone()),
+            })
+        });
+        let outcome = Outcome { services: services.collect(), took: pending.began.elapsed() };
+        pending.client.send(ServerMessage::Reply { id: pending.id, reply: Box::new(Reply::Outcome(outcome)) });
+    }
+
+    // ---- what is shown
+
+    fn service_status(&self, key: &ServiceKey) -> Option<ServiceStatus> {
+        let service = self.fleet.service(key)?;
+        Some(view::service(self.clocks(), &self.fleet, self.ports.get(&key.project), key, service))
+    }
+
+    fn project_status(&self, id: &ProjectId) -> Option<ProjectStatus> {
+        let project = self.fleet.projects().get(id)?;
+        let keys = project.order.iter().map(|service| ServiceKey { project: id.clone(), service: service.clone() });
+        Some(ProjectStatus {
+            id: id.clone(),
+            name: project.name.clone(),
+            dir: project.dir.clone(),
+            file: project.file.clone(),
+            services: keys.filter_map(|key| self.service_status(&key)).collect(),
+        })
+    }
+
+    fn daemon_status(&self) -> DaemonStatus {
+        let home = &self.context.home;
+        DaemonStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: PROTOCOL,
+            pid: std::process::id(),
+            started_at: self.started_at,
+            epoch: self.context.epoch,
+            home: home.state().to_owned(),
+            socket: home.daemon_socket(),
+            log: home.daemon_log(),
+            projects: u32::try_from(self.fleet.projects().len()).unwrap_or(u32::MAX),
+            runs: u32::try_from(self.fleet.runs()).unwrap_or(u32::MAX),
+            clients: self.clients,
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,118 @@
+//! What a client is shown of a service: the core's facts in the protocol's words.
+
+use locald_utils::name::ServiceKey;
+use locald_utils::protocol::{FailedReason, ServiceStatus, State};
+use locald_utils::spec::Ports;
+use locald_utils::time::UnixMillis;
+
+use crate::core::Time;
+use crate::core::fleet::{Fleet, Service};
+use crate::core::lifecycle::{Actual, Reason};
+
+/// The two clocks at one moment, to tell people when something on the daemon's clock will be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    pub(crate) time: Time,
+    pub(crate) wall: UnixMillis,
+}
+
+impl Now {
+    fn wall(self, at: Time) -> UnixMillis {
+        let millis = |time: Time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        UnixMillis((self.wall.0 + millis(at)).saturating_sub(millis(self.time)))
+    }
+}
+
+/// Describes a service.
+pub(crate) fn service(
+    now: Now,
+    fleet: &Fleet,
+    ports: Option<&Ports>,
+    key: &ServiceKey,
+    service: &Service,
+) -> ServiceStatus {
+    let life = &service.life;
+    let ready_at = match life.actual {
+        Actual::Ready { since } => Some(now.wall(since)),
+        Actual::Stopped
+        | Actual::Waiting
+        | Actual::Blocked { .. }
+        | Actual::Spawning
+        | Actual::Starting { .. }
+        | Actual::Unready
+        | Actual::Stopping { .. }
+        | Actual::Stuck { .. }
+        | Actual::Backoff { .. }
+        | Actual::Completed
+        | Actual::Failed(_)
+        | Actual::Unknown => None,
+    };
+    ServiceStatus {
+        name: key.service.clone(),
+        kind: service.spec.kind,
+        desired: life.desired,
+        state: state(now, fleet, key, service),
+        run: (life.newest.0 > 0).then_some(life.newest),
+        leader: life.leader,
+        shim: life.shim,
+        started_at: life.started_at,
+        ready_at,
+        restarts: life.restarts,
+        port: ports.and_then(|ports| ports.get(&key.service).copied()),
+        last: life.last.as_ref().map(|last| last.as_ref().clone()),
+        spec_digest: life.running.as_ref().map(|spec| spec.digest()),
+        note: life.is_degraded.then(|| "degraded: its shim died; restart it when convenient".to_owned()),
+    }
+}
+
+fn state(now: Now, fleet: &Fleet, key: &ServiceKey, service: &Service) -> State {
+    match &service.life.actual {
+        Actual::Stopped => State::Stopped,
+        Actual::Waiting => State::Waiting { on: fleet.waiting_on(key) },
+        Actual::Blocked { chain, cause } => {
+            State::Failed { reason: FailedReason::Dependency { chain: chain.clone(), cause: cause.clone() } }
+        }
+        Actual::Spawning => State::Spawning,
+        Actual::Starting { .. } => State::Starting,
+        Actual::Ready { .. } => State::Ready,
+        Actual::Unready => State::Unready,
+        Actual::Stopping { kill_at } => State::Stopping { kill_at: *kill_at },
+        Actual::Stuck { survivors } => {
+            State::Failed { reason: FailedReason::Survivors { survivors: survivors.clone() } }
+        }
+        Actual::Backoff { attempt, until } => {
+            State::Backoff { attempt: *attempt, limit: service.spec.restart.limit, until: now.wall(*until) }
+        }
+        Actual::Completed => State::Completed,
+        Actual::Failed(reason) => State::Failed {
+            reason: match reason {
+                Reason::Exited => FailedReason::Exited,
+                Reason::CrashLoop { starts, within } => FailedReason::CrashLoop {
+                    starts: *starts,
+                    within_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
+                },
+                Reason::Start(failure) => FailedReason::Start(failure.clone()),
+            },
+        },
+        Actual::Unknown => State::Unknown,
+    }
+}
+
+/// The short name of a state, for the ledger's events.
+pub(crate) fn state_name(actual: &Actual) -> &'static str {
+    match actual {
+        Actual::Stopped => "stopped",
+        Actual::Waiting => "waiting",
+        Actual::Blocked { .. } => "blocked",
+        Actual::Spawning => "spawning",
+        Actual::Starting { .. } => "starting",
+        Actual::Ready { .. } => "ready",
+        Actual::Unready => "unready",
+        Actual::Stopping { .. } => "stopping",
+        Actual::Stuck { .. } => "stuck",
+        Actual::Backoff { .. } => "backoff",
+        Actual::Completed => "completed",
+        Actual::Failed(_) => "failed",
+        Actual::Unknown => "unknown",
+    }
+}

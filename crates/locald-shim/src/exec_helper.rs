@@ -1,0 +1,89 @@
+//! The exec helper: the fresh, single-threaded image between spawn and exec, where anything may be allocated or asked.
+//!
+//! It leads a session already (posix_spawn made it). It takes the terminal, changes directory, finds the program,
+//! reports ready, waits at the gate, and becomes the program. Any step that fails is reported as (stage, errno, path)
+//! with an explanation; the exit code of a service is never one that a helper made up.
+
+use std::ffi::{CString, OsString};
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use locald_utils::frame;
+use locald_utils::process::{self, sys};
+use locald_utils::record::{StartFailure, StartStage};
+use nix::errno::Errno;
+
+use crate::explain;
+use crate::spawn::{FromHelper, HELPER_FD, Plan};
+
+/// Runs the helper. Returns only when the program could not be run.
+pub(crate) fn main() -> ExitCode {
+    let Ok(mut stream) = sys::inherited(HELPER_FD).map(UnixStream::from) else {
+        crate::say("locald-shim exec is started by a shim; there is nothing to do with it by hand");
+        return ExitCode::from(2);
+    };
+    let mut decoder = frame::Decoder::default();
+    let Ok(Some(plan)) = frame::read_message::<Plan>(&mut stream, &mut decoder) else { return ExitCode::FAILURE };
+    let failure = match become_program(&plan, &mut stream) {
+        Ok(never) => match never {},
+        Err(Some(failure)) => failure,
+        // The shim closed the gate: nobody waits for an answer.
+        Err(None) => return ExitCode::FAILURE,
+    };
+    // A shim that is gone cannot be told; the helper's exit is all that is left to say.
+    let _ = frame::write_message(&mut stream, &FromHelper::Failed(failure));
+    ExitCode::from(127)
+}
+
+fn become_program(plan: &Plan, stream: &mut UnixStream) -> Result<std::convert::Infallible, Option<StartFailure>> {
+    if plan.takes_terminal {
+        sys::take_controlling_terminal(io::stdin().as_fd())
+            .map_err(|error| explain::step(StartStage::Session, &error, "could not take the terminal"))?;
+    }
+    std::env::set_current_dir(&plan.workdir).map_err(|error| explain::workdir(&plan.workdir, &error))?;
+    let path = plan.environment.get("PATH").map(|path| path.as_os_str().to_owned());
+    let program = process::find_program(&plan.argv[0], path.as_deref())
+        .map_err(|tried| explain::lookup(&plan.argv[0], path.as_deref(), &tried))?;
+    let argv = c_strings(plan.argv.iter().map(OsString::from))
+        .map_err(|error| explain::step(StartStage::Exec, &error, "the command"))?;
+    // The markers come first, where a program that writes its title over its environment destroys them last.
+    let (markers, others): (Vec<_>, Vec<_>) =
+        plan.environment.iter().partition(|(name, _)| name.starts_with("LOCALD_"));
+    let environment = markers.into_iter().chain(others).map(|(name, value)| {
+        let mut entry = OsString::from(name);
+        entry.push("=");
+        entry.push(value.as_os_str());
+        entry
+    });
+    let environment =
+        c_strings(environment).map_err(|error| explain::step(StartStage::Exec, &error, "the environment"))?;
+    let path = CString::new(program.as_os_str().as_bytes())
+        .map_err(|error| explain::step(StartStage::Exec, &error.into(), "the program's path"))?;
+    sys::close_on_exec_from(HELPER_FD)
+        .map_err(|error| explain::step(StartStage::Session, &error, "could not close inherited descriptors"))?;
+
+    frame::write_message(stream, &FromHelper::Ready).map_err(|_| None)?;
+    stream.read_exact(&mut [0]).map_err(|_| None)?;
+
+    let mut errno = Errno::ENOEXEC;
+    for attempt in 0..4 {
+        match nix::unistd::execve(&path, &argv, &environment) {
+            Ok(never) => return Ok(never),
+            Err(error) => errno = error,
+        }
+        // Somebody has it open for writing, a compiler most likely: it will be done soon (execve(2), ETXTBSY).
+        if errno != Errno::ETXTBSY || attempt == 3 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Err(Some(explain::exec(&program, errno, &argv, &environment)))
+}
+
+fn c_strings(texts: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {
+    texts.map(|text| CString::new(text.into_encoded_bytes()).map_err(io::Error::from)).collect()
+}

@@ -1,0 +1,214 @@
+//! The shim's connections: the one it was born with, and those of daemons that adopt it.
+//!
+//! Frames go in and out here and descriptors are passed; what a message means is decided in `pump`. A connection that
+//! misbehaves, or belongs to another user, is dropped and nobody else notices. The highest epoch seen is in charge.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use locald_utils::frame::{self, Decoder};
+use locald_utils::process::descriptors;
+use locald_utils::shim_protocol::{FromShim, ToShim};
+use nix::poll::PollFlags;
+
+/// Two daemons and a spare: one that died and was not noticed yet, its successor, and somebody who only looks.
+const MOST_CONNECTIONS: usize = 3;
+
+/// A frame on its way out, and the descriptor that travels with its first byte.
+struct Outgoing {
+    bytes: Vec<u8>,
+    sent: usize,
+    descriptor: Option<Rc<OwnedFd>>,
+}
+
+struct Connection {
+    stream: UnixStream,
+    decoder: Decoder,
+    outgoing: VecDeque<Outgoing>,
+    /// The epoch its daemon announced; messages before that are ignored.
+    epoch: Option<u64>,
+    is_ended: bool,
+}
+
+/// What became of a message.
+pub(crate) enum Incoming {
+    /// A daemon in charge said hello over connection `0`.
+    Hello(usize),
+    /// A daemon in charge said this over connection `0`.
+    Message(usize, ToShim),
+}
+
+/// All connections of a shim.
+pub(crate) struct Link {
+    listener: UnixListener,
+    socket: PathBuf,
+    connections: Vec<Connection>,
+    epoch: u64,
+}
+
+impl Link {
+    /// Listens at `socket`, with `control` as the first connection.
+    pub(crate) fn listen(socket: &Path, control: UnixStream) -> io::Result<Self> {
+        let listener = UnixListener::bind(socket)?;
+        listener.set_nonblocking(true)?;
+        let mut link = Self { listener, socket: socket.to_owned(), connections: Vec::new(), epoch: 0 };
+        link.add(control)?;
+        Ok(link)
+    }
+
+    fn add(&mut self, stream: UnixStream) -> io::Result<()> {
+        stream.set_nonblocking(true)?;
+        self.connections.push(Connection {
+            stream,
+            decoder: Decoder::default(),
+            outgoing: VecDeque::new(),
+            epoch: None,
+            is_ended: false,
+        });
+        Ok(())
+    }
+
+    /// What to wait for: the listener first, then each connection.
+    pub(crate) fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        let listener = std::iter::once((self.listener.as_fd(), PollFlags::POLLIN));
+        listener.chain(self.connections.iter().map(|connection| {
+            let writes = if connection.outgoing.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
+            (connection.stream.as_fd(), PollFlags::POLLIN | writes)
+        }))
+    }
+
+    /// Accepts whoever knocks.
+    pub(crate) fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            let own = nix::unistd::getuid().as_raw();
+            if descriptors::peer_uid(&stream).is_ok_and(|uid| uid == own) && self.connections.len() < MOST_CONNECTIONS {
+                // A connection that cannot even be set up is closed by being dropped.
+                let _ = self.add(stream);
+            }
+        }
+    }
+
+    /// Reads what connection `index` has to say. Returns `false` when it has ended or misbehaves; the caller drops it then.
+    pub(crate) fn receive(&mut self, index: usize, incoming: &mut Vec<Incoming>) -> bool {
+        loop {
+            let mut buffer = [0; 4096];
+            match descriptors::receive(&self.connections[index].stream, &mut buffer) {
+                // Descriptors that came along are closed here: a daemon has none to give.
+                Ok((0, _)) => return false,
+                Ok((count, _)) => self.connections[index].decoder.push(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+            loop {
+                match self.connections[index].decoder.next_frame() {
+                    Ok(Some(frame)) => match frame::decode::<ToShim>(&frame) {
+                        Ok(message) => {
+                            if !self.admit(index, message, incoming) {
+                                return false;
+                            }
+                        }
+                        Err(_) => self.send(index, &FromShim::Unsupported, None),
+                    },
+                    Ok(None) => break,
+                    Err(_) => return false,
+                }
+            }
+        }
+    }
+
+    /// Lets a message through if it comes from the daemon in charge. `false` closes the connection.
+    fn admit(&mut self, index: usize, message: ToShim, incoming: &mut Vec<Incoming>) -> bool {
+        if let ToShim::Hello { epoch, .. } = message {
+            if epoch < self.epoch {
+                self.send(index, &FromShim::Fenced { epoch: self.epoch }, None);
+                return false;
+            }
+            self.epoch = epoch;
+            self.connections[index].epoch = Some(epoch);
+            incoming.push(Incoming::Hello(index));
+            return true;
+        }
+        if self.connections[index].epoch == Some(self.epoch) {
+            incoming.push(Incoming::Message(index, message));
+            return true;
+        }
+        // It said hello before a successor took over, or never.
+        self.send(index, &FromShim::Fenced { epoch: self.epoch }, None);
+        false
+    }
+
+    /// Sends a message to one connection.
+    pub(crate) fn send(&mut self, index: usize, message: &FromShim, descriptor: Option<&Rc<OwnedFd>>) {
+        let Ok(bytes) = frame::encode(message) else { return };
+        self.connections[index].outgoing.push_back(Outgoing { bytes, sent: 0, descriptor: descriptor.cloned() });
+        self.flush(index);
+    }
+
+    /// Sends a message to every daemon in charge. Returns whether there was one.
+    pub(crate) fn tell(&mut self, message: &FromShim, descriptor: Option<&Rc<OwnedFd>>) -> bool {
+        let listening: Vec<usize> = self.in_charge().collect();
+        for &index in &listening {
+            self.send(index, message, descriptor);
+        }
+        !listening.is_empty()
+    }
+
+    fn in_charge(&self) -> impl Iterator<Item = usize> {
+        self.connections
+            .iter()
+            .enumerate()
+            .filter(|(_, connection)| connection.epoch == Some(self.epoch))
+            .map(|(index, _)| index)
+    }
+
+    /// Whether a daemon in charge is connected.
+    pub(crate) fn has_daemon(&self) -> bool {
+        self.in_charge().next().is_some()
+    }
+
+    /// Whether anyone is connected, introduced or not.
+    pub(crate) fn has_connection(&self) -> bool {
+        !self.connections.is_empty()
+    }
+
+    /// Writes what is waiting to go out, as far as the socket takes it.
+    pub(crate) fn flush(&mut self, index: usize) {
+        let Connection { stream, outgoing, .. } = &mut self.connections[index];
+        while let Some(first) = outgoing.front_mut() {
+            let descriptor = if first.sent == 0 { first.descriptor.as_deref() } else { None };
+            match descriptors::send(&*stream, &first.bytes[first.sent..], descriptor.map(AsFd::as_fd)) {
+                Ok(count) => {
+                    first.sent += count;
+                    if first.sent == first.bytes.len() {
+                        outgoing.pop_front();
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Full: the rest goes when the socket is writable. Broken: reading will notice the end.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Notes that a connection has ended. Its number stays good until [`Link::drop_ended`].
+    pub(crate) fn end(&mut self, index: usize) {
+        self.connections[index].is_ended = true;
+        self.connections[index].epoch = None;
+    }
+
+    /// Drops the connections that have ended.
+    pub(crate) fn drop_ended(&mut self) {
+        self.connections.retain(|connection| !connection.is_ended);
+    }
+
+    /// Stops listening and takes the socket away.
+    pub(crate) fn close(&self) {
+        // A socket that somebody else removed is gone, which is all that is wanted.
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}

@@ -1,0 +1,708 @@
+//! The shim's one loop: waits on everything at once, keeps the output flowing, and tells the daemon what happens.
+//!
+//! The clock is read here and nowhere else in the shim. Each turn waits, hears what is new, and lets the run take a
+//! step; no turn waits for anything but `poll`. Output has priority: it is read in every phase, because a service that
+//! cannot write does not end.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use locald_utils::log::LogWriter;
+use locald_utils::process::ladder::{Action, View};
+use locald_utils::process::{self, ProcessId, sys};
+use locald_utils::record::{self, Ended, ExitStatus, PidRecord, StartFailure, StartStage, StopRecord};
+use locald_utils::shim_protocol::{FromShim, PROTOCOL, Phase, ShimIdentity, Snapshot, StartOrder, ToShim};
+use locald_utils::time::UnixMillis;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
+
+use crate::link::{Incoming, Link};
+use crate::spawn::{Helper, Plan, Progress, Terminal, failure};
+use crate::stop::{Stop, Target};
+
+/// 10 s: how long a shim waits to be told what to run, and how long to be told that its last word was heard.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a killed shim may cost: one read that was not yet written.
+const READ_SIZE: usize = 4096;
+
+/// So many reads in a row before anything else gets a turn: 256 KiB of output.
+const READS_PER_TURN: usize = 64;
+
+/// Signals of this process, as something to poll.
+pub(crate) struct Signals(SignalDelivery<UnixStream, SignalOnly>);
+
+impl Signals {
+    /// Catches SIGCHLD, and the signals that are passed on to the service.
+    pub(crate) fn install() -> io::Result<Self> {
+        let (read, write) = UnixStream::pair()?;
+        let caught = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
+        let numbers = caught.map(|signal| signal as i32);
+        Ok(Self(SignalDelivery::with_pipe(read, write, SignalOnly, numbers)?))
+    }
+}
+
+/// Something that poll reported.
+enum Source {
+    Signals,
+    Listener,
+    Connection(usize),
+    Terminal,
+    Helper,
+    Command,
+}
+
+/// The run from the helper's start to the last process.
+struct Live {
+    order: StartOrder,
+    leader: ProcessId,
+    /// The helper until it has become the leader, and whether its gate is open.
+    helper: Option<(Helper, bool)>,
+    failed: Option<StartFailure>,
+    started_at: Option<UnixMillis>,
+    /// How and when the leader exited. Its zombie stays until the run is over.
+    exit: Option<(ExitStatus, UnixMillis)>,
+    stop: Option<Stop>,
+    command: Option<Helper>,
+    survivors: Vec<record::Survivor>,
+}
+
+enum State {
+    /// Waits for Start.
+    Idle,
+    /// Carries the run.
+    Live(Box<Live>),
+    /// Has told how it ended and waits for the acknowledgement.
+    Told(Box<FromShim>, Duration),
+    /// May go.
+    Over,
+}
+
+/// The shim of one run.
+pub(crate) struct Pump {
+    identity: ShimIdentity,
+    boot: String,
+    shim: ProcessId,
+    link: Link,
+    signals: Signals,
+    origin: Instant,
+    state: State,
+    master: Option<Rc<OwnedFd>>,
+    slave: Option<OwnedFd>,
+    log: Option<LogWriter>,
+    lost_output: u64,
+}
+
+impl Pump {
+    /// A shim that waits to be told what to run.
+    pub(crate) fn new(identity: ShimIdentity, boot: String, shim: ProcessId, link: Link, signals: Signals) -> Self {
+        Self {
+            identity,
+            boot,
+            shim,
+            link,
+            signals,
+            origin: Instant::now(),
+            state: State::Idle,
+            master: None,
+            slave: None,
+            log: None,
+            lost_output: 0,
+        }
+    }
+
+    /// Runs until the shim may go.
+    pub(crate) fn run(mut self) {
+        while !matches!(self.state, State::Over) {
+            for (source, events) in self.wait() {
+                self.handle(&source, events);
+            }
+            self.step();
+        }
+        self.leave();
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    /// When something is due even if nothing happens.
+    fn deadline(&self) -> Option<Duration> {
+        match &self.state {
+            State::Idle => Some(PATIENCE),
+            State::Live(live) => live.stop.as_ref().and_then(|stop| stop.deadline(self.now())),
+            State::Told(_, until) => Some(*until),
+            State::Over => Some(Duration::ZERO),
+        }
+    }
+
+    fn wait(&self) -> Vec<(Source, PollFlags)> {
+        let mut sources = vec![Source::Signals];
+        let mut fds = vec![PollFd::new(self.signals.0.get_read().as_fd(), PollFlags::POLLIN)];
+        for (index, (fd, interest)) in self.link.interests().enumerate() {
+            sources.push(if index == 0 { Source::Listener } else { Source::Connection(index - 1) });
+            fds.push(PollFd::new(fd, interest));
+        }
+        if let Some(master) = &self.master {
+            sources.push(Source::Terminal);
+            fds.push(PollFd::new(master.as_fd(), PollFlags::POLLIN));
+        }
+        if let State::Live(live) = &self.state {
+            let helpers = [
+                (Source::Helper, live.helper.as_ref().map(|(helper, _)| helper)),
+                (Source::Command, live.command.as_ref()),
+            ];
+            for (source, helper) in helpers {
+                if let Some(fd) = helper.and_then(Helper::listening) {
+                    sources.push(source);
+                    fds.push(PollFd::new(fd, PollFlags::POLLIN));
+                }
+            }
+        }
+        let timeout = match self.deadline() {
+            // Rounded up: waking a fraction of a millisecond early would only mean waking twice.
+            Some(deadline) => {
+                let ms = deadline.saturating_sub(self.now()).as_micros().div_ceil(1000);
+                PollTimeout::from(u16::try_from(ms).unwrap_or(u16::MAX))
+            }
+            None => PollTimeout::NONE,
+        };
+        // Interrupted by a signal: the signal's own descriptor tells the next turn. Out of memory: try again.
+        if poll(&mut fds, timeout).is_err() {
+            return Vec::new();
+        }
+        let events: Vec<PollFlags> = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
+        sources.into_iter().zip(events).filter(|(_, events)| !events.is_empty()).collect()
+    }
+
+    fn handle(&mut self, source: &Source, events: PollFlags) {
+        match source {
+            Source::Signals => self.take_signals(),
+            Source::Listener => self.link.accept(),
+            Source::Connection(index) => self.hear(*index, events),
+            Source::Terminal => self.read_terminal(),
+            Source::Helper => self.hear_helper(),
+            Source::Command => self.hear_command(),
+        }
+    }
+
+    /// Lets the run take a step after whatever happened in this turn.
+    fn step(&mut self) {
+        self.drop_ended_connections();
+        match &self.state {
+            State::Idle => {
+                if !self.link.has_connection() || self.now() >= PATIENCE {
+                    self.state = State::Over;
+                }
+            }
+            State::Live(_) => self.step_run(),
+            State::Told(_, until) => {
+                if !self.link.has_daemon() || self.now() >= *until {
+                    self.state = State::Over;
+                }
+            }
+            State::Over => {}
+        }
+    }
+
+    // ---- connections
+
+    fn hear(&mut self, index: usize, events: PollFlags) {
+        if events.contains(PollFlags::POLLOUT) {
+            self.link.flush(index);
+        }
+        if !events.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR) {
+            return;
+        }
+        let mut incoming = Vec::new();
+        if !self.link.receive(index, &mut incoming) {
+            self.link.end(index);
+        }
+        for message in incoming {
+            match message {
+                Incoming::Hello(index) => self.greet(index),
+                Incoming::Message(index, message) => self.obey(index, message),
+            }
+        }
+    }
+
+    fn drop_ended_connections(&mut self) {
+        self.link.drop_ended();
+    }
+
+    fn greet(&mut self, index: usize) {
+        let hello = FromShim::Hello {
+            protocol: PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            run: self.identity.run.clone(),
+            shim: self.shim,
+        };
+        self.link.send(index, &hello, None);
+        if let State::Told(last, _) = &self.state {
+            let last = last.clone();
+            self.link.send(index, &last, None);
+        }
+    }
+
+    fn obey(&mut self, index: usize, message: ToShim) {
+        match message {
+            // Answered by the link.
+            ToShim::Hello { .. } => {}
+            ToShim::Start(order) => self.start(*order),
+            ToShim::Status => self.snapshot(index),
+            ToShim::Stop { grace } => self.stop(grace),
+            ToShim::Signal { signal } => self.pass_on(signal.0),
+            ToShim::Ack => {
+                if matches!(self.state, State::Told(..)) {
+                    self.state = State::Over;
+                }
+            }
+        }
+    }
+
+    fn snapshot(&mut self, index: usize) {
+        let (phase, live) = match &self.state {
+            State::Idle => (Phase::Idle, None),
+            State::Live(live) => (self.phase(live), Some(live)),
+            State::Told(..) | State::Over => (Phase::Ended, None),
+        };
+        let snapshot = Snapshot {
+            run: self.identity.run.clone(),
+            kept: live.map(|live| live.order.keep.clone()),
+            phase,
+            leader: live.map(|live| live.leader),
+            started_at: live.and_then(|live| live.started_at),
+        };
+        let master = self.master.clone();
+        self.link.send(index, &FromShim::Snapshot(Box::new(snapshot)), master.as_ref());
+    }
+
+    fn phase(&self, live: &Live) -> Phase {
+        match &live.stop {
+            None => Phase::Running,
+            Some(_) if !live.survivors.is_empty() => Phase::Stuck { survivors: live.survivors.clone() },
+            Some(stop) => Phase::Stopping { kill_at: self.wall(stop.kill_at()) },
+        }
+    }
+
+    /// The wall-clock time of a deadline; now, when it has passed.
+    fn wall(&self, at: Option<Duration>) -> UnixMillis {
+        let ahead = at.unwrap_or_default().saturating_sub(self.now());
+        UnixMillis(UnixMillis::now().0 + u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX / 2))
+    }
+
+    // ---- start
+
+    fn start(&mut self, order: StartOrder) {
+        if !matches!(self.state, State::Idle) {
+            return;
+        }
+        match self.prepare(order) {
+            Ok(live) => self.state = State::Live(Box::new(live)),
+            Err(failure) => self.tell_failure(failure),
+        }
+    }
+
+    fn prepare(&mut self, order: StartOrder) -> Result<Live, StartFailure> {
+        let terminal =
+            Terminal::open().map_err(|error| failure(StartStage::Terminal, &error, "could not open a terminal"))?;
+        let log = LogWriter::open(&self.identity.service_dir, self.identity.run.number, UnixMillis::now())
+            .map_err(|error| failure(StartStage::Log, &error, "could not open its log"))?;
+        let plan = Plan {
+            argv: order.argv.clone(),
+            workdir: order.workdir.clone(),
+            environment: order.environment.clone(),
+            takes_terminal: true,
+        };
+        let helper = Helper::start(&plan, &terminal.slave, &terminal.slave)
+            .map_err(|error| failure(StartStage::Helper, &error, "could not start the exec helper"))?;
+        self.master = Some(Rc::new(terminal.master));
+        self.slave = Some(terminal.slave);
+        self.log = Some(log);
+        Ok(Live {
+            order,
+            leader: helper.process,
+            helper: Some((helper, false)),
+            failed: None,
+            started_at: None,
+            exit: None,
+            stop: None,
+            command: None,
+            survivors: Vec::new(),
+        })
+    }
+
+    fn hear_helper(&mut self) {
+        let State::Live(live) = &mut self.state else { return };
+        let Some((helper, gate_open)) = &mut live.helper else { return };
+        match helper.progress() {
+            Progress::Waiting => {}
+            Progress::Ready => {
+                let record = PidRecord {
+                    run: self.identity.run.clone(),
+                    boot: self.boot.clone(),
+                    leader: live.leader,
+                    pgid: live.leader.pid,
+                    sid: live.leader.pid,
+                    shim: self.shim,
+                };
+                let gate = record::store(&self.identity.service_dir, record::PID, &record)
+                    .map_err(|error| failure(StartStage::Record, &error, "could not write the record of the run"))
+                    .and_then(|()| {
+                        live.started_at = Some(UnixMillis::now());
+                        helper
+                            .open_gate()
+                            .map_err(|error| failure(StartStage::Helper, &error, "could not open the gate"))
+                    });
+                match gate {
+                    Ok(()) => *gate_open = true,
+                    // Dropping the helper closes the gate for good: it exits.
+                    Err(failure) => {
+                        live.failed = Some(failure);
+                        live.helper = None;
+                    }
+                }
+            }
+            Progress::Running if *gate_open => {
+                live.helper = None;
+                let started = FromShim::Started { leader: live.leader, at: live.started_at.unwrap_or_default() };
+                self.link.tell(&started, self.master.as_ref());
+            }
+            Progress::Running => {
+                live.failed = Some(StartFailure {
+                    stage: StartStage::Helper,
+                    errno: 0,
+                    path: None,
+                    message: "its exec helper was ended before it could run anything".to_owned(),
+                    hint: None,
+                    permanent: false,
+                });
+                live.helper = None;
+            }
+            Progress::Failed(failure) => {
+                live.failed = Some(failure);
+                live.helper = None;
+            }
+        }
+    }
+
+    // ---- output
+
+    fn read_terminal(&mut self) {
+        let (Some(master), Some(log)) = (&self.master, &mut self.log) else { return };
+        let mut buffer = [0; READ_SIZE];
+        for _ in 0..READS_PER_TURN {
+            match nix::unistd::read(master, &mut buffer) {
+                Ok(0) | Err(nix::errno::Errno::EIO) => {
+                    // The terminal is gone for good: macOS revokes it when the leader exits.
+                    self.master = None;
+                    return;
+                }
+                Ok(count) => log.write(&buffer[..count], UnixMillis::now()),
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Reads all that is left, when nobody is left to write more.
+    fn drain(&mut self) {
+        let Some(master) = self.master.take() else { return };
+        let Some(mut log) = self.log.take() else { return };
+        let mut buffer = [0; READ_SIZE];
+        loop {
+            match nix::unistd::read(&*master, &mut buffer) {
+                // EAGAIN is the end: the kernel brings what is under way before it answers so (n_tty_read).
+                Ok(0) => break,
+                Ok(count) => log.write(&buffer[..count], UnixMillis::now()),
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(_) => break,
+            }
+        }
+        self.slave = None;
+        self.lost_output = log.lost();
+        log.end(UnixMillis::now());
+    }
+
+    // ---- signals and children
+
+    fn take_signals(&mut self) {
+        let numbers: Vec<i32> = self.signals.0.pending().collect();
+        for number in numbers {
+            match Signal::try_from(number) {
+                Ok(Signal::SIGCHLD) => self.reap(),
+                Ok(signal) => self.pass_on(signal),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Gives a signal that was meant for the service, or sent to the shim, to the service.
+    fn pass_on(&self, signal: Signal) {
+        if let State::Live(live) = &self.state
+            && live.exit.is_none()
+        {
+            // An empty group is on its way to the exit that will be reported.
+            let _ = process::signal_group(live.leader.pid, signal);
+        }
+    }
+
+    /// Takes notice of every child that has ended. The leader's zombie stays.
+    fn reap(&mut self) {
+        let State::Live(live) = &mut self.state else { return };
+        let now = self.origin.elapsed();
+        for pid in process::children(self.shim.pid).unwrap_or_default() {
+            if pid == live.leader.pid {
+                if live.exit.is_none()
+                    && let Ok(Some(status)) = sys::exited(pid)
+                {
+                    live.exit = Some((status, UnixMillis::now()));
+                }
+                continue;
+            }
+            match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) | Err(_) => continue,
+                Ok(_) => {}
+            }
+            if live.command.as_ref().is_some_and(|command| command.process.pid == pid) {
+                live.command = None;
+            } else if let Some(stop) = &mut live.stop {
+                stop.reaped(pid);
+                stop.ladder().hurry(now);
+            }
+        }
+    }
+
+    /// Whether only the leader's zombie is left.
+    fn is_empty(&self, live: &Live) -> bool {
+        if live.exit.is_none() {
+            return false;
+        }
+        let is_child_left = match process::children(self.shim.pid) {
+            Ok(children) => children.iter().any(|&pid| pid != live.leader.pid),
+            // Not knowing is not being empty.
+            Err(_) => true,
+        };
+        if process::ORPHANS_COME_TO_THE_SHIM || is_child_left {
+            return !is_child_left;
+        }
+        match &live.stop {
+            Some(stop) => !stop.is_anyone_left(&self.target(live)),
+            None => true,
+        }
+    }
+
+    // ---- stop
+
+    fn target<'a>(&'a self, live: &'a Live) -> Target<'a> {
+        Target {
+            shim: self.shim,
+            leader: live.leader,
+            run: self.identity.run.id.as_str(),
+            signal: live.order.stop.signal,
+            command: live.command.as_ref().map(|command| command.process),
+        }
+    }
+
+    fn stop(&mut self, grace: Duration) {
+        let now = self.now();
+        let State::Live(live) = &mut self.state else { return };
+        let mut actions = Vec::new();
+        match &mut live.stop {
+            Some(stop) => stop.ladder().shorten(now, grace, &mut actions),
+            None => {
+                let has_command = live.order.stop.command.is_some() && live.helper.is_none();
+                live.stop = Some(Stop::begin(now, grace, has_command, true, &mut actions));
+            }
+        }
+        self.tell_stopping();
+        self.carry_out(actions);
+    }
+
+    fn tell_stopping(&mut self) {
+        let State::Live(live) = &self.state else { return };
+        let Some(stop) = &live.stop else { return };
+        let kill_at = self.wall(stop.kill_at());
+        let record = StopRecord { run: self.identity.run.clone(), at: UnixMillis::now(), kill_at };
+        // The record helps whoever comes after a crash; a stop does not wait for a full disk.
+        let _ = record::store(&self.identity.service_dir, record::STOP, &record);
+        self.link.tell(&FromShim::Stopping { kill_at }, None);
+    }
+
+    /// Moves the run on: to its stop when the leader has exited, along the ladder, to its end.
+    fn step_run(&mut self) {
+        let now = self.now();
+        let State::Live(live) = &self.state else { return };
+        if live.exit.is_some() && live.helper.is_some() {
+            // What the helper had to say is in its socket.
+            self.hear_helper();
+        }
+        let State::Live(live) = &self.state else { return };
+        let view = View { empty: self.is_empty(live), command_over: live.command.is_none() };
+        if view.empty && view.command_over {
+            return self.finish();
+        }
+        let mut actions = Vec::new();
+        let State::Live(live) = &mut self.state else { return };
+        match (&mut live.stop, live.exit) {
+            (Some(stop), _) => stop.step(now, view, &mut actions),
+            (None, Some((status, at))) => {
+                // The leader has left others behind: they are ended before the run counts as over.
+                let grace = live.order.stop.grace;
+                live.stop = Some(Stop::begin(now, grace, false, false, &mut actions));
+                self.link.tell(&FromShim::LeaderExited { status, at }, None);
+                self.tell_stopping();
+            }
+            (None, None) => {}
+        }
+        self.carry_out(actions);
+    }
+
+    fn carry_out(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            let State::Live(live) = &mut self.state else { return };
+            // Taken out while it acts, because it looks at the rest of the run.
+            let Some(mut stop) = live.stop.take() else { return };
+            let State::Live(live) = &self.state else { return };
+            let target = self.target(live);
+            let mut survivors = None;
+            let mut command = None;
+            match action {
+                Action::Ask => stop.ask(&target),
+                Action::Kill => stop.kill(&target),
+                Action::GiveUp => survivors = Some(stop.survivors(&target)),
+                Action::RunCommand => command = self.run_command(live),
+                Action::EndCommand => {
+                    if let Some(command) = target.command {
+                        // It leads a session of its own, and is unreaped: the number is its.
+                        let _ = process::signal_group(command.pid, Signal::SIGKILL);
+                    }
+                }
+            }
+            let State::Live(live) = &mut self.state else { return };
+            live.stop = Some(stop);
+            if command.is_some() {
+                live.command = command;
+            }
+            if let Some(survivors) = survivors {
+                live.survivors.clone_from(&survivors);
+                self.link.tell(&FromShim::Survivors { survivors }, None);
+            }
+        }
+    }
+
+    /// Starts the stop command, with its output in the log. One that cannot be run says so there, and the stop goes on.
+    fn run_command(&self, live: &Live) -> Option<Helper> {
+        let argv = live.order.stop.command.clone()?;
+        let slave = self.slave.as_ref()?;
+        let plan = Plan {
+            argv,
+            workdir: live.order.workdir.clone(),
+            environment: live.order.environment.clone(),
+            takes_terminal: false,
+        };
+        let started = std::fs::File::open("/dev/null").and_then(|null| Helper::start(&plan, &null, slave));
+        match started {
+            Ok(helper) => Some(helper),
+            Err(error) => {
+                self.note(&format!("stop_command could not be started: {error}"));
+                None
+            }
+        }
+    }
+
+    fn hear_command(&mut self) {
+        let State::Live(live) = &mut self.state else { return };
+        let Some(command) = &mut live.command else { return };
+        match command.progress() {
+            Progress::Waiting | Progress::Running => {}
+            Progress::Ready => {
+                // A gate that does not open is a command that is gone; its exit follows.
+                let _ = command.open_gate();
+            }
+            Progress::Failed(failure) => {
+                let text = format!("stop_command could not be run: {}", failure.message);
+                self.note(&text);
+            }
+        }
+    }
+
+    /// Writes a line of locald's own to the service's terminal, so that it stands in the log where it happened.
+    fn note(&self, text: &str) {
+        if let Some(slave) = &self.slave {
+            // The terminal takes a line; when it does not, the stop matters more.
+            let _ = nix::unistd::write(slave, format!("locald: {text}\n").as_bytes());
+        }
+    }
+
+    // ---- the end
+
+    fn finish(&mut self) {
+        self.drain();
+        let now = self.now();
+        let State::Live(live) = std::mem::replace(&mut self.state, State::Over) else { return };
+        let Live { leader, failed, started_at, exit, stop, .. } = *live;
+        // Nothing else bears the leader's number any more: its zombie may go.
+        let _ = waitpid(Pid::from_raw(leader.pid), None);
+        if let Some(failure) = failed {
+            return self.tell_failure(failure);
+        }
+        let (status, exited_at) = exit.unwrap_or((ExitStatus::Unknown, UnixMillis::now()));
+        let (began, requested) = stop.as_ref().map_or((now, false), |stop| (stop.began, stop.requested));
+        let (others, killed, strays) = stop.map_or((0, 0, Vec::new()), |mut stop| {
+            stop.reaped(leader.pid);
+            stop.account()
+        });
+        let ended = Ended {
+            run: self.identity.run.clone(),
+            status,
+            started_at,
+            exited_at,
+            ended_at: UnixMillis::now(),
+            stopped: requested,
+            forced: killed > 0,
+            processes: others.max(1),
+            killed,
+            strays,
+            survivors: Vec::new(),
+            stop_took: now.saturating_sub(began),
+            lost_output: self.lost_output,
+        };
+        // Without this record only a connected daemon will know; it is told all the same.
+        if let Err(error) = record::store(&self.identity.service_dir, record::EXIT, &ended) {
+            crate::say(&format!("locald-shim: could not record how {} ended: {error}", self.identity.run.service));
+        }
+        self.forget_records();
+        self.tell_last(FromShim::Ended(Box::new(ended)));
+    }
+
+    fn tell_failure(&mut self, failure: StartFailure) {
+        self.forget_records();
+        self.tell_last(FromShim::StartFailed(failure));
+    }
+
+    fn tell_last(&mut self, message: FromShim) {
+        let is_heard = self.link.tell(&message, None);
+        self.state = if is_heard { State::Told(Box::new(message), self.now() + PATIENCE) } else { State::Over };
+    }
+
+    /// Takes away the records that say a run is on.
+    fn forget_records(&self) {
+        for name in [record::PID, record::STOP, record::SHIM] {
+            // A record that stays is cleared by the next daemon: its processes are gone.
+            let _ = record::remove(&self.identity.service_dir, name);
+        }
+        self.link.close();
+    }
+
+    fn leave(self) {
+        self.forget_records();
+    }
+}
