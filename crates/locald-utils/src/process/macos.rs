@@ -1,1 +1,191 @@
-//! How macOS is asked about processes.
+//! How macOS is asked about processes: sysctl(3) and libproc. What it answers is read in [`darwin`](super::darwin).
+//!
+//! Nothing in here has run on a Mac; it is type-checked and linked for one. What rests on reading the kernel's sources
+//! alone is listed in `docs/platforms.md`.
+
+use std::ffi::OsStr;
+use std::io;
+use std::mem::{offset_of, size_of};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, getsid};
+
+use super::darwin::{self, Arguments, ListeningSocket};
+use super::{Listener, Process, ProcessId, SignalError, sent, sys};
+
+/// `PROC_PIDFDSOCKETINFO` (sys/proc_info.h), which libc does not name.
+const PROC_PIDFDSOCKETINFO: libc::c_int = 3;
+
+const _: () = assert!(size_of::<libc::proc_vnodepathinfo>() == darwin::VNODE_PATH_INFO_SIZE);
+const _: () = assert!(size_of::<libc::vnode_info_path>() * 2 == darwin::VNODE_PATH_INFO_SIZE);
+const _: () = assert!(offset_of!(libc::vnode_info_path, vip_path) == darwin::DIRECTORY);
+const _: () = assert!(size_of::<libc::proc_fdinfo>() == darwin::FD_INFO_SIZE);
+
+/// The id of this boot (`kern.bootsessionuuid`). The time of the boot is none: it moves when the clock is set.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn boot_id() -> io::Result<String> {
+    // A UUID has 36 characters and a NUL.
+    let mut buffer = [0; 64];
+    let count = sys::sysctl_by_name(c"kern.bootsessionuuid", &mut buffer)?;
+    let text = String::from_utf8_lossy(darwin::until_nul(&buffer[..count])).into_owned();
+    if text.is_empty() { Err(io::Error::other("kern.bootsessionuuid is empty")) } else { Ok(text) }
+}
+
+/// Does nothing: macOS has no subreapers. An orphan goes to launchd, so emptiness of a run is never proven by having no
+/// children; the process table is.
+///
+/// # Errors
+/// Never on macOS.
+pub fn become_subreaper() -> io::Result<()> {
+    Ok(())
+}
+
+/// The path that this process was started from. Unlike on Linux, another file may have that name by now.
+///
+/// # Errors
+/// When it cannot be found out.
+pub fn own_executable() -> io::Result<PathBuf> {
+    std::env::current_exe()
+}
+
+/// Looks at one process. `None` when there is none.
+#[must_use]
+pub fn look(pid: i32) -> Option<Process> {
+    let mut record = [0; darwin::KINFO_PROC_SIZE];
+    // No process is no error here, but an empty answer.
+    let count = sys::sysctl(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid], &mut record).ok()?;
+    let mut found = darwin::processes(record.get(..count)?);
+    darwin::fill_sessions(&mut found, session);
+    found.pop()
+}
+
+/// The session of a process; of a zombie the kernel does not tell it.
+fn session(pid: i32) -> Option<i32> {
+    getsid(Some(Pid::from_raw(pid))).ok().map(Pid::as_raw)
+}
+
+/// Looks at every process.
+///
+/// # Errors
+/// When the kernel refuses, as a sandbox may make it.
+pub fn all() -> io::Result<Vec<Process>> {
+    // More than most Macs run, so that one question is enough.
+    const FIRST: usize = 2048 * darwin::KINFO_PROC_SIZE;
+    let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_ALL];
+    let bytes = darwin::read_growing(FIRST, |buffer| sys::sysctl(&name, buffer))?;
+    let mut table = darwin::processes(&bytes);
+    darwin::fill_sessions(&mut table, session);
+    Ok(table)
+}
+
+/// The numbers of the children of `pid`, zombies included; a moment's picture.
+///
+/// # Errors
+/// When the table cannot be read.
+pub fn children(pid: i32) -> io::Result<Vec<i32>> {
+    Ok(all()?.into_iter().filter(|process| process.parent == pid).map(|process| process.id.pid).collect())
+}
+
+/// Every process below `pid`, zombies included, parents before their children; a moment's picture.
+///
+/// Whoever lost a parent on the way is a child of launchd and not found.
+///
+/// # Errors
+/// When the table cannot be read.
+pub fn descendants(pid: i32) -> io::Result<Vec<Process>> {
+    Ok(darwin::descendants(&all()?, pid))
+}
+
+/// The bytes of `KERN_PROCARGS2`. `None` when the process is gone, a zombie, or somebody else's.
+fn arguments(pid: i32) -> Option<Vec<u8>> {
+    let mut buffer = vec![0; darwin::ARGUMENTS_SIZE];
+    let count = sys::sysctl(&[libc::CTL_KERN, libc::KERN_PROCARGS2, pid], &mut buffer).ok()?;
+    // A full buffer may hold the end of the strings, without their beginning.
+    if count == buffer.len() {
+        return None;
+    }
+    buffer.truncate(count);
+    Some(buffer)
+}
+
+/// The command line of a process, arguments joined by spaces. `None` when it is gone, a zombie, or somebody else's.
+#[must_use]
+pub fn command(pid: i32) -> Option<String> {
+    let bytes = arguments(pid)?;
+    let text: Vec<_> = Arguments::parse(&bytes)?.argv.into_iter().map(String::from_utf8_lossy).collect();
+    let text = text.join(" ").trim_end().to_owned();
+    if text.is_empty() { None } else { Some(text) }
+}
+
+/// The working directory of a process, where we may see it: our own processes, or as root.
+#[must_use]
+pub fn working_directory(pid: i32) -> Option<PathBuf> {
+    let mut buffer = [0; darwin::VNODE_PATH_INFO_SIZE];
+    let count = sys::proc_pidinfo(pid, libc::PROC_PIDVNODEPATHINFO, &mut buffer).ok()?;
+    let path = darwin::working_directory(buffer.get(..count)?)?;
+    Some(PathBuf::from(OsStr::from_bytes(path)))
+}
+
+/// The value of a variable in the environment that a process was started with, where we may see it.
+///
+/// That of Apple's own programs is hidden, `/bin/sh` among them: no value is no proof that there is no marker.
+#[must_use]
+pub fn marker(pid: i32, name: &str) -> Option<String> {
+    let bytes = arguments(pid)?;
+    let value = Arguments::parse(&bytes)?.variable(name)?;
+    Some(String::from_utf8_lossy(value).into_owned())
+}
+
+/// Checks who has the number, then signals it.
+///
+/// A gap of a few microseconds is left, in which the process would have to end, be reaped, and have its number given
+/// out again, which happens after some 99,000 other processes. Stopping it first, or from macOS 14.4 on
+/// `proc_signal_with_audittoken` with the version of its [`UniqueId`](darwin::UniqueId), would close it.
+pub(super) fn signal(process: ProcessId, signal: Signal) -> Result<bool, SignalError> {
+    if ProcessId::of(process.pid) == Some(process) {
+        sent(nix::sys::signal::kill(Pid::from_raw(process.pid), signal))
+    } else {
+        Ok(false)
+    }
+}
+
+/// Finds the listening TCP sockets of a port. With `among`, only those processes are asked whether they hold one.
+///
+/// Known gap: macOS shows the sockets of our own processes only, so unlike on Linux a port that somebody else holds
+/// looks free. Reading `net.inet.tcp.pcblist_n` would tell that it is not.
+///
+/// # Errors
+/// When the process table cannot be read.
+pub fn listeners(port: u16, among: Option<&[i32]>) -> io::Result<Vec<Listener>> {
+    let candidates = match among {
+        Some(among) => among.to_vec(),
+        None => all()?.into_iter().map(|process| process.id.pid).collect(),
+    };
+    let mut found: Vec<(u64, Listener)> = Vec::new();
+    for pid in candidates {
+        for socket in listening_sockets(pid).into_iter().filter(|socket| socket.port == port) {
+            // A socket that was inherited is one listener with the first of its holders.
+            if !found.iter().any(|&(handle, _)| handle == socket.handle) {
+                found.push((socket.handle, Listener { process: look(pid), v6: socket.v6 }));
+            }
+        }
+    }
+    Ok(found.into_iter().map(|(_, listener)| listener).collect())
+}
+
+/// The listening sockets of a process; none where we may not see them.
+fn listening_sockets(pid: i32) -> Vec<ListeningSocket> {
+    const FIRST: usize = 1024 * darwin::FD_INFO_SIZE;
+    let listed = darwin::read_growing(FIRST, |buffer| sys::proc_pidinfo(pid, libc::PROC_PIDLISTFDS, buffer));
+    let listed = listed.unwrap_or_default();
+    let sockets = darwin::socket_descriptors(&listed).filter_map(|fd| {
+        let mut buffer = [0; darwin::SOCKET_FD_INFO_SIZE];
+        let count = sys::proc_pidfdinfo(pid, fd, PROC_PIDFDSOCKETINFO, &mut buffer).ok()?;
+        ListeningSocket::parse(buffer.get(..count)?)
+    });
+    sockets.collect()
+}

@@ -1,8 +1,9 @@
 //! Processes: who they are, what belongs to a run, how to signal without ever hitting a stranger.
 //!
 //! Callers see no difference between systems: [`linux`](self) and `macos` are twins with the same functions, and only
-//! they know how a kernel is asked. Who belongs to a run is decided by one pure function in [`membership`], when to
-//! signal whom by the pure [`ladder`]. Unsafe calls live in `sys`, one small function each.
+//! they know how a kernel is asked. What the kernel of macOS answers is read by the pure [`darwin`], which is compiled
+//! and tested everywhere. Who belongs to a run is decided by one pure function in [`membership`], when to signal whom by
+//! the pure [`ladder`]. Unsafe calls live in `sys`, one small function each.
 
 use std::ffi::OsStr;
 use std::io;
@@ -13,6 +14,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+pub mod darwin;
 pub mod descriptors;
 pub mod ladder;
 pub mod membership;
@@ -85,7 +87,7 @@ pub struct Process {
     pub parent: i32,
     /// Its process group.
     pub group: i32,
-    /// Its session.
+    /// Its session; 0 for a zombie of macOS of which nothing tells it.
     pub session: i32,
     /// Its controlling terminal as a device number, 0 for none.
     pub terminal: u64,
@@ -104,7 +106,7 @@ pub enum ProcessState {
     Live,
     /// Is stopped (SIGSTOP, SIGTSTP, a debugger): takes nothing but SIGKILL and SIGCONT.
     Stopped,
-    /// Sleeps where no signal reaches it.
+    /// Sleeps where no signal reaches it. macOS does not tell: there it counts as live.
     Uninterruptible,
     /// Has ended and waits for its parent.
     Zombie,
@@ -163,7 +165,7 @@ pub enum SignalError {
 /// Sends `signal` to exactly this process.
 ///
 /// Returns `Ok(false)` if it is gone or its number belongs to another process now; that one gets nothing. On Linux the
-/// check and the signal go through one pidfd, so that nothing can come between them.
+/// check and the signal go through one pidfd, so that nothing can come between them. macOS is asked right before.
 ///
 /// # Errors
 /// [`SignalError::NotPermitted`] if the process changed its user.
@@ -258,6 +260,27 @@ mod tests {
         assert_eq!(signal(stranger, Signal::SIGKILL), Ok(false));
         assert!(!stranger.is_alive());
         assert!(own.is_alive());
+    }
+
+    #[test]
+    fn the_calling_process_is_seen_as_it_is() {
+        let own = std::process::id().cast_signed();
+        let seen = look(own).expect("alive");
+        let number = |pid: nix::Result<Pid>| pid.expect("alive").as_raw();
+        assert_eq!(seen.parent, nix::unistd::getppid().as_raw());
+        assert_eq!(seen.group, number(nix::unistd::getpgid(None)));
+        assert_eq!(seen.session, number(nix::unistd::getsid(None)));
+        assert_eq!((seen.uid, seen.state), (nix::unistd::getuid().as_raw(), ProcessState::Live));
+        assert!(
+            all().expect("readable").iter().any(|process| process.id == seen.id && process.session == seen.session)
+        );
+        assert_eq!(working_directory(own), std::env::current_dir().ok());
+        assert_eq!(marker(own, "PATH"), std::env::var("PATH").ok());
+        assert_eq!(marker(own, "LOCALD_NO_SUCH_VARIABLE"), None);
+        let command = command(own).expect("alive");
+        assert!(command.starts_with(&std::env::args().next().expect("a name")), "{command}");
+        assert_eq!(boot_id().expect("known"), boot_id().expect("known"));
+        assert_eq!(look(0), None);
     }
 
     #[test]

@@ -83,7 +83,8 @@ pub fn place(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
 /// Has every descriptor from `first` up closed by the next exec, whoever opened it and whatever it was inherited from.
 ///
 /// # Errors
-/// Those of close_range(2); ENOSYS before Linux 5.9, then the descriptors of `/dev/fd` are marked one by one.
+/// Those of reading `/dev/fd`, whose descriptors are marked one by one where the call fails: close_range(2) is there
+/// since Linux 5.9, its flag since 5.11, and not on macOS.
 pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
@@ -128,4 +129,75 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: nix::sys::signal::Signal
     let result =
         unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as libc::c_int, no_info, 0) };
     Errno::result(result).map(drop)
+}
+
+/// Asks for a value of the kernel by its number (sysctl(3)). Returns how many bytes of `buffer` were written.
+///
+/// # Errors
+/// ENOMEM when the buffer is too small, as a rule; EINVAL for `KERN_PROCARGS2` of a process that is gone, a zombie or
+/// somebody else's.
+#[cfg(target_os = "macos")]
+pub fn sysctl(name: &[libc::c_int], buffer: &mut [u8]) -> nix::Result<usize> {
+    let numbers = libc::c_uint::try_from(name.len()).map_err(|_| Errno::EINVAL)?;
+    let mut count = buffer.len();
+    // SAFETY: the kernel reads `numbers` integers of `name`, which it does not write to though the pointer allows it,
+    // and writes at most `count` bytes of `buffer`; all outlive the call. No new value is given.
+    let result = unsafe {
+        let no_value = std::ptr::null_mut();
+        libc::sysctl(name.as_ptr().cast_mut(), numbers, buffer.as_mut_ptr().cast(), &raw mut count, no_value, 0)
+    };
+    Errno::result(result)?;
+    Ok(count)
+}
+
+/// Asks for a value of the kernel by its name (sysctlbyname(3)). Returns how many bytes of `buffer` were written.
+///
+/// # Errors
+/// ENOENT when there is no such value, ENOMEM when the buffer is too small.
+#[cfg(target_os = "macos")]
+pub fn sysctl_by_name(name: &std::ffi::CStr, buffer: &mut [u8]) -> nix::Result<usize> {
+    let mut count = buffer.len();
+    // SAFETY: `name` ends with a NUL; the kernel writes at most `count` bytes of `buffer`; both outlive the call. No new
+    // value is given.
+    let result = unsafe {
+        let no_value = std::ptr::null_mut();
+        libc::sysctlbyname(name.as_ptr(), buffer.as_mut_ptr().cast(), &raw mut count, no_value, 0)
+    };
+    Errno::result(result)?;
+    Ok(count)
+}
+
+/// Asks for information about a process (libproc.h). Returns how many bytes of `buffer` were written, never 0.
+///
+/// # Errors
+/// ESRCH when it is gone, EPERM when it is somebody else's, ENOMEM when the buffer is too small for one record.
+#[cfg(target_os = "macos")]
+pub fn proc_pidinfo(pid: i32, flavor: libc::c_int, buffer: &mut [u8]) -> nix::Result<usize> {
+    let size = libc::c_int::try_from(buffer.len()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the kernel writes at most `size` bytes of `buffer`, which outlives the call; the rest are integers.
+    let result = unsafe { libc::proc_pidinfo(pid, flavor, 0, buffer.as_mut_ptr().cast(), size) };
+    written(result)
+}
+
+/// Asks for information about a descriptor of a process (libproc.h). Returns how many bytes of `buffer` were written,
+/// never 0.
+///
+/// # Errors
+/// EBADF when it is closed or of another kind, else as [`proc_pidinfo`].
+#[cfg(target_os = "macos")]
+pub fn proc_pidfdinfo(pid: i32, fd: RawFd, flavor: libc::c_int, buffer: &mut [u8]) -> nix::Result<usize> {
+    let size = libc::c_int::try_from(buffer.len()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the kernel writes at most `size` bytes of `buffer`, which outlives the call; the rest are integers, and
+    // `fd` is a number in the other process.
+    let result = unsafe { libc::proc_pidfdinfo(pid, fd, flavor, buffer.as_mut_ptr().cast(), size) };
+    written(result)
+}
+
+/// Reads what libproc returns: it tells a failure by 0, not by -1.
+#[cfg(target_os = "macos")]
+fn written(result: libc::c_int) -> nix::Result<usize> {
+    match usize::try_from(result) {
+        Ok(count) if count > 0 => Ok(count),
+        Ok(_) | Err(_) => Err(Errno::last()),
+    }
 }
