@@ -248,9 +248,15 @@ impl fmt::Debug for RunId {
 /// Finds the candidate nearest to a mistyped `word`, if one is near enough to be meant.
 #[must_use]
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // Jaro-Winkler looks for letters within half a word's length, which in a word of three is nowhere: `wbe` is as far
+    // from `web` to it as from `wxy`. One slip of the finger is near in any word that is long enough to be recognised.
+    let likeness = |candidate: &str| {
+        let is_one_slip = word.chars().count() >= 3 && strsim::osa_distance(word, candidate) == 1;
+        strsim::jaro_winkler(word, candidate).max(if is_one_slip { 0.9 } else { 0.0 })
+    };
     candidates
         .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(word, candidate), candidate))
+        .map(|candidate| (likeness(candidate), candidate))
         .filter(|(likeness, _)| *likeness > 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
@@ -284,6 +290,8 @@ mod tests {
         let names = ["web", "worker", "database"];
         assert_eq!(nearest("wroker", names), Some("worker"));
         assert_eq!(nearest("databse", names), Some("database"));
+        assert_eq!(nearest("wbe", names), Some("web"));
         assert_eq!(nearest("zzz", names), None);
+        assert_eq!(nearest("a", ["b"]), None);
     }
 }

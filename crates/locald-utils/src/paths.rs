@@ -179,10 +179,16 @@ impl Home {
         older.unwrap_or(named)
     }
 
+    /// The directory of the shims' sockets. Empty when no run can be left over.
+    #[must_use]
+    pub fn shim_sockets(&self) -> PathBuf {
+        self.runtime.join("s")
+    }
+
     /// The socket of a run's shim.
     #[must_use]
     pub fn shim_socket(&self, run: &RunId) -> PathBuf {
-        self.runtime.join("s").join(run.as_str())
+        self.shim_sockets().join(run.as_str())
     }
 }
 

@@ -1,0 +1,5 @@
+//! The program `locald`.
+
+fn main() -> std::process::ExitCode {
+    locald_cli::main()
+}

@@ -1,0 +1,422 @@
+//! What may be typed. Says nothing about what it does; that is in `verbs`.
+//!
+//! `-f` is short for `--file` before the verb (`locald -f other.toml up`), as in `docker compose -f`. After the verb it
+//! belongs to the verb, where it means "follow" (`locald logs -f`); `--file` and `-C` may stand anywhere.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use locald_utils::protocol::{Failure, FailureCode, WaitFor};
+
+use crate::render::json;
+
+/// Runs the services of a development project.
+#[derive(Debug, Parser)]
+#[command(name = "locald", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(
+    long_about = "Runs the services of a development project.\n\n`locald up` starts what locald.toml declares in the \
+                  order its dependencies need, `locald status` tells how it stands, `locald down` ends it and proves \
+                  that nothing is left."
+)]
+#[command(after_help = "Examples:
+  locald up              start everything and wait until it is ready
+  locald status          how it stands
+  locald logs -f web     follow the output of one service
+  locald down            end everything
+
+Exit codes: 0 done, 1 failed, 2 usage or locald.toml, 3 nothing runs, 4 no such service or project,
+124 timed out, 130 interrupted.")]
+pub(crate) struct Cli {
+    /// What every verb understands.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What every verb understands.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Global {
+    /// Act as if started in DIR.
+    #[arg(short = 'C', long = "directory", value_name = "DIR", global = true)]
+    pub(crate) dir: Option<PathBuf>,
+    /// Use FILE instead of the locald.toml found in or above the directory.
+    #[arg(long = "file", value_name = "FILE", global = true, env = "LOCALD_FILE", hide_env_values = true)]
+    pub(crate) file: Option<PathBuf>,
+    /// The same as --file; only before the verb.
+    #[arg(short = 'f', id = "short_file", value_name = "FILE")]
+    pub(crate) short_file: Option<PathBuf>,
+    /// Print one JSON object instead of text.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// When to use colour.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t, global = true)]
+    pub(crate) color: ColorWhen,
+    /// Print names only, or nothing where only progress would be shown.
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Say more about how it is done.
+    #[arg(short, long, global = true, action = ArgAction::SetTrue)]
+    pub(crate) verbose: bool,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorWhen {
+    /// On a terminal, unless NO_COLOR or TERM=dumb says otherwise.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Start services and wait until they are ready. [changes state]
+    Up(UpArgs),
+    /// End all services of the project and prove that nothing is left. [changes state]
+    Down(DownArgs),
+    /// Start services that are stopped. [changes state]
+    Start(StartArgs),
+    /// End services; others stay. [changes state]
+    Stop(StopArgs),
+    /// End services and start them again, with the environment of now. [changes state]
+    Restart(RestartArgs),
+    /// Show how the services of the project stand. [read-only]
+    #[command(visible_alias = "ps")]
+    Status(StatusArgs),
+    /// List all projects that the daemon knows. [read-only]
+    Ls,
+    /// Check locald.toml; needs no daemon. [read-only]
+    Check,
+    /// Wait until services are ready, completed or stopped. [read-only]
+    Wait(WaitArgs),
+    /// Start, stop or look at the daemon.
+    Daemon(DaemonArgs),
+    /// Print a completion script for a shell. [read-only]
+    #[command(after_help = "Examples:
+  locald completions bash > ~/.local/share/bash-completion/completions/locald
+  locald completions zsh > ~/.zfunc/_locald
+  locald completions fish > ~/.config/fish/completions/locald.fish")]
+    Completions(CompletionsArgs),
+}
+
+impl Verb {
+    /// The verb as typed, for the `verb` field of `--json`.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Up(_) => "up",
+            Self::Down(_) => "down",
+            Self::Start(_) => "start",
+            Self::Stop(_) => "stop",
+            Self::Restart(_) => "restart",
+            Self::Status(_) => "status",
+            Self::Ls => "ls",
+            Self::Check => "check",
+            Self::Wait(_) => "wait",
+            Self::Daemon(args) => args.verb.name(),
+            Self::Completions(_) => "completions",
+        }
+    }
+}
+
+/// Services by name.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Services {
+    /// Names or quoted globs ('api-*'); all when none is given.
+    #[arg(value_name = "SERVICE")]
+    pub(crate) patterns: Vec<String>,
+}
+
+/// How long to wait for the outcome.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Limit {
+    /// How long to wait, with a unit: 500ms, 30s, 2m.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+/// The arguments of `up`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  locald up                  everything
+  locald up web              web and what it depends on
+  locald up --timeout 5m     for a slow first build
+
+Services run on after this command ends. `up` twice is fine: what runs is left alone, unless its part of
+locald.toml changed. Interrupting it ends only the waiting.")]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) services: Services,
+    #[command(flatten)]
+    pub(crate) limit: Limit,
+}
+
+/// The arguments of `down`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  locald down           each service gets its grace period
+  locald down --now     kill at once
+
+Exits with 0 only when no process of any service is left; otherwise with 1, naming each.")]
+pub(crate) struct DownArgs {
+    /// Kill at once instead of waiting for the grace period.
+    #[arg(long)]
+    pub(crate) now: bool,
+}
+
+/// The arguments of `start`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  locald start web
+  locald start 'api-*'")]
+pub(crate) struct StartArgs {
+    #[command(flatten)]
+    pub(crate) services: Services,
+    #[command(flatten)]
+    pub(crate) limit: Limit,
+}
+
+/// The arguments of `stop`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  locald stop web
+  locald stop --now 'api-*'")]
+pub(crate) struct StopArgs {
+    #[command(flatten)]
+    pub(crate) services: Services,
+    /// Kill at once instead of waiting for the grace period.
+    #[arg(long)]
+    pub(crate) now: bool,
+}
+
+/// The arguments of `restart`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  locald restart web
+  FEATURE=1 locald restart web     with another environment")]
+pub(crate) struct RestartArgs {
+    #[command(flatten)]
+    pub(crate) services: Services,
+    #[command(flatten)]
+    pub(crate) limit: Limit,
+}
+
+/// The arguments of `status`.
+#[derive(Clone, Debug, Default, Args)]
+#[command(after_help = "Examples:
+  locald status
+  locald status --wide          with processes, CPU and memory
+  locald status --short         for a prompt: 3/4 ready
+  locald status --exit-code     for a script
+
+Exits with 0 when it could report. With --exit-code: 0 nothing is wrong, 1 a service failed or is unready,
+3 nothing runs, 5 a service is on its way (waiting, starting, a job at work, or stopping).")]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) services: Services,
+    /// Add the leader's pid, and processes, CPU and memory of the whole run.
+    #[arg(long, conflicts_with = "short")]
+    pub(crate) wide: bool,
+    /// Print one short line.
+    #[arg(long)]
+    pub(crate) short: bool,
+    /// Let the exit code tell how the services stand.
+    #[arg(long)]
+    pub(crate) exit_code: bool,
+}
+
+/// The arguments of `wait`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  locald wait web                           until it is ready
+  locald wait migrate --for completed
+  locald wait --for stopped --timeout 5s
+
+Exits with 0 when it holds, 1 when it can never hold, 124 when the time is up, 3 when nothing runs.")]
+pub(crate) struct WaitArgs {
+    #[command(flatten)]
+    pub(crate) services: Services,
+    /// What to wait for.
+    #[arg(long = "for", value_name = "WHAT", value_enum, default_value_t)]
+    pub(crate) until: Until,
+    #[command(flatten)]
+    pub(crate) limit: Limit,
+}
+
+/// What `wait` waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Until {
+    /// Services are ready, jobs have completed.
+    #[default]
+    Ready,
+    /// Jobs have ended with exit code 0.
+    Completed,
+    /// No process is left.
+    Stopped,
+}
+
+impl From<Until> for WaitFor {
+    fn from(until: Until) -> Self {
+        match until {
+            Until::Ready => Self::Ready,
+            Until::Completed => Self::Completed,
+            Until::Stopped => Self::Stopped,
+        }
+    }
+}
+
+/// The arguments of `daemon`.
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct DaemonArgs {
+    /// What to do with the daemon.
+    #[command(subcommand)]
+    pub(crate) verb: DaemonVerb,
+}
+
+/// What to do with the daemon.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DaemonVerb {
+    /// Start the daemon if it does not run. Other verbs do so by themselves. [changes state]
+    Start,
+    /// End the daemon. Services run on, and the next daemon takes them over. [changes state]
+    Stop {
+        /// End all services of all projects first.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show the daemon; exits with 3 when none runs. [read-only]
+    Status,
+    /// Run the daemon in the foreground, with its log on stderr.
+    Run,
+}
+
+impl DaemonVerb {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Start => "daemon start",
+            Self::Stop { .. } => "daemon stop",
+            Self::Status => "daemon status",
+            Self::Run => "daemon run",
+        }
+    }
+}
+
+/// The arguments of `completions`.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// Which shell.
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Reads a time with units: `500ms`, `30s`, `2m`, `1h30m`.
+///
+/// A bare number is refused: nobody agrees whether it means seconds or milliseconds.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let mut rest = text.trim();
+    let mut total = Duration::ZERO;
+    if rest.is_empty() {
+        return Err("write a number and a unit: 30s".to_owned());
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let number: u64 =
+            rest[..digits].parse().map_err(|_| format!("`{text}` is not a time; write 500ms, 30s or 2m"))?;
+        rest = &rest[digits..];
+        let letters = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
+        let ms = match &rest[..letters] {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "" => return Err(format!("`{text}` has no unit; write {text}s for seconds")),
+            unit => return Err(format!("`{unit}` is no unit of time; use ms, s, m or h")),
+        };
+        rest = &rest[letters..];
+        let part = number.checked_mul(ms).map(Duration::from_millis);
+        total = part.and_then(|part| total.checked_add(part)).ok_or_else(|| format!("`{text}` is too long"))?;
+    }
+    Ok(total)
+}
+
+/// Shows a usage error, or the help or version that was asked for. Returns the exit code.
+pub(crate) fn explain(error: &clap::Error, mut typed: impl Iterator<Item = OsString>) -> u8 {
+    let code = u8::try_from(error.exit_code()).unwrap_or(2);
+    if error.use_stderr() && typed.any(|argument| argument == "--json") {
+        let text = error.to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        let failure = Failure::new(FailureCode::Usage, message);
+        // A reader that has gone away wants no answer.
+        let _ = writeln!(std::io::stdout(), "{}", json::failure(None, &failure));
+    } else {
+        let _ = error.print();
+    }
+    code
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Cli {
+        Cli::try_parse_from(line.split(' ')).expect("parses")
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn file_and_directory_may_stand_before_or_after_the_verb() {
+        for line in ["locald -C /a --file b.toml up", "locald up -C /a --file b.toml", "locald -f b.toml -C /a up"] {
+            let cli = parse(line);
+            assert_eq!(cli.global.dir, Some("/a".into()), "{line}");
+            assert_eq!(cli.global.file.or(cli.global.short_file), Some("b.toml".into()), "{line}");
+        }
+    }
+
+    #[test]
+    fn short_f_after_a_verb_is_not_the_file() {
+        assert!(Cli::try_parse_from(["locald", "status", "-f", "x"]).is_err());
+    }
+
+    #[test]
+    fn flags_of_every_verb_are_global() {
+        let cli = parse("locald status --json -q -v --color never --wide web");
+        assert!(cli.global.json && cli.global.quiet && cli.global.verbose);
+        assert_eq!(cli.global.color, ColorWhen::Never);
+        assert!(matches!(cli.verb, Verb::Status(args) if args.wide && args.services.patterns == ["web"]));
+    }
+
+    #[test]
+    fn ps_is_status_and_wait_names_its_condition() {
+        assert_eq!(parse("locald ps").verb.name(), "status");
+        let Verb::Wait(args) = parse("locald wait db --for stopped --timeout 1m30s").verb else { panic!("not wait") };
+        assert_eq!(args.until, Until::Stopped);
+        assert_eq!(args.limit.timeout, Duration::from_secs(90));
+    }
+
+    #[test]
+    fn a_time_needs_a_unit() {
+        for (text, ms) in [("500ms", 500), ("30s", 30_000), ("2m", 120_000), ("1h30m", 5_400_000), ("0s", 0)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        assert_eq!(duration("60"), Err("`60` has no unit; write 60s for seconds".into()));
+        assert_eq!(duration("5 days"), Err("`5 days` has no unit; write 5 dayss for seconds".into()));
+        for text in ["", "s", "-1s", "1.5s", "99999999999999999999s", "9999999999999999999h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Starting the daemon when there is something for it to do, and telling whether anything may run without one.
+//!
+//! The daemon is started by exec, away from the terminal of whoever started it, and says over a pipe how it went. A
+//! pipe that ends without a word means it crashed; then its log is shown.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use locald_utils::paths::Home;
+use locald_utils::process::Spawn;
+use locald_utils::protocol::{DaemonStart, Failure, FailureCode};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::client::Client;
+use crate::failure;
+use crate::screen::Screen;
+
+/// The daemon's program, installed beside this one.
+const PROGRAM: &str = "locald-server";
+
+/// The descriptor on which the daemon says how its start went.
+const READY_FD: i32 = 3;
+
+/// 10 s: a daemon starts in 30 ms; one that has to repair its ledger on a slow disk may need longer.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// 2 s: for another daemon, which holds the lock, to listen or to leave.
+const LOCK_LIMIT: Duration = Duration::from_secs(2);
+
+/// Lines of its log that are shown when a daemon did not start.
+const LOG_LINES: usize = 10;
+
+/// Connects to the daemon of `home`, and starts one if there is none.
+///
+/// # Errors
+/// Why it cannot be started, or cannot be reached.
+pub(crate) fn connect_or_start(home: &Home, screen: &mut Screen) -> Result<Client, Failure> {
+    home.prepare().map_err(|error| failure::home(&error))?;
+    let until = Instant::now() + LOCK_LIMIT;
+    let mut pause = Duration::from_millis(2);
+    loop {
+        if let Some(client) = Client::connect(home)? {
+            let daemon = client.daemon();
+            screen.mention(&format!("daemon: pid {}, locald {}", daemon.pid, daemon.version));
+            return Ok(client);
+        }
+        let holder = match start_daemon(home)? {
+            DaemonStart::Ready { pid } => {
+                screen.mention(&format!("started a daemon: pid {pid}"));
+                Some(pid)
+            }
+            DaemonStart::AlreadyRunning { pid } => pid,
+            DaemonStart::Failed { failure } => return Err(failure),
+        };
+        if let Some(client) = Client::connect(home)? {
+            return Ok(client);
+        }
+        if Instant::now() > until {
+            return Err(unreachable(home, holder));
+        }
+        // Another daemon is between taking its lock and listening, or between closing its socket and leaving. Neither
+        // makes an event that a stranger could wait for.
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(100));
+    }
+}
+
+/// Connects to the daemon if there is one, or if something may run that only a daemon can end or judge.
+///
+/// Runs survive their daemon. A `down` that took "no daemon" for "nothing runs" would leave them behind.
+///
+/// # Errors
+/// Those of [`connect_or_start`].
+pub(crate) fn connect_if_anything_runs(home: &Home, screen: &mut Screen) -> Result<Option<Client>, Failure> {
+    if let Some(client) = Client::connect(home)? {
+        return Ok(Some(client));
+    }
+    if leaves_runs(home) { connect_or_start(home, screen).map(Some) } else { Ok(None) }
+}
+
+/// Whether a shim has left its socket behind: it runs, or was killed and may have left its service running.
+pub(crate) fn leaves_runs(home: &Home) -> bool {
+    home.shim_sockets().read_dir().is_ok_and(|mut entries| entries.next().is_some())
+}
+
+fn unreachable(home: &Home, holder: Option<u32>) -> Failure {
+    let who = holder.map_or("another daemon".to_owned(), |pid| format!("a daemon (pid {pid})"));
+    let message = format!("{who} holds {} and cannot be reached", home.daemon_lock().display());
+    let hint = format!("its log may say why: {}", home.daemon_log().display());
+    Failure::new(FailureCode::TimedOut, message).hint(hint)
+}
+
+/// Starts a daemon and waits until it says how that went.
+fn start_daemon(home: &Home) -> Result<DaemonStart, Failure> {
+    let program = program()?;
+    let log_before = home.daemon_log().metadata().map_or(0, |meta| meta.len());
+    let ready = spawn(home, &program).map_err(|error| {
+        failure::io(format_args!("start {}", program.display()), &error)
+            .hint("`locald daemon run` starts the daemon in the foreground")
+    })?;
+    let word = read_word(ready).map_err(|error| failure::io("learn how the daemon started", &error))?;
+    match word {
+        Some(line) => serde_json::from_str(&line).map_err(|error| {
+            let message = format!("{} said something that is not understood: {error}", program.display());
+            Failure::new(FailureCode::Protocol, message)
+        }),
+        None => Err(crashed(home, log_before)),
+    }
+}
+
+/// Spawns the daemon in a session of its own: harmless descriptors 0 and 1, its log as 2, the pipe as 3. Returns the
+/// pipe's read end.
+///
+/// The daemon itself leaves the working directory and closes what else it may have inherited.
+fn spawn(home: &Home, program: &Path) -> io::Result<OwnedFd> {
+    let (reader, writer) = io::pipe()?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let log = File::options().append(true).create(true).mode(0o600).open(home.daemon_log())?;
+    let spawn = Spawn::new(program).arg("--ready-fd").arg(READY_FD.to_string());
+    let spawn = spawn.descriptor(&null, 0)?.descriptor(&null, 1)?.descriptor(&log, 2)?.descriptor(&writer, READY_FD)?;
+    // Nobody reaps it here: it outlives this process, and if it does not, the pipe tells.
+    spawn.start()?;
+    Ok(reader.into())
+}
+
+/// Reads the one line a new daemon writes. `None` when it ended without one.
+fn read_word(pipe: OwnedFd) -> io::Result<Option<String>> {
+    let until = Instant::now() + START_LIMIT;
+    let mut pipe = File::from(pipe);
+    let mut line = Vec::new();
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => return Err(io::Error::new(io::ErrorKind::TimedOut, "it said nothing within 10 s")),
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(errno) => return Err(errno.into()),
+        }
+        let mut bytes = [0; 4096];
+        let count = pipe.read(&mut bytes)?;
+        line.extend_from_slice(&bytes[..count]);
+        if count == 0 || line.contains(&b'\n') {
+            break;
+        }
+    }
+    let text = String::from_utf8_lossy(&line);
+    Ok(text.lines().next().filter(|line| !line.trim().is_empty()).map(str::to_owned))
+}
+
+/// Makes the failure of a daemon that ended without a word, with what it wrote to its log.
+fn crashed(home: &Home, log_before: u64) -> Failure {
+    let log = home.daemon_log();
+    let written = std::fs::read(&log).unwrap_or_default();
+    let new = written.get(usize::try_from(log_before).unwrap_or(0)..).unwrap_or(&written);
+    let text = String::from_utf8_lossy(new);
+    let lines: Vec<&str> = text.lines().collect();
+    let tail = lines[lines.len().saturating_sub(LOG_LINES)..].iter().map(|line| format!("\n  | {line}"));
+    let message = format!("the daemon ended before it could listen{}", tail.collect::<String>());
+    Failure::new(FailureCode::Failed, message).hint(format!("its whole log: {}", log.display()))
+}
+
+/// Finds the daemon's program beside this one, whether this one was called by its name or through a symlink.
+///
+/// # Errors
+/// [`FailureCode::Failed`] when it is in neither place.
+pub(crate) fn program() -> Result<PathBuf, Failure> {
+    let own = std::env::current_exe().map_err(|error| failure::io("find out where locald is installed", &error))?;
+    let real = own.canonicalize().unwrap_or_else(|_| own.clone());
+    let beside = [real, own].map(|path| path.with_file_name(PROGRAM));
+    match beside.iter().find(|path| path.is_file()) {
+        Some(program) => Ok(program.clone()),
+        None => {
+            let message = format!("the daemon's program is missing: {}", beside[0].display());
+            Err(Failure::new(FailureCode::Failed, message).hint("install locald again; it consists of three programs"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn word(written: &[u8]) -> Option<String> {
+        let (reader, mut writer) = io::pipe().expect("a pipe");
+        writer.write_all(written).expect("writes");
+        drop(writer);
+        read_word(reader.into()).expect("reads")
+    }
+
+    #[test]
+    fn the_first_line_counts_and_an_end_without_one_is_told_apart() {
+        assert_eq!(word(b"{\"ready\":{\"pid\":7}}\n"), Some("{\"ready\":{\"pid\":7}}".into()));
+        assert_eq!(word(b""), None);
+        assert_eq!(word(b"\n"), None);
+    }
+
+    #[test]
+    fn the_line_is_read_although_the_daemon_keeps_the_pipe_open() {
+        let (reader, mut writer) = io::pipe().expect("a pipe");
+        writer.write_all(b"{}\n").expect("writes");
+        assert_eq!(read_word(reader.into()).expect("reads"), Some("{}".into()));
+    }
+
+    #[test]
+    fn a_crash_shows_what_the_daemon_wrote_this_time() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let home = Home::under(dir.path());
+        home.prepare().expect("prepares");
+        std::fs::write(home.daemon_log(), "old\npanicked: no disk\n").expect("writes");
+        let failure = crashed(&home, 4);
+        assert_eq!(failure.message, "the daemon ended before it could listen\n  | panicked: no disk");
+        assert_eq!(failure.code, FailureCode::Failed);
+    }
+
+    #[test]
+    fn a_shims_socket_is_a_sign_of_something_that_runs() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let home = Home::under(dir.path());
+        assert!(!leaves_runs(&home));
+        home.prepare().expect("prepares");
+        assert!(!leaves_runs(&home));
+        std::fs::write(home.shim_sockets().join("0123456789abcdef"), "").expect("writes");
+        assert!(leaves_runs(&home));
+    }
+}

@@ -1,0 +1,182 @@
+//! The environment that services start from: the caller's, less what belongs to the caller's terminal or agent.
+//!
+//! A service outlives the terminal and the agent session that started it, and its output is read elsewhere. So that it
+//! is the same whoever calls, these are left out:
+//!
+//! - the terminal and its multiplexer: `COLUMNS`, `LINES`, `COLORTERM`, `WINDOWID`, `VTE_VERSION`, `TERM_*`, `TMUX*`,
+//!   `STY`, `WINDOW`, `ZELLIJ*`, `KITTY_*`, `WEZTERM_*`, `ITERM_*`, `LC_TERMINAL*`, `ALACRITTY_*`, `GHOSTTY_*`, `WARP_*`,
+//!   `KONSOLE_*`, `GNOME_TERMINAL_*`, `TERMINAL_EMULATOR`, `WT_SESSION`, `WT_PROFILE_ID`, `GPG_TTY`, `SSH_TTY`,
+//!   `SSH_CLIENT`, `SSH_CONNECTION`;
+//! - the shell's own: `SHLVL`, `PWD`, `OLDPWD`, `_`;
+//! - editors and coding agents: `VSCODE_*`, `INSIDE_EMACS`, `NVIM`, `NVIM_LISTEN_ADDRESS`, `VIM`, `VIMRUNTIME`,
+//!   `CLAUDECODE`, `CLAUDE_CODE_*`, `CURSOR_*`, `CODEX_*`, `GEMINI_CLI`, `AI_AGENT`; keys that a service may use
+//!   (`*_API_KEY`) stay;
+//! - what names descriptors of the caller that no service inherits: `MAKEFLAGS`, `MFLAGS`, `MAKELEVEL`,
+//!   `CARGO_MAKEFLAGS`, `NOTIFY_SOCKET`, `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`;
+//! - locald's own about the caller: `LOCALD_SERVICE`, `LOCALD_RUN`, `LOCALD_FILE`. `LOCALD_HOME` stays, so that a
+//!   locald within a service finds the same home.
+//!
+//! `TERM` is always [`TERM`]: the terminal of a service is locald's, not the caller's.
+
+use std::ffi::OsString;
+
+use locald_utils::spec::{Environment, OsText};
+
+/// What the terminal of every service is called. Understood by every terminal database, and what terminals emulate.
+pub(crate) const TERM: &str = "xterm-256color";
+
+const DROPPED: &[&str] = &[
+    "AI_AGENT",
+    "CARGO_MAKEFLAGS",
+    "CLAUDECODE",
+    "COLORTERM",
+    "COLUMNS",
+    "GEMINI_CLI",
+    "GPG_TTY",
+    "INSIDE_EMACS",
+    "LINES",
+    "LISTEN_FDNAMES",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LOCALD_FILE",
+    "LOCALD_RUN",
+    "LOCALD_SERVICE",
+    "MAKEFLAGS",
+    "MAKELEVEL",
+    "MFLAGS",
+    "NOTIFY_SOCKET",
+    "NVIM",
+    "NVIM_LISTEN_ADDRESS",
+    "OLDPWD",
+    "PWD",
+    "SHLVL",
+    "SSH_CLIENT",
+    "SSH_CONNECTION",
+    "SSH_TTY",
+    "STY",
+    "TERM",
+    "TERMINAL_EMULATOR",
+    "VIM",
+    "VIMRUNTIME",
+    "VTE_VERSION",
+    "WINDOW",
+    "WINDOWID",
+    "WT_PROFILE_ID",
+    "WT_SESSION",
+    "_",
+];
+
+const DROPPED_PREFIXES: &[&str] = &[
+    "ALACRITTY_",
+    "CLAUDE_CODE_",
+    "CODEX_",
+    "CURSOR_",
+    "GHOSTTY_",
+    "GNOME_TERMINAL_",
+    "ITERM_",
+    "KITTY_",
+    "KONSOLE_",
+    "LC_TERMINAL",
+    "TERM_",
+    "TMUX",
+    "VSCODE_",
+    "WARP_",
+    "WEZTERM_",
+    "ZELLIJ",
+];
+
+/// Makes what services start from out of the caller's variables.
+///
+/// A variable whose name is no UTF-8 is left out: no project file could mention it.
+pub(crate) fn for_services(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Environment {
+    let mut environment: Environment = variables
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, OsText(value))))
+        .filter(|(name, _)| is_kept(name))
+        .collect();
+    environment.insert("TERM".to_owned(), OsText::from(TERM));
+    environment
+}
+
+fn is_kept(name: &str) -> bool {
+    if DROPPED.contains(&name) {
+        return false;
+    }
+    !DROPPED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || name.ends_with("_API_KEY")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    #[test]
+    fn what_belongs_to_the_callers_terminal_or_agent_is_left_out() {
+        for name in [
+            "TERM_PROGRAM",
+            "TERM_PROGRAM_VERSION",
+            "TERM_SESSION_ID",
+            "TMUX",
+            "TMUX_PANE",
+            "SSH_TTY",
+            "SHLVL",
+            "PWD",
+            "_",
+            "KITTY_WINDOW_ID",
+            "LC_TERMINAL_VERSION",
+            "VSCODE_GIT_IPC_HANDLE",
+            "CLAUDECODE",
+            "CLAUDE_CODE_ENTRYPOINT",
+            "CURSOR_TRACE_ID",
+            "CODEX_SANDBOX",
+            "MAKEFLAGS",
+            "LOCALD_SERVICE",
+            "LOCALD_RUN",
+            "LOCALD_FILE",
+        ] {
+            assert!(!is_kept(name), "{name}");
+        }
+        for name in [
+            "PATH",
+            "HOME",
+            "LANG",
+            "LC_ALL",
+            "TERMINFO",
+            "SSH_AUTH_SOCK",
+            "LOCALD_HOME",
+            "DATABASE_URL",
+            "CODEX_API_KEY",
+            "NO_COLOR",
+            "EDITOR",
+            "VIRTUAL_ENV",
+            "WINDOW_TITLE",
+        ] {
+            assert!(is_kept(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn values_stay_as_they_are_and_term_is_our_own() {
+        let odd = OsString::from_vec(vec![0xff, b'=', b'x']);
+        let variables = [
+            ("TERM".into(), "dumb".into()),
+            ("URL".into(), "postgres://h/db?sslmode=off".into()),
+            ("ODD".into(), odd.clone()),
+            (OsString::from_vec(vec![0xff]), "x".into()),
+        ];
+        let expected: Environment = [
+            ("ODD".to_owned(), OsText(odd)),
+            ("TERM".to_owned(), OsText::from("xterm-256color")),
+            ("URL".to_owned(), OsText::from("postgres://h/db?sslmode=off")),
+        ]
+        .into();
+        assert_eq!(for_services(variables), expected);
+    }
+
+    #[test]
+    fn the_lists_are_sorted_so_that_an_entry_is_found() {
+        assert!(DROPPED.is_sorted());
+        assert!(DROPPED_PREFIXES.is_sorted());
+    }
+}

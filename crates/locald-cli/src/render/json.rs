@@ -1,0 +1,560 @@
+//! JSON for programs: one object on stdout for each command, with the fields listed here and no others.
+//!
+//! Every object has `schema` (1; it changes only if a field changes its meaning or goes, so that readers can rely on
+//! fields being added only) and `verb`. A command that could not do its work has `error` with `code`, `message` and, where
+//! there is one, `hint`; exit codes are the same as without `--json`. Instants end in `_at` and count milliseconds since
+//! 1970, durations end in `_ms`. A field without a value is null, or absent where its note says so.
+//!
+//! These types are apart from the protocol's on purpose: what crosses the socket may change with a release, this not.
+
+use std::path::Path;
+
+use locald_utils::config::{ConfigErrors, Diagnostic};
+use locald_utils::protocol::{
+    DaemonStatus, Desired, FailedReason, Failure, FailureCode, Outcome, OutcomeResult, ProjectStatus, ServiceStatus,
+    State,
+};
+use locald_utils::record::{Ended, ExitStatus, StartFailure, Stray, Survivor};
+use locald_utils::spec::{Condition, Kind, ProjectSpec};
+use locald_utils::time::UnixMillis;
+use serde::Serialize;
+
+use crate::view::{self, Row, StopTotals};
+
+/// Grows only if a field changes its meaning or goes.
+const SCHEMA: u32 = 1;
+
+/// `error` of every verb.
+pub(crate) fn failure(verb: Option<&str>, failure: &Failure) -> String {
+    #[derive(Serialize)]
+    struct Failed<'a> {
+        schema: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        verb: Option<&'a str>,
+        error: Error<'a>,
+    }
+    line(&Failed { schema: SCHEMA, verb, error: Error::of(failure) })
+}
+
+/// `error` of a project file with mistakes, and all of them in `errors`: each with `file`, `line`, `column`, `message` and,
+/// where there is one, `help`. `line` and `column` are absent when the file could not be read.
+pub(crate) fn config_errors(verb: &str, errors: &ConfigErrors) -> String {
+    #[derive(Serialize)]
+    struct Failed<'a> {
+        schema: u32,
+        verb: &'a str,
+        error: Error<'a>,
+        errors: &'a [Diagnostic],
+    }
+    let errors = errors.diagnostics();
+    let message = format!("{} in the project file", view::count(errors.len(), "mistake"));
+    let error = Error { code: FailureCode::Usage, message: &message, hint: None };
+    line(&Failed { schema: SCHEMA, verb, error, errors: &errors })
+}
+
+/// `status`: `project`, `health` (fine, wrong, settling, idle), `ready`, `total`, `services`.
+pub(crate) fn status(project: &Project<'_>, rows: &[Row], now: UnixMillis) -> String {
+    #[derive(Serialize)]
+    struct Status<'a> {
+        schema: u32,
+        verb: &'static str,
+        project: &'a Project<'a>,
+        health: &'static str,
+        ready: usize,
+        total: usize,
+        services: Vec<Service<'a>>,
+    }
+    let services = || rows.iter().map(|row| &row.status);
+    line(&Status {
+        schema: SCHEMA,
+        verb: "status",
+        project,
+        health: health(view::health(services())),
+        ready: view::ready_count(services()),
+        total: rows.len(),
+        services: rows.iter().map(|row| Service::of_row(row, now)).collect(),
+    })
+}
+
+/// `ls`: `projects`, each with `name`, `id`, `dir`, `file`, `health`, `ready`, `total`.
+pub(crate) fn projects(projects: &[ProjectStatus]) -> String {
+    #[derive(Serialize)]
+    struct Known<'a> {
+        #[serde(flatten)]
+        project: Project<'a>,
+        health: &'static str,
+        ready: usize,
+        total: usize,
+    }
+    #[derive(Serialize)]
+    struct Projects<'a> {
+        schema: u32,
+        verb: &'static str,
+        projects: Vec<Known<'a>>,
+    }
+    let known = projects.iter().map(|status| Known {
+        project: Project::of_status(status),
+        health: health(view::health(status.services.iter())),
+        ready: view::ready_count(status.services.iter()),
+        total: status.services.len(),
+    });
+    line(&Projects { schema: SCHEMA, verb: "ls", projects: known.collect() })
+}
+
+/// A verb that starts, stops or waits: `ok`, `project` (absent for `daemon stop`), `took_ms`, `totals` of what was
+/// ended, `services`.
+///
+/// `outputs` are the last lines of services that failed, by the place of the service in the outcome.
+pub(crate) fn outcome(
+    verb: &str,
+    project: Option<&Project<'_>>,
+    outcome: &Outcome,
+    outputs: &[Vec<String>],
+    now: UnixMillis,
+) -> String {
+    #[derive(Serialize)]
+    struct Done<'a> {
+        schema: u32,
+        verb: &'a str,
+        ok: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        project: Option<&'a Project<'a>>,
+        took_ms: u64,
+        totals: Totals,
+        services: Vec<ServiceResult<'a>>,
+    }
+    #[derive(Serialize)]
+    struct ServiceResult<'a> {
+        /// `done`, `failed`, `superseded` or `timed_out`.
+        result: OutcomeResult,
+        /// Whether it was so before anybody asked.
+        unchanged: bool,
+        #[serde(flatten)]
+        service: Service<'a>,
+        /// The run that this command ended.
+        ended: Option<End<'a>>,
+        /// The last lines it wrote; absent unless it failed.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        output: Option<&'a [String]>,
+    }
+    let services = outcome.services.iter().enumerate().map(|(index, became)| ServiceResult {
+        result: became.result,
+        unchanged: became.unchanged,
+        service: Service::of(&became.service, now),
+        ended: became.ended.as_ref().map(End::of),
+        output: outputs.get(index).map(Vec::as_slice).filter(|lines| !lines.is_empty()),
+    });
+    line(&Done {
+        schema: SCHEMA,
+        verb,
+        ok: view::outcome_code(outcome) == 0,
+        project,
+        took_ms: u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX),
+        totals: Totals::of(view::stop_totals(outcome)),
+        services: services.collect(),
+    })
+}
+
+/// `check`: `ok`, `project`, and the names of the `services`.
+pub(crate) fn checked(spec: &ProjectSpec) -> String {
+    #[derive(Serialize)]
+    struct Checked<'a> {
+        schema: u32,
+        verb: &'static str,
+        ok: bool,
+        project: Project<'a>,
+        services: Vec<&'a str>,
+    }
+    let services = spec.services.iter().map(|service| service.name.as_str()).collect();
+    line(&Checked { schema: SCHEMA, verb: "check", ok: true, project: Project::of_spec(spec), services })
+}
+
+/// `daemon start` and `daemon status`: `running`, and `daemon`, null when none runs.
+pub(crate) fn daemon(verb: &str, daemon: Option<&DaemonStatus>) -> String {
+    #[derive(Serialize)]
+    struct About<'a> {
+        schema: u32,
+        verb: &'a str,
+        running: bool,
+        daemon: Option<Daemon<'a>>,
+    }
+    #[derive(Serialize)]
+    struct Daemon<'a> {
+        pid: u32,
+        version: &'a str,
+        protocol: u32,
+        started_at: UnixMillis,
+        epoch: u64,
+        home: &'a Path,
+        socket: &'a Path,
+        log: &'a Path,
+        projects: u32,
+        runs: u32,
+        clients: u32,
+    }
+    let about = daemon.map(|status| Daemon {
+        pid: status.pid,
+        version: &status.version,
+        protocol: status.protocol,
+        started_at: status.started_at,
+        epoch: status.epoch,
+        home: &status.home,
+        socket: &status.socket,
+        log: &status.log,
+        projects: status.projects,
+        runs: status.runs,
+        clients: status.clients,
+    });
+    line(&About { schema: SCHEMA, verb, running: about.is_some(), daemon: about })
+}
+
+/// `completions`: `shell` and its `script`.
+pub(crate) fn completions(shell: &str, script: &str) -> String {
+    #[derive(Serialize)]
+    struct Completions<'a> {
+        schema: u32,
+        verb: &'static str,
+        shell: &'a str,
+        script: &'a str,
+    }
+    line(&Completions { schema: SCHEMA, verb: "completions", shell, script })
+}
+
+/// Which project it is.
+#[derive(Debug, Serialize)]
+pub(crate) struct Project<'a> {
+    name: &'a str,
+    id: &'a str,
+    dir: &'a Path,
+    file: &'a Path,
+}
+
+impl<'a> Project<'a> {
+    /// As the file says.
+    pub(crate) fn of_spec(spec: &'a ProjectSpec) -> Self {
+        Self { name: spec.name.as_str(), id: spec.id.as_str(), dir: &spec.dir, file: &spec.file }
+    }
+
+    /// As the daemon says.
+    pub(crate) fn of_status(status: &'a ProjectStatus) -> Self {
+        Self { name: status.name.as_str(), id: status.id.as_str(), dir: &status.dir, file: &status.file }
+    }
+}
+
+#[derive(Serialize)]
+struct Error<'a> {
+    /// `failed`, `usage`, `not_running`, `not_found`, `timed_out`, `interrupted`, `protocol` or `shutting_down`.
+    code: FailureCode,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
+}
+
+impl<'a> Error<'a> {
+    fn of(failure: &'a Failure) -> Self {
+        Self { code: failure.code, message: &failure.message, hint: failure.hint.as_deref() }
+    }
+}
+
+/// A service as it stands.
+#[derive(Serialize)]
+struct Service<'a> {
+    name: &'a str,
+    /// `service` or `job`.
+    kind: Kind,
+    /// `up` or `down`.
+    desired: Desired,
+    /// `stopped`, `waiting`, `spawning`, `starting`, `ready`, `unready`, `stopping`, `backoff`, `completed`, `failed` or
+    /// `unknown`.
+    state: &'static str,
+    /// The same as a person is shown it.
+    text: String,
+    run: Option<u32>,
+    pid: Option<i32>,
+    started_at: Option<UnixMillis>,
+    ready_at: Option<UnixMillis>,
+    /// Null unless it runs.
+    uptime_ms: Option<u64>,
+    restarts: u32,
+    port: Option<u16>,
+    /// Absent unless it waits for others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    waiting_for: Vec<WaitingFor<'a>>,
+    /// Absent unless the next attempt is due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backoff: Option<Backoff>,
+    /// Absent unless it is being ended with a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kill_at: Option<UnixMillis>,
+    /// Absent unless it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<ServiceFailure<'a>>,
+    /// How the newest run that is over has ended.
+    last: Option<End<'a>>,
+    notes: Vec<String>,
+    /// Absent outside of `status`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    configured: Option<bool>,
+    /// Absent outside of `status`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changed: Option<bool>,
+    /// Absent without `--wide`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
+}
+
+impl<'a> Service<'a> {
+    fn of_row(row: &'a Row, now: UnixMillis) -> Self {
+        Self {
+            notes: row.notes(),
+            uptime_ms: row.uptime(now).map(|uptime| u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX)),
+            configured: Some(row.is_configured),
+            changed: Some(row.is_changed),
+            usage: row.usage.map(|usage| Usage {
+                processes: usage.processes,
+                cpu_percent: usage.cpu_percent,
+                memory_bytes: usage.memory_bytes,
+            }),
+            ..Self::of(&row.status, now)
+        }
+    }
+
+    fn of(status: &'a ServiceStatus, now: UnixMillis) -> Self {
+        let detail = Detail::of(&status.state);
+        let row = Row { status: status.clone(), is_configured: true, is_changed: false, usage: None };
+        let uptime_ms = row.uptime(now).map(|uptime| u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX));
+        Self {
+            name: status.name.as_str(),
+            kind: status.kind,
+            desired: status.desired,
+            state: state_name(&status.state),
+            text: view::word(status, now).text,
+            run: status.run.map(|run| run.0),
+            pid: status.leader.map(|leader| leader.pid),
+            started_at: status.started_at,
+            ready_at: status.ready_at,
+            uptime_ms,
+            restarts: status.restarts,
+            port: status.port,
+            waiting_for: detail.waiting_for,
+            backoff: detail.backoff,
+            kill_at: detail.kill_at,
+            failure: detail.failure,
+            last: status.last.as_ref().map(End::of),
+            notes: row.notes(),
+            configured: None,
+            changed: None,
+            usage: None,
+        }
+    }
+}
+
+/// What only some states have to say.
+#[derive(Default)]
+struct Detail<'a> {
+    waiting_for: Vec<WaitingFor<'a>>,
+    backoff: Option<Backoff>,
+    kill_at: Option<UnixMillis>,
+    failure: Option<ServiceFailure<'a>>,
+}
+
+impl<'a> Detail<'a> {
+    fn of(state: &'a State) -> Self {
+        match state {
+            State::Waiting { on } => {
+                let each = on.iter();
+                let each = each.map(|one| WaitingFor { service: one.service.as_str(), condition: one.condition });
+                Self { waiting_for: each.collect(), ..Self::default() }
+            }
+            State::Backoff { attempt, limit, until } => {
+                let backoff = Backoff { attempt: *attempt, limit: *limit, next_at: *until };
+                Self { backoff: Some(backoff), ..Self::default() }
+            }
+            State::Stopping { kill_at } => Self { kill_at: *kill_at, ..Self::default() },
+            State::Failed { reason } => Self { failure: Some(ServiceFailure::of(reason)), ..Self::default() },
+            State::Stopped
+            | State::Spawning
+            | State::Starting
+            | State::Ready
+            | State::Unready
+            | State::Completed
+            | State::Unknown => Self::default(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct WaitingFor<'a> {
+    service: &'a str,
+    /// `ready` or `completed`.
+    condition: Condition,
+}
+
+#[derive(Serialize)]
+struct Backoff {
+    attempt: u32,
+    limit: u32,
+    next_at: UnixMillis,
+}
+
+/// Why a service failed; `kind` says which of the fields there are.
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum ServiceFailure<'a> {
+    Exited,
+    CrashLoop {
+        starts: u32,
+        within_ms: u64,
+    },
+    Start {
+        #[serde(flatten)]
+        failure: &'a StartFailure,
+    },
+    Dependency {
+        chain: Vec<&'a str>,
+        cause: &'a str,
+    },
+    Survivors {
+        survivors: Vec<Process<'a>>,
+    },
+}
+
+impl<'a> ServiceFailure<'a> {
+    fn of(reason: &'a FailedReason) -> Self {
+        match reason {
+            FailedReason::Exited => Self::Exited,
+            FailedReason::CrashLoop { starts, within_ms } => Self::CrashLoop { starts: *starts, within_ms: *within_ms },
+            FailedReason::Start(failure) => Self::Start { failure },
+            FailedReason::Dependency { chain, cause } => {
+                Self::Dependency { chain: chain.iter().map(|name| name.as_str()).collect(), cause }
+            }
+            FailedReason::Survivors { survivors } => {
+                Self::Survivors { survivors: survivors.iter().map(Process::of_survivor).collect() }
+            }
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Serialize)]
+struct End<'a> {
+    run: u32,
+    /// Null when a signal ended it, or nobody knows.
+    exit_code: Option<i32>,
+    /// Null when it exited by itself, or nobody knows.
+    signal: Option<String>,
+    /// Whether locald was asked to end it: then the signal is ours.
+    stopped: bool,
+    /// Whether anything had to be killed.
+    forced: bool,
+    started_at: Option<UnixMillis>,
+    exited_at: UnixMillis,
+    ended_at: UnixMillis,
+    processes: u32,
+    killed: u32,
+    strays: Vec<Process<'a>>,
+    survivors: Vec<Process<'a>>,
+    stop_ms: u64,
+    lost_output_bytes: u64,
+}
+
+impl<'a> End<'a> {
+    fn of(ended: &'a Ended) -> Self {
+        let (exit_code, signal) = match ended.status {
+            ExitStatus::Code(code) => (Some(code), None),
+            ExitStatus::Signal(_) => (None, Some(ended.status.to_string())),
+            ExitStatus::Unknown => (None, None),
+        };
+        Self {
+            run: ended.run.number.0,
+            exit_code,
+            signal,
+            stopped: ended.stopped,
+            forced: ended.forced,
+            started_at: ended.started_at,
+            exited_at: ended.exited_at,
+            ended_at: ended.ended_at,
+            processes: ended.processes,
+            killed: ended.killed,
+            strays: ended.strays.iter().map(Process::of_stray).collect(),
+            survivors: ended.survivors.iter().map(Process::of_survivor).collect(),
+            stop_ms: u64::try_from(ended.stop_took.as_millis()).unwrap_or(u64::MAX),
+            lost_output_bytes: ended.lost_output,
+        }
+    }
+}
+
+/// A process by number and command; `uid` and `reason` where it could not be ended.
+#[derive(Serialize)]
+struct Process<'a> {
+    pid: i32,
+    command: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+}
+
+impl<'a> Process<'a> {
+    fn of_stray(stray: &'a Stray) -> Self {
+        Self { pid: stray.process.pid, command: &stray.command, uid: None, reason: None }
+    }
+
+    fn of_survivor(survivor: &'a Survivor) -> Self {
+        let Survivor { process, command, uid, reason } = survivor;
+        Self { pid: process.pid, command, uid: Some(*uid), reason: Some(reason) }
+    }
+}
+
+#[derive(Serialize)]
+struct Usage {
+    processes: usize,
+    cpu_percent: f32,
+    memory_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Totals {
+    services: usize,
+    processes: usize,
+    killed: usize,
+    left: usize,
+}
+
+impl Totals {
+    fn of(totals: StopTotals) -> Self {
+        let StopTotals { services, processes, killed, left } = totals;
+        Self { services, processes, killed, left }
+    }
+}
+
+fn state_name(state: &State) -> &'static str {
+    match state {
+        State::Stopped => "stopped",
+        State::Waiting { .. } => "waiting",
+        State::Spawning => "spawning",
+        State::Starting => "starting",
+        State::Ready => "ready",
+        State::Unready => "unready",
+        State::Stopping { .. } => "stopping",
+        State::Backoff { .. } => "backoff",
+        State::Completed => "completed",
+        State::Failed { .. } => "failed",
+        State::Unknown => "unknown",
+    }
+}
+
+fn health(health: view::Health) -> &'static str {
+    match health {
+        view::Health::Fine => "fine",
+        view::Health::Wrong => "wrong",
+        view::Health::Settling => "settling",
+        view::Health::Idle => "idle",
+    }
+}
+
+fn line(value: &impl Serialize) -> String {
+    // Every key is a string and every value is plain data, so this cannot fail; if it could, an empty object would say
+    // less than the error does.
+    serde_json::to_string(value).unwrap_or_else(|error| format!("{{\"schema\":{SCHEMA},\"error\":\"{error}\"}}"))
+}

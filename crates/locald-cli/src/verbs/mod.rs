@@ -1,0 +1,241 @@
+//! One file for each verb: what it asks for, what it shows, which exit code it ends with.
+//!
+//! This file sends each verb to its own, and holds what several of them do.
+
+mod check;
+mod completions;
+mod daemon;
+mod down;
+mod ls;
+mod restart;
+mod start;
+mod status;
+mod stop;
+#[cfg(test)]
+mod tests;
+mod up;
+mod wait;
+
+use std::time::Duration;
+
+use locald_utils::name::ServiceName;
+use locald_utils::process::user_name;
+use locald_utils::protocol::{
+    Action, Event, Failure, FailureCode, Outcome, OutcomeResult, Reply, Request, ServiceOutcome,
+};
+use locald_utils::spec::ProjectSpec;
+use locald_utils::time::UnixMillis;
+
+use crate::args::{Limit, Services, Verb};
+use crate::client::{self, Client, News};
+use crate::context::Context;
+use crate::daemon as starter;
+use crate::failure::{self, Problem};
+use crate::interrupt::Interrupts;
+use crate::progress::Goal;
+use crate::render::live::Reporter;
+use crate::render::{human, json};
+use crate::screen::Screen;
+use crate::{names, output, view};
+
+/// 10 s on top of the limit that the daemon keeps itself; after that it is the daemon that does not answer.
+const SLACK: Duration = Duration::from_secs(10);
+
+/// What someone may do who has no time for a grace period.
+const KILL_ADVICE: &str = "the same command with --now kills what is left at once";
+
+/// Carries out one verb. Returns the exit code of the process.
+///
+/// # Errors
+/// Why it could not do its work.
+pub(crate) fn run(verb: &Verb, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
+    match verb {
+        Verb::Up(args) => up::run(args, context, screen),
+        Verb::Down(args) => down::run(args, context, screen),
+        Verb::Start(args) => start::run(args, context, screen),
+        Verb::Stop(args) => stop::run(args, context, screen),
+        Verb::Restart(args) => restart::run(args, context, screen),
+        Verb::Status(args) => status::run(args, context, screen),
+        Verb::Ls => ls::run(context, screen),
+        Verb::Check => check::run(context, screen),
+        Verb::Wait(args) => wait::run(args, context, screen),
+        Verb::Daemon(args) => daemon::run(&args.verb, context, screen),
+        Verb::Completions(args) => Ok(completions::run(args, screen)),
+    }
+}
+
+/// What a verb waits for, and what it says if the person does not.
+struct Wait<'a> {
+    goal: Goal,
+    /// The longest of the names, for the column.
+    width: usize,
+    /// After this the daemon counts as hanging. `None` where the daemon's own limits depend on each service.
+    limit: Option<Duration>,
+    /// What goes on although the person interrupted.
+    interrupted: &'a str,
+    /// What an interrupted person may do then.
+    advice: &'a str,
+}
+
+/// Sends a request and shows its progress until its outcome is there.
+fn carry_out(client: &mut Client, request: Request, wait: &Wait<'_>, screen: &mut Screen) -> Result<Outcome, Failure> {
+    let interrupts = Interrupts::catch().map_err(|error| failure::io("watch for interrupts", &error))?;
+    let until = wait.limit.and_then(|limit| std::time::Instant::now().checked_add(limit));
+    client.send(request)?;
+    let mut reporter = Reporter::new(screen, wait.goal, wait.width);
+    let result = loop {
+        let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(std::time::Instant::now()));
+        match client.next(reporter.patience().min(left), Some(&interrupts)) {
+            Ok(News::Event(Event::Service(status))) => reporter.observe(&status),
+            Ok(News::Reply(Reply::Outcome(outcome))) => break Ok(outcome),
+            Ok(News::Reply(other @ (Reply::Status { .. } | Reply::Daemon(_)))) => {
+                break Err(client::unexpected(&other));
+            }
+            Ok(News::Quiet) if left.is_zero() => break Err(no_outcome(client, wait.limit.unwrap_or_default())),
+            Ok(News::Quiet) => {}
+            Ok(News::Interrupted) => {
+                break Err(Failure::new(FailureCode::Interrupted, wait.interrupted).hint(wait.advice));
+            }
+            Err(failure) => break Err(failure),
+        }
+        reporter.tick();
+    };
+    reporter.finish();
+    result
+}
+
+fn no_outcome(client: &Client, limit: Duration) -> Failure {
+    let (pid, limit) = (client.daemon().pid, locald_utils::time::human(limit));
+    let message = format!("the daemon (pid {pid}) did not say how it ended within {limit}");
+    Failure::new(FailureCode::TimedOut, message).hint("`locald status` tells how things stand")
+}
+
+/// A verb that starts services: `up`, `start` or `restart`.
+struct Start<'a> {
+    verb: &'static str,
+    action: Action,
+    services: &'a Services,
+    limit: Limit,
+    /// Said when all went well.
+    farewell: Option<&'static str>,
+}
+
+impl Start<'_> {
+    /// Starts what the person named, and waits until it is ready.
+    fn run(&self, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
+        let project = context.place()?.load()?;
+        screen.mention(&format!("project file: {}", project.file.display()));
+        let outcome = self.carry_out(&project, context, screen)?;
+        self.show(&project, &outcome, context, screen)?;
+        Ok(view::outcome_code(&outcome))
+    }
+
+    fn carry_out(&self, project: &ProjectSpec, context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
+        let known: Vec<_> = project.services.iter().map(|service| service.name.clone()).collect();
+        let services = names::select(&self.services.patterns, &known, project.name.as_str())?;
+        let wait = Wait {
+            goal: Goal::Up,
+            width: width(&known),
+            limit: self.limit.timeout.checked_add(SLACK),
+            interrupted: "interrupted; the services go on starting",
+            advice: "`locald status` shows them, `locald down` ends them",
+        };
+        let request = Request::Apply {
+            project: Box::new(project.clone()),
+            environment: context.environment(),
+            services,
+            action: self.action,
+            timeout: self.limit.timeout,
+        };
+        let mut client = starter::connect_or_start(context.home()?, screen)?;
+        match carry_out(&mut client, request.clone(), &wait, screen) {
+            // It was leaving as we came. Nothing was begun, and the next one takes the request.
+            Err(failure) if failure.code == FailureCode::ShuttingDown => {
+                client.until_closed(SLACK);
+                client = starter::connect_or_start(context.home()?, screen)?;
+                carry_out(&mut client, request, &wait, screen)
+            }
+            result => result,
+        }
+    }
+
+    fn show(
+        &self,
+        project: &ProjectSpec,
+        outcome: &Outcome,
+        context: &Context,
+        screen: &mut Screen,
+    ) -> Result<(), Failure> {
+        let now = UnixMillis::now();
+        let home = context.home()?;
+        let last_lines = |service: &ServiceOutcome| match service.service.run {
+            Some(run) if has_output_to_show(service) => {
+                output::last_lines(home, &project.id, &project.name, &service.service.name, run)
+            }
+            Some(_) | None => Vec::new(),
+        };
+        let outputs: Vec<Vec<String>> = outcome.services.iter().map(last_lines).collect();
+        if screen.json() {
+            let project = json::Project::of_spec(project);
+            screen.answer(&json::outcome(self.verb, Some(&project), outcome, &outputs, now));
+            return Ok(());
+        }
+        for (service, output) in outcome.services.iter().zip(&outputs) {
+            match service.result {
+                OutcomeResult::Failed | OutcomeResult::TimedOut => {
+                    screen.say(&human::why_failed(service, output, now, screen.stderr_paint()));
+                }
+                OutcomeResult::Done | OutcomeResult::Superseded => {}
+            }
+        }
+        if !screen.quiet() {
+            screen.answer(&human::started(project.name.as_str(), outcome));
+            if let Some(farewell) = self.farewell.filter(|_| view::outcome_code(outcome) == 0) {
+                screen.answer(farewell);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The longest of some names, for their column.
+fn width<'a>(names: impl IntoIterator<Item = &'a ServiceName>) -> usize {
+    names.into_iter().map(|name| name.as_str().len()).max().unwrap_or(0)
+}
+
+/// Whether a service failed by something it did itself, which its output may explain.
+fn has_output_to_show(service: &ServiceOutcome) -> bool {
+    use locald_utils::protocol::{FailedReason, State};
+    match (&service.result, &service.service.state) {
+        (OutcomeResult::Done | OutcomeResult::Superseded, _) => false,
+        (_, State::Failed { reason: FailedReason::Dependency { .. } | FailedReason::Start(_) }) => false,
+        (OutcomeResult::Failed | OutcomeResult::TimedOut, _) => true,
+    }
+}
+
+/// Shows what became of a stop, and returns the exit code.
+fn show_stop(verb: &str, project: Option<&json::Project<'_>>, outcome: &Outcome, screen: &mut Screen) -> u8 {
+    let now = UnixMillis::now();
+    if screen.json() {
+        screen.answer(&json::outcome(verb, project, outcome, &[], now));
+        return view::outcome_code(outcome);
+    }
+    screen.say(&human::not_stopped(outcome, user_name, now, screen.stderr_paint()));
+    let code = view::outcome_code(outcome);
+    if !screen.quiet() {
+        let was_idle = outcome.services.iter().all(|service| service.unchanged && service.ended.is_none());
+        let text = if was_idle && code == 0 { "nothing was running".to_owned() } else { human::stopped(outcome) };
+        screen.answer(&text);
+    }
+    code
+}
+
+/// Shows that there was nothing to stop.
+fn show_nothing_runs(verb: &str, screen: &mut Screen) {
+    let nothing = Outcome { services: Vec::new(), took: Duration::ZERO };
+    if screen.json() {
+        screen.answer(&json::outcome(verb, None, &nothing, &[], UnixMillis::now()));
+    } else if !screen.quiet() {
+        screen.answer("nothing was running");
+    }
+}

@@ -1,0 +1,14 @@
+//! `restart`: gives services a new run, with the spec and the environment of now; a stopped one is started.
+
+use locald_utils::protocol::Action;
+
+use super::Start;
+use crate::args::RestartArgs;
+use crate::context::Context;
+use crate::failure::Problem;
+use crate::screen::Screen;
+
+pub(super) fn run(args: &RestartArgs, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
+    let (services, limit) = (&args.services, args.limit);
+    Start { verb: "restart", action: Action::Restart, services, limit, farewell: None }.run(context, screen)
+}

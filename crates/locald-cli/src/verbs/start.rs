@@ -1,0 +1,14 @@
+//! `start`: starts services that are stopped, with what they depend on. What runs stays, even if its spec changed.
+
+use locald_utils::protocol::Action;
+
+use super::Start;
+use crate::args::StartArgs;
+use crate::context::Context;
+use crate::failure::Problem;
+use crate::screen::Screen;
+
+pub(super) fn run(args: &StartArgs, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
+    let (services, limit) = (&args.services, args.limit);
+    Start { verb: "start", action: Action::Start, services, limit, farewell: None }.run(context, screen)
+}

@@ -1,0 +1,68 @@
+//! `status`: how every declared service stands. Starts no daemon and reports without one.
+
+use locald_utils::time::UnixMillis;
+
+use crate::args::StatusArgs;
+use crate::client::Client;
+use crate::context::{Context, Project};
+use crate::failure::Problem;
+use crate::orphans;
+use crate::render::{human, json};
+use crate::sample;
+use crate::screen::Screen;
+use crate::view::{self, Health, Row};
+
+pub(super) fn run(args: &StatusArgs, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
+    let home = context.home()?;
+    let mut client = Client::connect(home)?;
+    let mut project = Project::find(&context.place()?, client.as_mut())?;
+    if client.is_none() {
+        project.known = project.spec().and_then(|spec| orphans::find(home, spec));
+    }
+    let wanted = project.select(&args.services.patterns)?;
+    let mut rows = view::rows(project.spec(), project.known.as_ref());
+    if !args.services.patterns.is_empty() {
+        rows.retain(|row| wanted.contains(&row.status.name));
+    }
+    if args.wide {
+        let usages = sample::usage(rows.iter().map(|row| &row.status));
+        for (row, usage) in rows.iter_mut().zip(usages) {
+            row.usage = usage;
+        }
+    }
+    let health = view::health(rows.iter().map(|row| &row.status));
+    show(args, &project, &rows, health, screen);
+    Ok(if args.exit_code { health.exit_code() } else { 0 })
+}
+
+fn show(args: &StatusArgs, project: &Project, rows: &[Row], health: Health, screen: &mut Screen) {
+    let now = UnixMillis::now();
+    if screen.json() {
+        let spec = project.spec().map(json::Project::of_spec);
+        let about = spec.or_else(|| project.known.as_ref().map(json::Project::of_status));
+        if let Some(about) = about {
+            screen.answer(&json::status(&about, rows, now));
+        }
+    } else if args.short {
+        let ready = view::ready_count(rows.iter().map(|row| &row.status));
+        screen.answer(&format!("{ready}/{} ready", rows.len()));
+    } else if screen.quiet() {
+        screen.answer(&rows.iter().map(|row| format!("{}\n", row.status.name)).collect::<String>());
+    } else {
+        let table = human::status(rows, now, args.wide, screen.stdout_paint());
+        screen.answer(&format!("{table}\n{}\n", bottom_line(project, health)));
+    }
+}
+
+/// Which project it is, and what there is to know or do about it.
+fn bottom_line(project: &Project, health: Health) -> String {
+    let dir = project.spec().map(|spec| &spec.dir).or_else(|| project.known.as_ref().map(|known| &known.dir));
+    let dir = dir.map_or(String::new(), |dir| format!(" in {}", dir.display()));
+    let hint = match (&project.spec, health) {
+        (Some(Err(_)), _) => "; its locald.toml has mistakes, `locald check` shows them",
+        (None, _) => "; its locald.toml is gone, `locald down` still ends it",
+        (Some(Ok(_)), Health::Idle) => "; nothing runs, `locald up` starts it",
+        (Some(Ok(_)), Health::Fine | Health::Wrong | Health::Settling) => "",
+    };
+    format!("{}{dir}{hint}", project.name())
+}

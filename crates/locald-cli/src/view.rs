@@ -1,0 +1,554 @@
+//! From the protocol's values to words and rows. Pure: no clock, no terminal, no socket.
+//!
+//! `render` draws what this file decides. Read [`word`] first; it is the vocabulary of `status`.
+
+use std::time::Duration;
+
+use locald_utils::protocol::{FailedReason, Outcome, OutcomeResult, ProjectStatus, ServiceStatus, State};
+use locald_utils::record::{Ended, ExitStatus};
+use locald_utils::spec::{Kind, ProjectSpec, ServiceSpec};
+use locald_utils::time::{UnixMillis, human};
+
+use crate::sample::Usage;
+use crate::screen::Tone;
+
+/// A word about a service, and what kind of news it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Word {
+    /// The word.
+    pub(crate) text: String,
+    /// Its colour.
+    pub(crate) tone: Tone,
+}
+
+fn said(tone: Tone, text: impl Into<String>) -> Word {
+    Word { text: text.into(), tone }
+}
+
+/// Says what a service does, as `status` shows it.
+pub(crate) fn word(service: &ServiceStatus, now: UnixMillis) -> Word {
+    match &service.state {
+        State::Stopped => said(Tone::Faint, "stopped"),
+        State::Waiting { on } if on.is_empty() => said(Tone::Busy, "waiting"),
+        State::Waiting { on } => {
+            let names: Vec<&str> = on.iter().map(|dependency| dependency.service.as_str()).collect();
+            said(Tone::Busy, format!("waiting for {}", names.join(", ")))
+        }
+        State::Spawning => said(Tone::Busy, "starting"),
+        State::Starting => match service.kind {
+            Kind::Service => said(Tone::Busy, "starting"),
+            Kind::Job => said(Tone::Busy, "running"),
+        },
+        State::Ready => said(Tone::Good, "ready"),
+        State::Unready => said(Tone::Bad, "unready"),
+        State::Stopping { kill_at: None } => said(Tone::Busy, "stopping"),
+        State::Stopping { kill_at: Some(at) } => said(Tone::Busy, format!("stopping, kill in {}", countdown(*at, now))),
+        State::Backoff { attempt, limit, until } => {
+            said(Tone::Bad, format!("backoff {attempt}/{limit}, next in {}", countdown(*until, now)))
+        }
+        State::Completed => said(Tone::Faint, "exited 0"),
+        State::Failed { reason } => said(Tone::Bad, failed_word(reason, service.last.as_ref(), now)),
+        State::Unknown => said(Tone::Bad, "unknown"),
+    }
+}
+
+fn failed_word(reason: &FailedReason, last: Option<&Ended>, now: UnixMillis) -> String {
+    match (reason, last) {
+        (FailedReason::Exited, Some(ended)) => {
+            let ago = human_ago(now.since(ended.exited_at));
+            format!("{}, {ago}", exit_words(ended))
+        }
+        (FailedReason::Exited, None) => "failed".to_owned(),
+        (FailedReason::CrashLoop { starts, within_ms }, _) => {
+            format!("failed: crash loop, {starts} starts in {}", human(Duration::from_millis(*within_ms)))
+        }
+        (FailedReason::Start(_), _) => "failed to start".to_owned(),
+        (FailedReason::Dependency { chain, .. }, _) => match chain.first() {
+            Some(name) => format!("blocked by {name}"),
+            None => "blocked".to_owned(),
+        },
+        (FailedReason::Survivors { survivors }, _) => format!("failed: {} left", count(survivors.len(), "process")),
+    }
+}
+
+/// Says how a run ended, and whose signal it was: `failed: exit 1`, `killed by SIGKILL`, `stopped by SIGTERM`.
+pub(crate) fn exit_words(ended: &Ended) -> String {
+    match (ended.status, ended.stopped) {
+        (ExitStatus::Code(0), _) => "exited 0".to_owned(),
+        (status @ (ExitStatus::Code(_) | ExitStatus::Unknown), _) => format!("failed: {status}"),
+        (status @ ExitStatus::Signal(_), false) => format!("killed by {status}"),
+        (status @ ExitStatus::Signal(_), true) => format!("stopped by {status}"),
+    }
+}
+
+/// Says more about a failure than fits a word. `None` where the word says all.
+pub(crate) fn failure_note(service: &ServiceStatus) -> Option<String> {
+    let State::Failed { reason } = &service.state else { return None };
+    match reason {
+        FailedReason::Exited => None,
+        FailedReason::CrashLoop { .. } => service.last.as_ref().map(|ended| format!("last: {}", exit_words(ended))),
+        FailedReason::Start(failure) => Some(match &failure.hint {
+            Some(hint) => format!("{}; {hint}", failure.message),
+            None => failure.message.clone(),
+        }),
+        FailedReason::Dependency { chain, cause } => chain.last().map(|name| format!("{name}: {cause}")),
+        FailedReason::Survivors { survivors } => {
+            let one = survivors.first()?;
+            let more = survivors.len() - 1;
+            let rest = if more > 0 { format!(", and {more} more") } else { String::new() };
+            Some(format!("pid {} ({}): {}{rest}", one.process.pid, clean(&one.command), one.reason))
+        }
+    }
+    .map(|note| clean(&note))
+}
+
+/// A service as `status` shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Row {
+    /// The service.
+    pub(crate) status: ServiceStatus,
+    /// Whether the project file declares it.
+    pub(crate) is_configured: bool,
+    /// Whether it runs with another spec than the file has now.
+    pub(crate) is_changed: bool,
+    /// What its run uses, when that was asked for.
+    pub(crate) usage: Option<Usage>,
+}
+
+impl Row {
+    /// Whether a process of it runs, as far as anybody knows.
+    pub(crate) fn is_alive(&self) -> bool {
+        is_alive(&self.status.state)
+    }
+
+    /// How long the newest run is running.
+    pub(crate) fn uptime(&self, now: UnixMillis) -> Option<Duration> {
+        self.status.started_at.filter(|_| self.is_alive()).map(|at| now.since(at))
+    }
+
+    /// What a person should know besides.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if !self.is_configured {
+            notes.push("not in locald.toml".to_owned());
+        }
+        if self.is_changed {
+            notes.push("changed since it started".to_owned());
+        }
+        notes.extend(failure_note(&self.status));
+        notes.extend(self.status.last.as_ref().filter(|_| !self.is_alive()).and_then(force_note));
+        let lost = self.status.last.as_ref().map_or(0, |ended| ended.lost_output);
+        if lost > 0 {
+            notes.push(format!("{lost} bytes of output lost"));
+        }
+        notes.extend(self.status.note.as_deref().map(clean));
+        notes
+    }
+}
+
+fn is_alive(state: &State) -> bool {
+    match state {
+        State::Starting | State::Ready | State::Unready | State::Stopping { .. } | State::Unknown => true,
+        State::Stopped
+        | State::Waiting { .. }
+        | State::Spawning
+        | State::Backoff { .. }
+        | State::Completed
+        | State::Failed { .. } => false,
+    }
+}
+
+/// Says what had to be killed when a run was stopped: `1 process killed after 5.0s`.
+pub(crate) fn force_note(ended: &Ended) -> Option<String> {
+    let killed = usize::try_from(ended.killed).unwrap_or(usize::MAX);
+    (killed > 0).then(|| format!("{} killed after {}", count(killed, "process"), human(ended.stop_took)))
+}
+
+/// Puts together what the file declares and what the daemon knows, in the order of the file.
+///
+/// Without a file everything the daemon knows is shown; with one, what it does not declare is shown while it runs.
+pub(crate) fn rows(spec: Option<&ProjectSpec>, known: Option<&ProjectStatus>) -> Vec<Row> {
+    let known = known.map_or(&[][..], |known| &known.services);
+    let Some(spec) = spec else {
+        let row = |status: &ServiceStatus| Row {
+            status: status.clone(),
+            is_configured: true,
+            is_changed: false,
+            usage: None,
+        };
+        return known.iter().map(row).collect();
+    };
+    let mut rows: Vec<Row> = spec
+        .services
+        .iter()
+        .map(|declared| {
+            let status = known.iter().find(|status| status.name == declared.name).cloned();
+            let status = status.unwrap_or_else(|| never_started(declared));
+            let digest = status.spec_digest.as_ref().filter(|_| is_alive(&status.state));
+            let is_changed = digest.is_some_and(|digest| *digest != declared.digest());
+            Row { status, is_configured: true, is_changed, usage: None }
+        })
+        .collect();
+    let is_declared = |status: &ServiceStatus| spec.services.iter().any(|declared| declared.name == status.name);
+    for status in known.iter().filter(|status| !is_declared(status) && has_something_left(&status.state)) {
+        rows.push(Row { status: status.clone(), is_configured: false, is_changed: false, usage: None });
+    }
+    rows
+}
+
+fn has_something_left(state: &State) -> bool {
+    match state {
+        State::Stopped | State::Completed => false,
+        State::Failed { reason } => matches!(reason, FailedReason::Survivors { .. }),
+        State::Waiting { .. }
+        | State::Spawning
+        | State::Starting
+        | State::Ready
+        | State::Unready
+        | State::Stopping { .. }
+        | State::Backoff { .. }
+        | State::Unknown => true,
+    }
+}
+
+/// A declared service that the daemon has never heard of.
+fn never_started(declared: &ServiceSpec) -> ServiceStatus {
+    ServiceStatus {
+        name: declared.name.clone(),
+        kind: declared.kind,
+        desired: locald_utils::protocol::Desired::Down,
+        state: State::Stopped,
+        run: None,
+        leader: None,
+        shim: None,
+        started_at: None,
+        ready_at: None,
+        restarts: 0,
+        port: None,
+        last: None,
+        spec_digest: None,
+        note: None,
+    }
+}
+
+/// How a whole project stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// What shall run is ready, what shall complete has completed.
+    Fine,
+    /// Something failed, is unready, or keeps ending.
+    Wrong,
+    /// Nothing is wrong, and something is on its way.
+    Settling,
+    /// Nothing runs, and nothing has run that shall be.
+    Idle,
+}
+
+impl Health {
+    /// The exit code of `status --exit-code`. 5 because 2 to 4 have a meaning for every verb.
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Self::Fine => 0,
+            Self::Wrong => 1,
+            Self::Idle => 3,
+            Self::Settling => 5,
+        }
+    }
+}
+
+/// Judges how a project stands.
+pub(crate) fn health<'a>(services: impl Iterator<Item = &'a ServiceStatus>) -> Health {
+    let (mut is_idle, mut is_settling) = (true, false);
+    for service in services {
+        match service.state {
+            State::Failed { .. } | State::Unready | State::Backoff { .. } | State::Unknown => return Health::Wrong,
+            State::Waiting { .. } | State::Spawning | State::Starting | State::Stopping { .. } => {
+                (is_idle, is_settling) = (false, true);
+            }
+            State::Ready | State::Completed => is_idle = false,
+            State::Stopped => {}
+        }
+    }
+    if is_idle {
+        Health::Idle
+    } else if is_settling {
+        Health::Settling
+    } else {
+        Health::Fine
+    }
+}
+
+/// How many services are ready or completed.
+pub(crate) fn ready_count<'a>(services: impl Iterator<Item = &'a ServiceStatus>) -> usize {
+    services.filter(|service| matches!(service.state, State::Ready | State::Completed)).count()
+}
+
+/// What a stop amounts to, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StopTotals {
+    /// Services that ran and do not any more.
+    pub(crate) services: usize,
+    /// Processes that were seen to end.
+    pub(crate) processes: usize,
+    /// Those of them that had to be killed.
+    pub(crate) killed: usize,
+    /// Processes that are still there.
+    pub(crate) left: usize,
+}
+
+/// Counts what a stop ended and what it left.
+pub(crate) fn stop_totals(outcome: &Outcome) -> StopTotals {
+    let number = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    let mut totals = StopTotals::default();
+    for service in &outcome.services {
+        if service.result == OutcomeResult::Done && !service.unchanged {
+            totals.services += 1;
+        }
+        if let Some(ended) = &service.ended {
+            totals.processes += number(ended.processes);
+            totals.killed += number(ended.killed);
+        }
+        totals.left += survivors(&service.service, service.ended.as_ref()).len();
+    }
+    totals
+}
+
+/// The processes of a service that could not be ended.
+pub(crate) fn survivors<'a>(
+    service: &'a ServiceStatus,
+    ended: Option<&'a Ended>,
+) -> &'a [locald_utils::record::Survivor] {
+    match (&service.state, ended) {
+        (State::Failed { reason: FailedReason::Survivors { survivors } }, _) => survivors,
+        (_, Some(ended)) => &ended.survivors,
+        (_, None) => &[],
+    }
+}
+
+/// The exit code of a verb that was to bring something about: 0, 1, or 124 when only time was lacking.
+pub(crate) fn outcome_code(outcome: &Outcome) -> u8 {
+    let mut code = 0;
+    for service in &outcome.services {
+        match service.result {
+            OutcomeResult::Done => {}
+            OutcomeResult::Failed | OutcomeResult::Superseded => return 1,
+            OutcomeResult::TimedOut => code = 124,
+        }
+    }
+    code
+}
+
+/// `1 process`, `3 processes`; `1 service`, `2 services`.
+pub(crate) fn count(number: usize, noun: &str) -> String {
+    let plural = if noun.ends_with('s') { "es" } else { "s" };
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}{plural}") }
+}
+
+/// The time until `at`, in whole seconds, rounded up: a countdown ends with 1s, not 0s.
+fn countdown(at: UnixMillis, now: UnixMillis) -> String {
+    human_seconds(at.since(now).as_millis().div_ceil(1000))
+}
+
+fn human_ago(since: Duration) -> String {
+    format!("{} ago", human_seconds(since.as_millis() / 1000))
+}
+
+fn human_seconds(seconds: u128) -> String {
+    let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
+    // `human` gives fractions below ten seconds, which would only flicker here.
+    if seconds < 10 { format!("{seconds}s") } else { human(Duration::from_secs(seconds)) }
+}
+
+/// Makes text of others harmless for a terminal: control characters become spaces.
+pub(crate) fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use locald_utils::process::ProcessId;
+    use locald_utils::protocol::{ServiceOutcome, WaitingOn};
+    use locald_utils::record::{StartFailure, StartStage, Survivor};
+    use locald_utils::spec::Condition;
+
+    use super::*;
+    use crate::testing::{NOW, ended, name, project_status, ready, service, spec};
+
+    fn in_state(state: State) -> String {
+        word(&service("web", state), NOW).text
+    }
+
+    fn exited(status: ExitStatus) -> ServiceStatus {
+        let state = State::Failed { reason: FailedReason::Exited };
+        ServiceStatus { last: Some(ended("web", status)), ..service("web", state) }
+    }
+
+    #[test]
+    fn every_state_has_its_word() {
+        let on = |names: &[&str]| State::Waiting {
+            on: names.iter().map(|n| WaitingOn { service: name(n), condition: Condition::Ready }).collect(),
+        };
+        let until = UnixMillis(NOW.0 + 3_400);
+        for (state, text) in [
+            (State::Stopped, "stopped"),
+            (on(&["db"]), "waiting for db"),
+            (on(&["db", "migrate"]), "waiting for db, migrate"),
+            (State::Spawning, "starting"),
+            (State::Starting, "starting"),
+            (State::Ready, "ready"),
+            (State::Unready, "unready"),
+            (State::Stopping { kill_at: None }, "stopping"),
+            (State::Stopping { kill_at: Some(until) }, "stopping, kill in 4s"),
+            (State::Stopping { kill_at: Some(NOW) }, "stopping, kill in 0s"),
+            (State::Backoff { attempt: 3, limit: 10, until }, "backoff 3/10, next in 4s"),
+            (State::Completed, "exited 0"),
+            (State::Unknown, "unknown"),
+        ] {
+            assert_eq!(in_state(state), text);
+        }
+        let job = ServiceStatus { kind: Kind::Job, ..service("migrate", State::Starting) };
+        assert_eq!(word(&job, NOW).text, "running");
+    }
+
+    #[test]
+    fn an_exit_a_signal_and_an_unknown_end_are_told_apart() {
+        for (status, text) in [
+            (ExitStatus::Code(1), "failed: exit 1, 12s ago"),
+            (ExitStatus::Code(143), "failed: exit 143, 12s ago"),
+            (ExitStatus::Signal(9), "killed by SIGKILL, 12s ago"),
+            (ExitStatus::Unknown, "failed: exit status unknown, 12s ago"),
+        ] {
+            assert_eq!(word(&exited(status), NOW).text, text);
+        }
+    }
+
+    #[test]
+    fn whose_signal_it_was_is_said() {
+        let mut run = ended("web", ExitStatus::Signal(15));
+        assert_eq!(exit_words(&run), "killed by SIGTERM");
+        run.stopped = true;
+        assert_eq!(exit_words(&run), "stopped by SIGTERM");
+    }
+
+    #[test]
+    fn every_other_failure_has_its_word_and_its_note() {
+        let start = StartFailure {
+            stage: StartStage::Exec,
+            errno: 13,
+            path: None,
+            message: "./server is not executable (EACCES)".into(),
+            hint: Some("chmod +x ./server".into()),
+            permanent: true,
+        };
+        let survivor = Survivor {
+            process: ProcessId { pid: 812, start: 1 },
+            command: "sleep\n\x1b[31m600".into(),
+            uid: 0,
+            reason: "it belongs to root".into(),
+        };
+        for (reason, text, note) in [
+            (
+                FailedReason::CrashLoop { starts: 10, within_ms: 12_000 },
+                "failed: crash loop, 10 starts in 12s",
+                Some("last: failed: exit 1"),
+            ),
+            (
+                FailedReason::Start(start),
+                "failed to start",
+                Some("./server is not executable (EACCES); chmod +x ./server"),
+            ),
+            (
+                FailedReason::Dependency { chain: vec![name("api"), name("migrate")], cause: "exit 1".into() },
+                "blocked by api",
+                Some("migrate: exit 1"),
+            ),
+            (
+                FailedReason::Survivors { survivors: vec![survivor.clone(), survivor] },
+                "failed: 2 processes left",
+                Some("pid 812 (sleep  [31m600): it belongs to root, and 1 more"),
+            ),
+        ] {
+            let status = ServiceStatus { state: State::Failed { reason }, ..exited(ExitStatus::Code(1)) };
+            assert_eq!(word(&status, NOW).text, text);
+            assert_eq!(failure_note(&status).as_deref(), note);
+        }
+    }
+
+    #[test]
+    fn everything_declared_is_shown_in_the_order_of_the_file_and_what_else_runs_after_it() {
+        let spec = spec(&["db", "web"]);
+        let mut known = project_status("shop", &["old"]);
+        known.services.push(ready("gone"));
+        known.services.push(ServiceStatus { spec_digest: Some("another".into()), ..ready("web") });
+        let seen: Vec<(String, String, Vec<String>)> = rows(Some(&spec), Some(&known))
+            .iter()
+            .map(|row| (row.status.name.to_string(), word(&row.status, NOW).text, row.notes()))
+            .collect();
+        let expected = [
+            ("db", "stopped", vec![]),
+            ("web", "ready", vec!["changed since it started".to_owned()]),
+            ("gone", "ready", vec!["not in locald.toml".to_owned()]),
+        ];
+        assert_eq!(seen, expected.map(|(name, word, notes)| (name.to_owned(), word.to_owned(), notes)));
+    }
+
+    #[test]
+    fn an_unchanged_spec_and_a_stopped_service_are_not_called_changed() {
+        let spec = spec(&["db", "web"]);
+        let mut known = project_status("shop", &["db"]);
+        known.services[0].spec_digest = Some("another".into());
+        known.services.push(ServiceStatus { spec_digest: Some(spec.services[1].digest()), ..ready("web") });
+        assert!(rows(Some(&spec), Some(&known)).iter().all(|row| !row.is_changed));
+    }
+
+    #[test]
+    fn without_a_file_everything_known_is_shown() {
+        let known = project_status("shop", &["db", "web"]);
+        assert_eq!(rows(None, Some(&known)).len(), 2);
+    }
+
+    #[test]
+    fn health_puts_what_is_wrong_first_and_tells_idle_from_settling() {
+        let of = |states: &[State]| {
+            let services: Vec<ServiceStatus> = states.iter().map(|state| service("x", state.clone())).collect();
+            health(services.iter()).exit_code()
+        };
+        assert_eq!(of(&[]), 3);
+        assert_eq!(of(&[State::Stopped]), 3);
+        assert_eq!(of(&[State::Ready, State::Completed, State::Stopped]), 0);
+        assert_eq!(of(&[State::Ready, State::Starting]), 5);
+        assert_eq!(of(&[State::Starting, State::Failed { reason: FailedReason::Exited }]), 1);
+        assert_eq!(of(&[State::Ready, State::Unready]), 1);
+    }
+
+    #[test]
+    fn a_stop_is_counted_over_all_services() {
+        let stopped = |processes, killed, unchanged| ServiceOutcome {
+            service: service("web", State::Stopped),
+            result: OutcomeResult::Done,
+            unchanged,
+            ended: (!unchanged).then(|| Ended { processes, killed, ..ended("web", ExitStatus::Signal(15)) }),
+        };
+        let services = vec![stopped(3, 0, false), stopped(11, 2, false), stopped(0, 0, true)];
+        let outcome = Outcome { services, took: Duration::from_millis(200) };
+        assert_eq!(stop_totals(&outcome), StopTotals { services: 2, processes: 14, killed: 2, left: 0 });
+        assert_eq!(outcome_code(&outcome), 0);
+    }
+
+    #[test]
+    fn a_failure_outweighs_a_lack_of_time() {
+        let with = |results: &[OutcomeResult]| {
+            let one = |result: &OutcomeResult| ServiceOutcome {
+                service: service("web", State::Starting),
+                result: *result,
+                unchanged: false,
+                ended: None,
+            };
+            outcome_code(&Outcome { services: results.iter().map(one).collect(), took: Duration::ZERO })
+        };
+        assert_eq!(with(&[OutcomeResult::Done]), 0);
+        assert_eq!(with(&[OutcomeResult::TimedOut, OutcomeResult::Done]), 124);
+        assert_eq!(with(&[OutcomeResult::TimedOut, OutcomeResult::Failed]), 1);
+        assert_eq!(with(&[OutcomeResult::Superseded]), 1);
+    }
+}

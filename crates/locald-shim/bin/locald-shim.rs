@@ -1,0 +1,5 @@
+//! The program `locald-shim`.
+
+fn main() -> std::process::ExitCode {
+    locald_shim::main()
+}
