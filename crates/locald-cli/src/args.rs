@@ -150,8 +150,8 @@ pub(crate) struct Limit {
   locald up web              web and what it depends on
   locald up --timeout 5m     for a slow first build
 
-Services run on after this command ends. `up` twice is fine: what runs is left alone, unless its part of
-locald.toml changed. Interrupting it ends only the waiting.")]
+Services run on after this command ends. `up` twice is fine: what runs is left alone, unless its
+part of locald.toml changed. Interrupting it ends only the waiting.")]
 pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) services: Services,

@@ -7,8 +7,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use locald_utils::config::{self, ConfigErrors, FILE_NAME};
-use locald_utils::name::{ProjectId, ServiceName};
-use locald_utils::paths::{Home, HomeError};
+use locald_utils::name::{ProjectId, ProjectName, ServiceName};
+use locald_utils::paths::{Home, HomeError, service_dir};
 use locald_utils::protocol::{Failure, FailureCode, ProjectStatus};
 use locald_utils::spec::{Environment, ProjectSpec};
 
@@ -122,6 +122,36 @@ impl Place {
         let mut projects = client.status(only)?;
         let found = ids.iter().find_map(|id| projects.iter().position(|project| project.id == *id));
         Ok(found.map(|index| projects.swap_remove(index)))
+    }
+
+    /// Finds the logs of the services that `patterns` mean, all when there is no pattern: each service's name and
+    /// directory. Asks no daemon, and needs no readable project file where something has run before.
+    ///
+    /// # Errors
+    /// When nothing is known of a project here, or a pattern matches nothing.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for `logs`"))]
+    pub(crate) fn logs(&self, home: &Home, patterns: &[String]) -> Result<Vec<(ServiceName, PathBuf)>, Problem> {
+        let spec = self.file().map(config::load);
+        let named = spec.as_ref().and_then(|spec| spec.as_ref().ok());
+        let mut names: Vec<ServiceName> =
+            named.into_iter().flat_map(|spec| &spec.services).map(|service| service.name.clone()).collect();
+        let project = named.map_or_else(|| ProjectName::from_directory(&self.start), |spec| spec.name.clone());
+        let dirs: Vec<PathBuf> = self.ids().iter().map(|id| home.project(id, &project)).collect();
+        // Without a file the project may lie in any directory from here up: the nearest that has ever run.
+        let dir = dirs.iter().find(|dir| dir.is_dir()).or(dirs.first()).cloned().unwrap_or_default();
+        let recorded = dir.join("services").read_dir().into_iter().flatten().flatten();
+        let mut recorded: Vec<ServiceName> =
+            recorded.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        recorded.sort();
+        recorded.retain(|name| !names.contains(name));
+        names.extend(recorded);
+        match spec {
+            None if names.is_empty() => return Err(self.not_found().into()),
+            Some(Err(errors)) if names.is_empty() => return Err(errors.into()),
+            None | Some(_) => {}
+        }
+        let selected = if patterns.is_empty() { names } else { names::select(patterns, &names, project.as_str())? };
+        Ok(selected.into_iter().map(|name| (name.clone(), service_dir(&dir, &name))).collect())
     }
 
     /// Makes the failure of a place without a project.
@@ -247,6 +277,23 @@ mod tests {
         let project = Project::find(&place, Some(&mut daemon.client())).expect("found");
         assert_eq!(project.known, Some(known));
         assert_eq!(project.service_names(), ["web".parse().expect("valid")]);
+    }
+
+    #[test]
+    fn logs_are_found_without_a_daemon_and_after_the_file_is_gone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().canonicalize().expect("canonical");
+        let home = Home::under(&root.join("home"));
+        let web =
+            root.join("home/projects").join(format!("shop-{}", ProjectId::of_directory(&root))).join("services/web");
+        std::fs::create_dir_all(&web).expect("mkdir");
+        std::fs::create_dir_all(root.join("src")).expect("mkdir");
+        let place = Place::of_directory(&root.join("src")).expect("a place");
+        let found = vec![("web".parse().expect("valid"), web)];
+        assert_eq!(place.logs(&home, &[]).expect("found"), found);
+        assert_eq!(place.logs(&home, &["w*".into()]).expect("found"), found);
+        let Err(Problem::Failure(failure)) = place.logs(&home, &["db".into()]) else { panic!("found") };
+        assert_eq!(failure.code, FailureCode::NotFound);
     }
 
     #[test]

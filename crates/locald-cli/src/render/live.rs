@@ -147,7 +147,7 @@ fn block(pending: &[Line], width: usize, columns: usize, rows: usize) -> Vec<Str
     let mut lines: Vec<String> = pending[..shown]
         .iter()
         .map(|line| {
-            let elapsed = line.elapsed.map_or(String::new(), |elapsed| format!("  {}", human(elapsed)));
+            let elapsed = line.elapsed.map_or(String::new(), |elapsed| format!("  {}", running(elapsed)));
             fit(&format!("{:<width$}  {}{elapsed}", line.service, line.word.text), columns)
         })
         .collect();
@@ -155,6 +155,11 @@ fn block(pending: &[Line], width: usize, columns: usize, rows: usize) -> Vec<Str
         lines.push(fit(&format!("and {} more", pending.len() - shown), columns));
     }
     lines
+}
+
+/// A time that counts up before one's eyes: in tenths of a second, of which people can see no less.
+fn running(elapsed: Duration) -> String {
+    if elapsed.as_secs() == 0 { format!("0.{}s", elapsed.subsec_millis() / 100) } else { human(elapsed) }
 }
 
 /// Cuts a line so that it cannot wrap.
@@ -209,6 +214,7 @@ mod tests {
     #[test]
     fn the_block_fits_the_screen() {
         let lines = [pending("web", "waiting for db to be ready", 3), pending("api", "starting", 12)];
+        assert_eq!(running(Duration::from_millis(291)), "0.2s");
         assert_eq!(block(&lines, 6, 80, 24), ["web     waiting for db to be ready  3.0s", "api     starting  12s"]);
         assert_eq!(block(&lines, 6, 20, 24), ["web     waiting fo…", "api     starting  …"]);
         let many: Vec<Line> = (0..30).map(|number| pending(&format!("s{number}"), "starting", 1)).collect();

@@ -11,8 +11,11 @@ use std::path::{Path, PathBuf};
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 use serde::{Deserialize, Serialize};
 
-/// 100: more than anybody fixes in one go, and a file that is no project file at all stays readable.
-const MAX_SHOWN: usize = 100;
+/// 200: more than anybody fixes in one go, few enough that a file that is no project file at all is quickly refused.
+const MAX_KEPT: usize = 200;
+
+/// 400 characters: a message repeats what was written, which may be anything.
+const MAX_MESSAGE: usize = 400;
 
 /// One mistake, as offsets into the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,23 +33,30 @@ pub(super) struct Mistake {
 impl Mistake {
     /// Notes a mistake at a place.
     pub(super) fn at(span: Range<usize>, message: impl Into<String>) -> Self {
-        Self { span, message: message.into(), label: String::new(), others: Vec::new(), help: None, is_absence: false }
+        Self {
+            span,
+            message: shortened(message.into()),
+            label: String::new(),
+            others: Vec::new(),
+            help: None,
+            is_absence: false,
+        }
     }
 
     /// Writes a few words beside the caret.
     pub(super) fn label(self, label: impl Into<String>) -> Self {
-        Self { label: label.into(), ..self }
+        Self { label: shortened(label.into()), ..self }
     }
 
     /// Shows a second place.
     pub(super) fn also(mut self, span: Range<usize>, label: impl Into<String>) -> Self {
-        self.others.push((span, label.into()));
+        self.others.push((span, shortened(label.into())));
         self
     }
 
     /// Names a way out.
     pub(super) fn help(self, help: impl Into<String>) -> Self {
-        Self { help: Some(help.into()), ..self }
+        Self { help: Some(shortened(help.into())), ..self }
     }
 
     /// Marks a mistake that consists in something not being there.
@@ -63,6 +73,8 @@ pub struct ConfigErrors {
     /// Its text, or nothing if it could not be read.
     source: Option<String>,
     mistakes: Vec<Mistake>,
+    /// How many more there are.
+    omitted: usize,
 }
 
 /// One mistake, for programs: an entry of `check --json`.
@@ -92,20 +104,22 @@ pub struct Place {
 impl ConfigErrors {
     /// Takes a list of mistakes in the order in which they are to be shown.
     pub(super) fn new(file: &Path, source: String, mut mistakes: Vec<Mistake>) -> Self {
+        let omitted = mistakes.len().saturating_sub(MAX_KEPT);
+        mistakes.truncate(MAX_KEPT);
         for mistake in &mut mistakes {
             mistake.span = visible(&source, &mistake.span);
             for (span, _) in &mut mistake.others {
                 *span = visible(&source, span);
             }
         }
-        Self { file: file.to_owned(), source: Some(source), mistakes }
+        Self { file: file.to_owned(), source: Some(source), mistakes, omitted }
     }
 
     /// Says that the file could not be read.
     pub(super) fn unreadable(file: &Path, reason: &str) -> Self {
         let mistake = Mistake::at(0..0, format!("could not read {}: {reason}", file.display()))
             .help("`-f FILE` names another project file");
-        Self { file: file.to_owned(), source: None, mistakes: vec![mistake] }
+        Self { file: file.to_owned(), source: None, mistakes: vec![mistake], omitted: 0 }
     }
 
     /// Says that the text is not UTF-8 from offset `valid` on; `lossy` is the text as far as it can be shown.
@@ -117,7 +131,7 @@ impl ConfigErrors {
         Self::new(file, lossy, vec![mistake])
     }
 
-    /// The mistakes, for programs.
+    /// The mistakes, for programs; at most two hundred.
     #[must_use]
     pub fn diagnostics(&self) -> Vec<Diagnostic> {
         self.mistakes
@@ -133,16 +147,15 @@ impl ConfigErrors {
 
     /// Writes every mistake with file:line:column, an excerpt, a caret and a suggestion.
     ///
-    /// The text ends with a newline. After a hundred mistakes only their number is given.
+    /// The text ends with a newline. After two hundred mistakes only their number is given.
     #[must_use]
     pub fn render(&self, color: bool) -> String {
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
-        let shown: Vec<String> =
-            self.mistakes.iter().take(MAX_SHOWN).map(|mistake| self.render_one(mistake, &renderer)).collect();
+        let shown: Vec<String> = self.mistakes.iter().map(|mistake| self.render_one(mistake, &renderer)).collect();
         let mut text = shown.join("\n\n");
         text.push('\n');
-        if let Some(rest @ 1..) = self.mistakes.len().checked_sub(MAX_SHOWN) {
-            text.push_str(&format!("\nand {rest} more\n"));
+        if self.omitted > 0 {
+            text.push_str(&format!("\nand {} more\n", self.omitted));
         }
         text
     }
@@ -172,7 +185,7 @@ impl ConfigErrors {
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.mistakes.len() {
+        match self.mistakes.len() + self.omitted {
             1 => write!(f, "{} has a mistake", self.file.display()),
             count => write!(f, "{} has {count} mistakes", self.file.display()),
         }
@@ -180,6 +193,14 @@ impl fmt::Display for ConfigErrors {
 }
 
 impl std::error::Error for ConfigErrors {}
+
+fn shortened(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MAX_MESSAGE) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
 
 fn optional(label: &str) -> Option<&str> {
     Some(label).filter(|label| !label.is_empty())

@@ -5,6 +5,7 @@
 //! a torn line is not to be trusted, and [`Syntax::trusts`] says which later findings are. What the keys mean is none of
 //! this module's business.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use toml::Spanned;
@@ -13,22 +14,33 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::Mistake;
 use super::value::in_order;
 
-/// 100: so many unclosed brackets or repeated keys are looked into; files that are not TOML at all stay quick to read.
-const MAX_LOOKED_INTO: usize = 100;
+/// 20: so many unclosed brackets or repeated keys are looked into; files that are not TOML at all stay quick to read.
+const MAX_LOOKED_INTO: usize = 20;
 
 /// What is wrong with a text as TOML.
 #[derive(Debug, Default)]
 pub(super) struct Syntax {
     pub(super) mistakes: Vec<Mistake>,
-    /// Where syntax errors are: whole lines, in bytes.
-    torn: Vec<Range<usize>>,
+    /// Where syntax errors are: whole lines, in bytes, from start to end.
+    torn: BTreeMap<usize, usize>,
 }
 
 impl Syntax {
     /// Tells whether a mistake found in the table is one of the text, rather than a consequence of a syntax error.
     pub(super) fn trusts(&self, mistake: &Mistake) -> bool {
-        let is_torn = self.torn.iter().any(|torn| torn.contains(&mistake.span.start));
-        !is_torn && (self.torn.is_empty() || !mistake.is_absence)
+        !self.is_torn(mistake.span.start) && (self.torn.is_empty() || !mistake.is_absence)
+    }
+
+    fn is_torn(&self, offset: usize) -> bool {
+        self.torn.range(..=offset).next_back().is_some_and(|(_, end)| offset < *end)
+    }
+
+    /// Notes a syntax error and the lines it spoils, unless these are spoilt already.
+    fn note(&mut self, lines: &Range<usize>, mistake: Mistake) {
+        if !self.is_torn(lines.start) {
+            self.torn.insert(lines.start, lines.end);
+            self.mistakes.push(mistake);
+        }
     }
 }
 
@@ -44,22 +56,27 @@ pub(super) fn repaired(source: &str, syntax: &mut Syntax) -> String {
             let starts = ["unclosed array", "unclosed inline table", "invalid multi-line"];
             starts.iter().any(|start| error.message().starts_with(start))
         });
-        let (mistake, lines) = if let Some(bracket) = first_unclosed(&text).filter(|_| is_unclosed) {
+        if let Some(bracket) = first_unclosed(&text).filter(|_| is_unclosed) {
             let lines = swallowed_lines(&text, bracket.start);
             let shown = &source[bracket.clone()];
             let mistake = Mistake::at(bracket, format!("this `{shown}` is never closed"));
-            (mistake.help(format!("add `{}`", closing(shown))), lines)
-        } else if let Some(error) = errors.iter().find(|error| error.message().starts_with("key with no value")) {
-            let span = error.span().unwrap_or(0..0);
-            let lines = line_of(&text, span.start);
-            (syntax_mistake(&text, span, error.message()), lines)
-        } else {
+            syntax.note(&lines, mistake.help(format!("add `{}`", closing(shown))));
+            blank(&mut text, lines);
+            continue;
+        }
+        let keys: Vec<Range<usize>> = errors
+            .iter()
+            .filter(|error| error.message().starts_with("key with no value"))
+            .filter_map(toml::de::Error::span)
+            .collect();
+        if keys.is_empty() {
             break;
-        };
-        let lines = lines.start..lines.end.min(text.len());
-        text = blank(&text, lines.clone());
-        syntax.mistakes.push(mistake);
-        syntax.torn.push(lines);
+        }
+        for key in keys {
+            let line = line_of(&text, key.start);
+            syntax.note(&line, syntax_mistake(&text, key, "key with no value"));
+            blank(&mut text, line);
+        }
     }
     text
 }
@@ -80,15 +97,12 @@ fn note_errors(text: &str, errors: &[toml::de::Error], syntax: &mut Syntax) {
         errors.into_iter().partition(|(_, message)| *message == "duplicate key");
     for (span, message) in others {
         let line = line_of(text, span.start);
-        if !syntax.torn.contains(&line) {
-            syntax.torn.push(line);
-            syntax.mistakes.push(syntax_mistake(text, span, message));
-        }
+        syntax.note(&line, syntax_mistake(text, span, message));
     }
     let mut repeated_headers = Vec::new();
     for (span, _) in duplicates.into_iter().take(MAX_LOOKED_INTO) {
         // A name that a torn line lacks is the empty one, and easily comes twice.
-        if !syntax.torn.iter().any(|torn| torn.contains(&span.start)) {
+        if !syntax.is_torn(span.start) {
             syntax.mistakes.extend(duplicate(text, span, &mut repeated_headers));
         }
     }
@@ -207,9 +221,10 @@ fn swallowed_lines(text: &str, bracket: usize) -> Range<usize> {
 }
 
 /// Replaces lines by blanks; no other offset changes.
-fn blank(text: &str, lines: Range<usize>) -> String {
+fn blank(text: &mut String, lines: Range<usize>) {
+    let lines = lines.start..lines.end.min(text.len());
     let blanks: String = text[lines.clone()].bytes().map(|byte| if byte == b'\n' { '\n' } else { ' ' }).collect();
-    [&text[..lines.start], &blanks, &text[lines.end..]].concat()
+    text.replace_range(lines, &blanks);
 }
 
 /// The line around an offset, with its line feed; the end of the text counts as one.

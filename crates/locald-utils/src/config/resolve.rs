@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::diagnostic::Mistake;
 use super::value::{Command, OneOrMany, Text};
@@ -348,9 +348,9 @@ impl Resolver<'_> {
 
 /// Puts a path as written after the directory of the project file; an absolute path stays.
 ///
-/// `.` disappears. `..` and symbolic links stay as they are, for what they mean may change.
+/// `.` and doubled slashes disappear. `..` and symbolic links stay as they are, for what they mean may change.
 fn absolute(dir: &Path, written: &str) -> PathBuf {
-    dir.join(written).components().filter(|component| *component != Component::CurDir).collect()
+    dir.join(written).components().collect()
 }
 
 fn relative_to(dir: &Path, path: &Text) -> String {

@@ -17,7 +17,7 @@ const OPENING: &str = "${services.";
 pub(super) fn template(text: &Text, source: &str, declared: &Declared<'_>, mistakes: &mut Vec<Mistake>) -> Template {
     let mut parts = Vec::new();
     let mut rest = text.text.as_str();
-    let mut count = 0;
+    let mut places = places(text, source).into_iter();
     while let Some(start) = rest.find(OPENING) {
         let (before, reference) = rest.split_at(start);
         if !before.is_empty() {
@@ -25,11 +25,11 @@ pub(super) fn template(text: &Text, source: &str, declared: &Declared<'_>, mista
         }
         let length = reference.find('}').map_or(reference.len(), |brace| brace + 1);
         let (reference, after) = reference.split_at(length);
-        match service_of(reference, declared, || place(text, source, count, reference)) {
+        let place = places.next().unwrap_or_else(|| text.span.clone());
+        match service_of(reference, declared, place) {
             Ok(port_of) => parts.push(Part::Port { port_of }),
             Err(mistake) => mistakes.extend(mistake),
         }
-        count += 1;
         rest = after;
     }
     if !rest.is_empty() || parts.is_empty() {
@@ -41,18 +41,14 @@ pub(super) fn template(text: &Text, source: &str, declared: &Declared<'_>, mista
 /// Checks one reference: `${services.` up to its brace, or to the end of the text.
 ///
 /// Fails without a mistake if that is noted elsewhere.
-fn service_of(
-    reference: &str,
-    declared: &Declared<'_>,
-    place: impl Fn() -> Range<usize>,
-) -> Result<ServiceName, Option<Mistake>> {
+fn service_of(reference: &str, declared: &Declared<'_>, place: Range<usize>) -> Result<ServiceName, Option<Mistake>> {
     const FORM: &str = "a reference is written `${services.NAME.port}`";
     let shown = reference.escape_debug();
     let Some(inner) = reference.strip_prefix(OPENING).and_then(|inner| inner.strip_suffix('}')) else {
-        return Err(Some(Mistake::at(place(), format!("`{shown}` has no closing brace")).help(FORM)));
+        return Err(Some(Mistake::at(place, format!("`{shown}` has no closing brace")).help(FORM)));
     };
     let Some(name) = inner.strip_suffix(".port") else {
-        return Err(Some(Mistake::at(place(), format!("`{shown}` is not a reference")).help(FORM)));
+        return Err(Some(Mistake::at(place, format!("`{shown}` is not a reference")).help(FORM)));
     };
     let Some(has_port) = declared.has_port(name) else {
         let help = match nearest(name, declared.names()) {
@@ -60,29 +56,32 @@ fn service_of(
             None => format!("the services are {}", declared.list()),
         };
         let message = format!("there is no service `{}`", name.escape_debug());
-        return Err(Some(Mistake::at(place(), message).help(help).absence()));
+        return Err(Some(Mistake::at(place, message).help(help).absence()));
     };
     if !has_port {
         let help = format!("give `{name}` a `port`; with \"auto\", locald chooses one");
-        return Err(Some(Mistake::at(place(), format!("service `{name}` has no port")).help(help).absence()));
+        return Err(Some(Mistake::at(place, format!("service `{name}` has no port")).help(help).absence()));
     }
     // A name that is declared and yet not valid is noted where it is declared.
     name.parse().map_err(|_| None)
 }
 
-/// Finds the `count`-th reference of a text in the source.
+/// Finds the references of a text in the source.
 ///
-/// Escapes make the text differ from the source. Where the references cannot be told apart for them, it is the whole
-/// value.
-fn place(text: &Text, source: &str, count: usize, reference: &str) -> Range<usize> {
+/// Escapes make the text differ from the source. Where the references cannot be told apart for them, there are no places,
+/// and the whole value has to do.
+fn places(text: &Text, source: &str) -> Vec<Range<usize>> {
     let raw = source.get(text.span.clone()).unwrap_or_default();
-    let in_raw = raw.matches(OPENING).count();
-    match raw.match_indices(OPENING).nth(count) {
-        Some((offset, _)) if in_raw == text.text.matches(OPENING).count() => {
-            let start = text.span.start + offset;
-            let length = if raw[offset..].starts_with(reference) { reference.len() } else { OPENING.len() };
-            start..start + length
-        }
-        Some(_) | None => text.span.clone(),
+    let starts: Vec<usize> = raw.match_indices(OPENING).map(|(offset, _)| offset).collect();
+    if starts.len() != text.text.matches(OPENING).count() {
+        return Vec::new();
     }
+    let end_of = |start: usize| {
+        let inner = start + OPENING.len();
+        // Up to the brace, if nothing comes before it that no name has.
+        let length = raw[inner..].find(|c: char| !(c.is_alphanumeric() || matches!(c, '-' | '_' | '.')));
+        let end = length.map_or(raw.len(), |length| inner + length);
+        if raw[end..].starts_with('}') { end + 1 } else { end }
+    };
+    starts.into_iter().map(|start| text.span.start + start..text.span.start + end_of(start)).collect()
 }
