@@ -100,6 +100,8 @@ fn failed(message: String) -> DaemonStart {
 fn run(starter: &mut Starter) -> Result<(), DaemonStart> {
     let home =
         Home::from_env().and_then(|home| home.prepare().map(|()| home)).map_err(|error| failed(error.to_string()))?;
+    // No directory of anybody's is kept busy, and no relative path means anything here.
+    std::env::set_current_dir("/").map_err(|error| failed(format!("could not change to /: {error}")))?;
     let _lock = lock(&home)?;
     diary::start(&home.daemon_log())
         .map_err(|error| failed(format!("could not open {}: {error}", home.daemon_log().display())))?;

@@ -76,6 +76,8 @@ impl Spawn {
     /// # Errors
     /// Those of posix_spawn(3): ENOENT, EACCES and their kin for the program, EAGAIN at the process limit.
     pub fn start(self) -> io::Result<i32> {
+        // Descriptors that this process was started with may be open across exec, and would be held open for days.
+        super::sys::close_on_exec_from(3)?;
         let mut actions = PosixSpawnFileActions::init()?;
         for (from, to) in &self.descriptors {
             actions.add_dup2(from.as_raw_fd(), *to)?;
