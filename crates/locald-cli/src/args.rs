@@ -12,6 +12,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use locald_utils::protocol::{Failure, FailureCode, WaitFor};
 
 use crate::render::json;
+use crate::verbs::logs::LogsArgs;
 
 /// Runs the services of a development project.
 #[derive(Debug, Parser)]
@@ -92,6 +93,13 @@ pub(crate) enum Verb {
     /// Show how the services of the project stand. [read-only]
     #[command(visible_alias = "ps")]
     Status(StatusArgs),
+    /// Show what services have written; needs no daemon. [read-only]
+    #[command(after_help = "Examples:
+  locald logs                the newest run of every service, merged by time
+  locald logs -f web         follow one service, over restarts
+  locald logs --since 15m --grep error
+  locald logs db --run previous -n all")]
+    Logs(LogsArgs),
     /// List all projects that the daemon knows. [read-only]
     Ls,
     /// Check locald.toml; needs no daemon. [read-only]
@@ -118,6 +126,7 @@ impl Verb {
             Self::Stop(_) => "stop",
             Self::Restart(_) => "restart",
             Self::Status(_) => "status",
+            Self::Logs(_) => "logs",
             Self::Ls => "ls",
             Self::Check => "check",
             Self::Wait(_) => "wait",

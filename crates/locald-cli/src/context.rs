@@ -129,7 +129,6 @@ impl Place {
     ///
     /// # Errors
     /// When nothing is known of a project here, or a pattern matches nothing.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for `logs`"))]
     pub(crate) fn logs(&self, home: &Home, patterns: &[String]) -> Result<Vec<(ServiceName, PathBuf)>, Problem> {
         let spec = self.file().map(config::load);
         let named = spec.as_ref().and_then(|spec| spec.as_ref().ok());

@@ -6,6 +6,7 @@ mod check;
 mod completions;
 mod daemon;
 mod down;
+pub(crate) mod logs;
 mod ls;
 mod restart;
 mod start;
@@ -56,6 +57,7 @@ pub(crate) fn run(verb: &Verb, context: &Context, screen: &mut Screen) -> Result
         Verb::Stop(args) => stop::run(args, context, screen),
         Verb::Restart(args) => restart::run(args, context, screen),
         Verb::Status(args) => status::run(args, context, screen),
+        Verb::Logs(args) => logs::verb(args, context, screen),
         Verb::Ls => ls::run(context, screen),
         Verb::Check => check::run(context, screen),
         Verb::Wait(args) => wait::run(args, context, screen),

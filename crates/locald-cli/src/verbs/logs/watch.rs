@@ -1,0 +1,238 @@
+//! Waits until a log may have changed, without looking again and again.
+//!
+//! The kernel reports changes of directories (inotify, kqueue). A directory that does not exist yet is awaited by
+//! watching the nearest one that does. A report says only that it is time to look: what has changed, the followers find
+//! out, so reports may be many, few, or about something else.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+use locald_utils::log::{DATA_FILE, INDEX_FILE};
+use locald_utils::protocol::{Failure, FailureCode};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use notify::{Error, ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+
+/// inotify reports writes to the files of a watched directory. kqueue reports new and deleted ones only, so each file is
+/// watched as well.
+const WATCHES_FILES: bool = !cfg!(target_os = "linux");
+
+/// Watches the log directories of some services.
+pub(super) struct Watch {
+    watcher: RecommendedWatcher,
+    dirs: Vec<PathBuf>,
+    watched: BTreeSet<PathBuf>,
+    wakes: Receiver<()>,
+    news: Arc<News>,
+}
+
+/// Why [`Watch::wait`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wake {
+    /// Something may have changed.
+    Changed,
+    /// Nothing has changed for as long as asked.
+    Quiet,
+    /// Nobody reads the output any more.
+    HungUp,
+}
+
+/// What the other threads have seen.
+#[derive(Default)]
+struct News {
+    /// Something that is watched may be gone, and its watch with it, even if its name is there again.
+    is_moved: AtomicBool,
+    is_hung_up: AtomicBool,
+}
+
+impl Watch {
+    /// Begins to watch `dirs`, and the reader of `output` if that is given.
+    ///
+    /// # Errors
+    /// When the system gives no watch.
+    pub(super) fn new(dirs: Vec<PathBuf>, output: Option<OwnedFd>) -> Result<Self, Failure> {
+        // One wake is as good as many.
+        let (wake, wakes) = sync_channel(1);
+        let news = Arc::new(News::default());
+        if let Some(output) = output {
+            watch_reader(output, wake.clone(), Arc::clone(&news));
+        }
+        let seen = Arc::clone(&news);
+        let on_event = move |event: notify::Result<Event>| {
+            match event.map(|event| event.kind) {
+                // Reading a log is reported as well, and our own reading must not wake us.
+                Ok(EventKind::Access(_)) => return,
+                Ok(EventKind::Remove(_) | EventKind::Modify(notify::event::ModifyKind::Name(_))) | Err(_) => {
+                    seen.is_moved.store(true, Ordering::Release);
+                }
+                Ok(EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Other) => {}
+            }
+            // A full channel holds a wake already.
+            let _ = wake.try_send(());
+        };
+        let watcher = notify::recommended_watcher(on_event).map_err(|error| cannot_watch(None, &error))?;
+        let mut watch = Self { watcher, dirs, watched: BTreeSet::new(), wakes, news };
+        watch.renew()?;
+        Ok(watch)
+    }
+
+    /// Watches what exists by now. Whatever changes after this wakes the next [`Self::wait`].
+    ///
+    /// # Errors
+    /// When the system gives no watch.
+    pub(super) fn renew(&mut self) -> Result<(), Failure> {
+        if self.news.is_moved.swap(false, Ordering::AcqRel) {
+            for path in std::mem::take(&mut self.watched) {
+                // The watch of something deleted has gone by itself.
+                let _ = self.watcher.unwatch(&path);
+            }
+        }
+        loop {
+            let wanted: BTreeSet<PathBuf> = self.dirs.iter().flat_map(|dir| targets(dir)).collect();
+            if wanted == self.watched {
+                return Ok(());
+            }
+            for path in self.watched.difference(&wanted) {
+                let _ = self.watcher.unwatch(path);
+            }
+            self.watched.retain(|path| wanted.contains(path));
+            for path in wanted {
+                if self.watched.contains(&path) {
+                    continue;
+                }
+                match self.watcher.watch(&path, RecursiveMode::NonRecursive) {
+                    Ok(()) => {
+                        self.watched.insert(path);
+                    }
+                    // Deleted in this moment. The next round finds what exists instead.
+                    Err(_) if !path.exists() => {}
+                    Err(error) => return Err(cannot_watch(Some(&path), &error)),
+                }
+            }
+        }
+    }
+
+    /// Waits for a change; with a `limit` no longer than that.
+    pub(super) fn wait(&self, limit: Option<Duration>) -> Wake {
+        let woken = match limit {
+            Some(limit) => self.wakes.recv_timeout(limit),
+            None => self.wakes.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match woken {
+            _ if self.news.is_hung_up.load(Ordering::Acquire) => Wake::HungUp,
+            Err(RecvTimeoutError::Timeout) => Wake::Quiet,
+            // Without a watcher nothing would ever come.
+            Err(RecvTimeoutError::Disconnected) => Wake::HungUp,
+            Ok(()) => Wake::Changed,
+        }
+    }
+}
+
+/// What has to be watched to learn about the log in `dir`.
+fn targets(dir: &Path) -> Vec<PathBuf> {
+    let mut targets = Vec::new();
+    targets.extend(dir.ancestors().find(|dir| dir.exists()).map(Path::to_owned));
+    if WATCHES_FILES {
+        targets.extend([DATA_FILE, INDEX_FILE].map(|file| dir.join(file)).into_iter().filter(|file| file.exists()));
+    }
+    targets
+}
+
+fn cannot_watch(path: Option<&Path>, error: &Error) -> Failure {
+    let what = path.map_or_else(|| "logs".to_owned(), |path| path.display().to_string());
+    let failure = Failure::new(FailureCode::Failed, format!("could not watch {what}: {error}"));
+    match &error.kind {
+        ErrorKind::MaxFilesWatch => failure.hint("raise fs.inotify.max_user_watches"),
+        ErrorKind::Io(_) if path.is_none() => failure.hint("raise fs.inotify.max_user_instances"),
+        ErrorKind::Io(_)
+        | ErrorKind::Generic(_)
+        | ErrorKind::PathNotFound
+        | ErrorKind::WatchNotFound
+        | ErrorKind::InvalidConfig(_) => failure,
+    }
+}
+
+/// Waits on a thread of its own for the reader of `output` to go away: `logs -f | head` then ends at once, and not with
+/// the next line.
+fn watch_reader(output: OwnedFd, wake: SyncSender<()>, news: Arc<News>) {
+    std::thread::spawn(move || {
+        // POLLERR and POLLHUP are reported without being asked for (poll(2)).
+        let mut fds = [PollFd::new(output.as_fd(), PollFlags::empty())];
+        while let Err(nix::errno::Errno::EINTR) = poll(&mut fds, PollTimeout::NONE) {}
+        let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
+        if fds[0].revents().is_some_and(|seen| seen.intersects(gone)) {
+            news.is_hung_up.store(true, Ordering::Release);
+            let _ = wake.try_send(());
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Long enough for a busy machine; nothing waits for it to pass.
+    const DEADLINE: Option<Duration> = Some(Duration::from_secs(20));
+
+    /// Takes the wakes that are on their way for what was done so far.
+    fn settle(watch: &Watch) {
+        while watch.wait(Some(Duration::from_millis(50))) == Wake::Changed {}
+    }
+
+    #[test]
+    fn a_write_wakes_and_a_read_does_not() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let log = base.path().join(DATA_FILE);
+        fs::write(&log, "one").expect("a log");
+        let mut watch = Watch::new(vec![base.path().to_owned()], None).expect("a watch");
+        settle(&watch);
+        fs::read(&log).expect("the log");
+        assert_eq!(watch.wait(Some(Duration::from_millis(50))), Wake::Quiet);
+        fs::write(&log, "two").expect("a log");
+        assert_eq!(watch.wait(DEADLINE), Wake::Changed);
+        watch.renew().expect("a watch");
+    }
+
+    #[test]
+    fn a_directory_is_awaited_and_awaited_again_after_its_deletion() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let dir = base.path().join("a/b");
+        let mut watch = Watch::new(vec![dir.clone()], None).expect("a watch");
+        for round in 0..3 {
+            fs::create_dir_all(&dir).expect("a directory");
+            assert_eq!(watch.wait(DEADLINE), Wake::Changed, "round {round}");
+            watch.renew().expect("a watch");
+            settle(&watch);
+            watch.renew().expect("a watch");
+            fs::write(dir.join(DATA_FILE), "text").expect("a log");
+            assert_eq!(watch.wait(DEADLINE), Wake::Changed, "round {round}");
+            settle(&watch);
+            fs::remove_dir_all(&dir).expect("it was there");
+            // Deleted and there again before anybody looks.
+            fs::create_dir_all(&dir).expect("a directory");
+            assert_eq!(watch.wait(DEADLINE), Wake::Changed, "round {round}");
+            settle(&watch);
+            watch.renew().expect("a watch");
+            fs::write(dir.join(DATA_FILE), "text").expect("a log");
+            assert_eq!(watch.wait(DEADLINE), Wake::Changed, "round {round}");
+            fs::remove_dir_all(base.path().join("a")).expect("it was there");
+            settle(&watch);
+            watch.renew().expect("a watch");
+        }
+    }
+
+    #[test]
+    fn a_reader_that_goes_away_wakes() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let (read, write) = nix::unistd::pipe().expect("a pipe");
+        let watch = Watch::new(vec![base.path().to_owned()], Some(write)).expect("a watch");
+        drop(read);
+        assert_eq!(watch.wait(DEADLINE), Wake::HungUp);
+    }
+}
