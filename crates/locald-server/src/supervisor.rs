@@ -71,7 +71,7 @@ pub(crate) struct Supervisor {
     clients: u32,
     idle_since: Instant,
     is_ending: bool,
-    /// Has `daemon stop --all` ended the daemon when the last service is gone.
+    /// Whether the daemon was told to end everything, and then itself.
     ends_when_idle: bool,
 }
 
@@ -207,9 +207,12 @@ impl Supervisor {
             let pending = self.pending.remove(index);
             self.answer(pending);
         }
-        if !self.is_idle() {
+        if self.ends_when_idle && self.fleet.is_idle() {
+            tracing::info!("everything has ended; leaving, as asked");
+            self.is_ending = true;
+        } else if !self.is_idle() {
             self.idle_since = now;
-        } else if self.ends_when_idle || now >= self.idle_since + IDLE_LIMIT {
+        } else if now >= self.idle_since + IDLE_LIMIT {
             tracing::info!("nothing to supervise; leaving");
             self.is_ending = true;
         }

@@ -430,7 +430,7 @@ impl Project {
         let service = self.services.get(name)?;
         let life = &service.life;
         match &life.actual {
-            Actual::Spawning | Actual::Starting { .. } | Actual::Ready { .. } | Actual::Unready => {
+            Actual::Spawning | Actual::Starting { .. } | Actual::Ready { .. } => {
                 (life.is_leaving() && !self.is_needed_by_leaving(name)).then_some(Step::Stop)
             }
             // The shim is told when it answers.
@@ -521,7 +521,6 @@ impl Project {
             | Actual::Spawning
             | Actual::Starting { .. }
             | Actual::Ready { .. }
-            | Actual::Unready
             | Actual::Stopping { .. }
             | Actual::Backoff { .. }
             | Actual::Unknown => Holds::NotYet,
