@@ -15,6 +15,7 @@ use locald_utils::process::ladder::{Action, View};
 use locald_utils::process::{self, ProcessId, sys};
 use locald_utils::record::{self, Ended, ExitStatus, PidRecord, StartFailure, StartStage, StopRecord};
 use locald_utils::shim_protocol::{FromShim, PROTOCOL, Phase, ShimIdentity, Snapshot, StartOrder, ToShim};
+use locald_utils::spec::Environment;
 use locald_utils::time::UnixMillis;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -377,8 +378,11 @@ impl Pump {
                 live.helper = None;
                 let started = FromShim::Started { leader: live.leader, at: live.started_at.unwrap_or_default() };
                 self.link.tell(&started, self.master.as_ref());
-                // From here on it mostly waits.
-                process::release_code();
+                // From here on it mostly waits. Only a stop command will need the environment once more.
+                if live.order.stop.command.is_none() {
+                    live.order.environment = Environment::new();
+                }
+                process::release_memory();
             }
             Progress::Running => {
                 live.failed = Some(StartFailure {

@@ -198,8 +198,8 @@ pub fn own_children() -> io::Result<Vec<i32>> {
     children(std::process::id().cast_signed())
 }
 
-/// Nothing to do: macOS takes code pages away that are not used when memory is short.
-pub fn release_code() {}
+/// Nothing to do: macOS takes away pages that are not used when memory is short.
+pub fn release_memory() {}
 
 /// A descriptor that becomes readable when the process has ended (kqueue(2), EVFILT_PROC). `None` when it has already.
 ///
