@@ -32,6 +32,9 @@ use crate::view::{self, Now};
 /// 5 min: a daemon with nothing to do stays this long for the next command.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
 
+/// 1 s: how long a daemon that is going waits for its last answer to be read.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
+
 /// Everything that can happen to the daemon.
 pub(crate) enum Message {
     /// A client has said hello.
@@ -71,6 +74,8 @@ pub(crate) struct Supervisor {
     clients: u32,
     idle_since: Instant,
     is_ending: bool,
+    /// Who asked for that, and must have its answer first.
+    ended_by: Option<Client>,
     /// Has `daemon stop --all` ended the daemon when the last service is gone.
     ends_when_idle: bool,
 }
@@ -92,6 +97,7 @@ impl Supervisor {
             clients: 0,
             idle_since: now,
             is_ending: false,
+            ended_by: None,
             ends_when_idle: false,
         }
     }
@@ -159,6 +165,10 @@ impl Supervisor {
             self.tick();
         }
         self.context.ledger.flush().await;
+        if let Some(client) = &self.ended_by {
+            // Not for ever: a client that does not read its answer does not keep a daemon.
+            let _ = tokio::time::timeout(FAREWELL_LIMIT, client.flush()).await;
+        }
     }
 
     /// Hears one report while the fleet is being taken over.
@@ -370,6 +380,7 @@ impl Supervisor {
         let outcome = Outcome { services: Vec::new(), took: Duration::ZERO };
         client.send(ServerMessage::Reply { id, reply: Box::new(Reply::Outcome(outcome)) });
         self.is_ending = !all;
+        self.ended_by = Some(client.clone());
     }
 
     // ---- effects
