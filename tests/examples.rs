@@ -150,6 +150,18 @@ fn hello_runs_and_ends() {
     assert_eq!(example.leftovers(), Vec::<String>::new());
 }
 
+/// Used to answer at once, with nothing, and then to wait for its own client to leave: 5 s, and exit code 124.
+#[test]
+fn daemon_stop_all_ends_every_service_first() {
+    let example = Example::copy("hello");
+    example.run(&["up"]);
+    until("two processes", || (example.service("clock")["usage"]["processes"] == 2).then_some(()));
+    let stop = example.json(&["daemon", "stop", "--all"]);
+    assert_eq!(stop["ok"], true, "{stop}");
+    assert_eq!(stop["totals"], json!({"services": 1, "processes": 2, "killed": 0, "left": 0}), "{stop}");
+    assert_eq!(example.leftovers(), Vec::<String>::new());
+}
+
 #[test]
 fn the_shop_takes_an_order_over_http_and_a_worker_carries_it_out() {
     let example = Example::copy("shop");
