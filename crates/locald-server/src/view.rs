@@ -39,7 +39,6 @@ pub(crate) fn service(
         | Actual::Blocked { .. }
         | Actual::Spawning
         | Actual::Starting { .. }
-        | Actual::Unready
         | Actual::Stopping { .. }
         | Actual::Stuck { .. }
         | Actual::Backoff { .. }
@@ -75,7 +74,6 @@ fn state(now: Now, fleet: &Fleet, key: &ServiceKey, service: &Service) -> State 
         Actual::Spawning => State::Spawning,
         Actual::Starting { .. } => State::Starting,
         Actual::Ready { .. } => State::Ready,
-        Actual::Unready => State::Unready,
         Actual::Stopping { kill_at } => State::Stopping { kill_at: *kill_at },
         Actual::Stuck { survivors } => {
             State::Failed { reason: FailedReason::Survivors { survivors: survivors.clone() } }
@@ -107,7 +105,6 @@ pub(crate) fn state_name(actual: &Actual) -> &'static str {
         Actual::Spawning => "spawning",
         Actual::Starting { .. } => "starting",
         Actual::Ready { .. } => "ready",
-        Actual::Unready => "unready",
         Actual::Stopping { .. } => "stopping",
         Actual::Stuck { .. } => "stuck",
         Actual::Backoff { .. } => "backoff",

@@ -74,6 +74,8 @@ fn run(identity: &ShimIdentity) -> ExitCode {
 fn set_up(identity: &ShimIdentity) -> std::io::Result<pump::Pump> {
     let control = UnixStream::from(sys::inherited(CONTROL_FD)?);
     process::become_subreaper()?;
+    // A log that grows over a file size limit is an error to be counted, not the end of the shim (setrlimit(2)).
+    sys::ignore(nix::sys::signal::Signal::SIGXFSZ)?;
     let signals = pump::Signals::install()?;
     std::fs::create_dir_all(&identity.service_dir)?;
     let link = link::Link::listen(&identity.socket, control)?;

@@ -98,6 +98,8 @@ pub(crate) struct Pump {
     slave: Option<OwnedFd>,
     log: Option<LogWriter>,
     lost_output: u64,
+    /// Whether nothing on disk speaks of this shim any more.
+    is_forgotten: bool,
 }
 
 impl Pump {
@@ -115,6 +117,7 @@ impl Pump {
             slave: None,
             log: None,
             lost_output: 0,
+            is_forgotten: false,
         }
     }
 
@@ -374,6 +377,8 @@ impl Pump {
                 live.helper = None;
                 let started = FromShim::Started { leader: live.leader, at: live.started_at.unwrap_or_default() };
                 self.link.tell(&started, self.master.as_ref());
+                // From here on it mostly waits.
+                process::release_code();
             }
             Progress::Running => {
                 live.failed = Some(StartFailure {
@@ -458,7 +463,7 @@ impl Pump {
     fn reap(&mut self) {
         let State::Live(live) = &mut self.state else { return };
         let now = self.origin.elapsed();
-        for pid in process::children(self.shim.pid).unwrap_or_default() {
+        for pid in process::own_children().unwrap_or_default() {
             if pid == live.leader.pid {
                 if live.exit.is_none()
                     && let Ok(Some(status)) = sys::exited(pid)
@@ -485,7 +490,7 @@ impl Pump {
         if live.exit.is_none() {
             return false;
         }
-        let is_child_left = match process::children(self.shim.pid) {
+        let is_child_left = match process::own_children() {
             Ok(children) => children.iter().any(|&pid| pid != live.leader.pid),
             // Not knowing is not being empty.
             Err(_) => true,
@@ -693,8 +698,11 @@ impl Pump {
         self.state = if is_heard { State::Told(Box::new(message), self.now() + PATIENCE) } else { State::Over };
     }
 
-    /// Takes away the records that say a run is on.
-    fn forget_records(&self) {
+    /// Takes away the records that say a run is on, and the socket. Once: after that they may be the next run's.
+    fn forget_records(&mut self) {
+        if std::mem::replace(&mut self.is_forgotten, true) {
+            return;
+        }
         for name in [record::PID, record::STOP, record::SHIM] {
             // A record that stays is cleared by the next daemon: its processes are gone.
             let _ = record::remove(&self.identity.service_dir, name);
@@ -702,7 +710,7 @@ impl Pump {
         self.link.close();
     }
 
-    fn leave(self) {
+    fn leave(mut self) {
         self.forget_records();
     }
 }

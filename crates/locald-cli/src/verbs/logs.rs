@@ -211,18 +211,17 @@ fn follow(
 }
 
 /// Shows what the feeds have, merged by time: of those that have something, the one whose entry is oldest comes next.
+/// The pieces of a line have one time, so they stay together.
 fn show_available(feeds: &mut [Feed], sources: &[Source], printer: &mut Printer<'_>) -> Result<(), Stop> {
-    // A line that has been begun is ended before another is shown.
-    let mut within = None;
     loop {
         for (feed, source) in feeds.iter_mut().zip(sources) {
             feed.load().map_err(|error| unreadable(source, &error))?;
         }
-        let oldest = || (0..feeds.len()).filter(|at| feeds[*at].is_loaded).min_by_key(|at| feeds[*at].time);
-        let Some(next) = within.filter(|at: &usize| feeds[*at].is_loaded).or_else(oldest) else { break };
-        let Some(entry) = feeds[next].reading.entry() else { break };
-        printer.show(next, &entry).map_err(unwritable)?;
-        within = is_continued(&entry).then_some(next);
+        let loaded = (0..feeds.len()).filter(|at| feeds[*at].is_loaded);
+        let Some(next) = loaded.min_by_key(|at| feeds[*at].time) else { break };
+        if let Some(entry) = feeds[next].reading.entry() {
+            printer.show(next, &entry).map_err(unwritable)?;
+        }
         feeds[next].is_loaded = false;
     }
     printer.flush().map_err(unwritable)
@@ -238,13 +237,6 @@ fn show_beginnings(feeds: &mut [Feed], sources: &[Source], printer: &mut Printer
         }
     }
     printer.flush().map_err(unwritable)
-}
-
-fn is_continued(entry: &Entry<'_>) -> bool {
-    match entry {
-        Entry::Line(line) => line.end == LineEnd::Continues,
-        Entry::Started { .. } | Entry::Ended { .. } | Entry::Gap { .. } | Entry::Restarted => false,
-    }
 }
 
 /// What is asked of each log.
@@ -380,8 +372,7 @@ struct Feed {
     reading: Reading,
     /// Whether the reading stands at an entry that has not been shown.
     is_loaded: bool,
-    /// The time of that entry. Never falls, so that a clock that was set back does not change the order within a service;
-    /// an entry without a time comes with the one before it.
+    /// The time of that entry, or of the one before it if it has none.
     time: UnixMillis,
 }
 
@@ -395,8 +386,7 @@ impl Feed {
     fn load(&mut self) -> io::Result<()> {
         if !self.is_loaded {
             self.is_loaded = self.reading.advance()?;
-            let time = self.reading.entry().and_then(|entry| entry.time());
-            self.time = time.unwrap_or(self.time).max(self.time);
+            self.time = self.reading.entry().and_then(|entry| entry.time()).unwrap_or(self.time);
         }
         Ok(())
     }

@@ -268,8 +268,8 @@ impl Fleet {
         for name in about {
             let Some(service) = project.services.get_mut(&name) else { continue };
             let life = &mut service.life;
-            // A job that has completed is not stopped by this, and neither is what has failed.
-            let is_over = matches!(life.actual, Actual::Completed | Actual::Failed(_));
+            // A job that has completed is not stopped by this, and neither is what failed or never got to start.
+            let is_over = matches!(life.actual, Actual::Completed | Actual::Failed(_) | Actual::Blocked { .. });
             let unchanged = !life.is_occupied() && (life.desired == Desired::Down || is_over);
             goals.push(Goal { service: name.clone(), want: Want::Down, run_before: life.newest, unchanged });
             life.want_down(at_once);
@@ -432,7 +432,7 @@ impl Project {
         let service = self.services.get(name)?;
         let life = &service.life;
         match &life.actual {
-            Actual::Spawning | Actual::Starting { .. } | Actual::Ready { .. } | Actual::Unready => {
+            Actual::Spawning | Actual::Starting { .. } | Actual::Ready { .. } => {
                 (life.is_leaving() && !self.is_needed_by_leaving(name)).then_some(Step::Stop)
             }
             // The shim is told when it answers.
@@ -523,7 +523,6 @@ impl Project {
             | Actual::Spawning
             | Actual::Starting { .. }
             | Actual::Ready { .. }
-            | Actual::Unready
             | Actual::Stopping { .. }
             | Actual::Backoff { .. }
             | Actual::Unknown => Holds::NotYet,

@@ -71,7 +71,6 @@ fn up(spec: &ServiceSpec, life: &Lifecycle) -> Option<OutcomeResult> {
         | Actual::Waiting
         | Actual::Spawning
         | Actual::Starting { .. }
-        | Actual::Unready
         | Actual::Stopping { .. }
         | Actual::Backoff { .. }
         | Actual::Unknown => None,
@@ -90,7 +89,6 @@ fn down(life: &Lifecycle) -> Option<OutcomeResult> {
         Actual::Spawning
         | Actual::Starting { .. }
         | Actual::Ready { .. }
-        | Actual::Unready
         | Actual::Stopping { .. }
         | Actual::Unknown => None,
     }

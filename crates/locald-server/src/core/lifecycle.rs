@@ -6,10 +6,11 @@
 //! which also sees the neighbours.
 //!
 //! ```text
-//! Stopped -> Waiting -> Spawning -> Starting -> Ready <-> Unready
-//!              ^  |         \          |          |         |       any of these --stop--> Stopping
-//!              |  v          v         v          v         v
-//!              | Blocked    Failed   Completed  Failed   Backoff --> Waiting
+//! Stopped --> Waiting --> Spawning --> Starting --> Ready        any with a run --stop--> Stopping --> Stopped, Stuck
+//!             ^     ^         \            |           |
+//!             v     |          \___________|___________|  the run is over
+//!          Blocked  |                       v
+//!                   +--- Backoff    Completed, Failed
 //! ```
 
 use std::collections::VecDeque;
@@ -45,12 +46,6 @@ pub(crate) enum Actual {
     Starting { ready_at: Option<Time> },
     /// It is ready.
     Ready { since: Time },
-    /// It was ready and is not any more.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "made by liveness checks, which no key of the project file asks for yet")
-    )]
-    Unready,
     /// It is being ended: because we ordered so, or because its leader has left others behind.
     Stopping { kill_at: Option<UnixMillis> },
     /// It could not be ended: these processes are left, and watched.
@@ -181,7 +176,6 @@ impl Lifecycle {
             Actual::Spawning
             | Actual::Starting { .. }
             | Actual::Ready { .. }
-            | Actual::Unready
             | Actual::Stopping { .. }
             | Actual::Stuck { .. }
             | Actual::Unknown => true,
@@ -227,7 +221,6 @@ impl Lifecycle {
             | Actual::Spawning
             | Actual::Starting { .. }
             | Actual::Ready { .. }
-            | Actual::Unready
             | Actual::Stopping { .. }
             | Actual::Stuck { .. }
             | Actual::Completed
@@ -293,7 +286,6 @@ impl Lifecycle {
             | Actual::Spawning
             | Actual::Starting { .. }
             | Actual::Ready { .. }
-            | Actual::Unready
             | Actual::Stopping { .. }
             | Actual::Stuck { .. }
             | Actual::Backoff { .. }
@@ -325,7 +317,7 @@ impl Lifecycle {
                 }
             }
             News::Ready => match self.actual {
-                Actual::Starting { .. } | Actual::Unready => self.actual = Actual::Ready { since: now },
+                Actual::Starting { .. } => self.actual = Actual::Ready { since: now },
                 Actual::Spawning
                 | Actual::Ready { .. }
                 | Actual::Stopping { .. }
@@ -446,7 +438,6 @@ impl Lifecycle {
             | Actual::Blocked { .. }
             | Actual::Spawning
             | Actual::Ready { .. }
-            | Actual::Unready
             | Actual::Stopping { .. }
             | Actual::Stuck { .. }
             | Actual::Completed
@@ -466,7 +457,6 @@ impl Lifecycle {
             | Actual::Blocked { .. }
             | Actual::Spawning
             | Actual::Ready { .. }
-            | Actual::Unready
             | Actual::Stopping { .. }
             | Actual::Stuck { .. }
             | Actual::Completed

@@ -246,7 +246,6 @@ impl Cursor {
     /// Ends the waiting: nothing more comes behind what has been read.
     pub(super) fn settle(&mut self) {
         self.is_live = false;
-        self.end = self.position + self.buffer.bytes().len() as u64;
     }
 
     /// The file that the cursor reads.

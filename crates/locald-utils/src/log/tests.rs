@@ -525,15 +525,22 @@ fn a_follower_waits_for_the_rest_of_a_line_and_can_show_its_beginning() {
     assert_eq!((line.bytes, line.end), ("Passwörd: ".as_bytes(), LineEnd::Continues));
     assert_eq!(news(&mut follower), []);
     assert!(!follower.release().expect("readable"), "half a character stays");
-    writer.write(b"\xa9\n", at(3));
-    let seen = news(&mut follower);
-    assert_eq!(bytes_of(&seen), "é\n".as_bytes());
-    writer.write(b"unfinished", at(5));
+    // The mark that comes with the rest does not end the line.
+    writer.write(b"\xa9\n", at(30));
+    let piece = |offset, time, bytes: &[u8], end| {
+        let (run, time, bytes) = (Some(1), Some(at(time)), bytes.to_vec());
+        Seen::Line { run, time, offset, bytes, end }
+    };
+    assert_eq!(news(&mut follower), [piece(0, 0, "é\n".as_bytes(), LineEnd::Newline)]);
+    writer.write(b"unfinished", at(31));
     assert_eq!(news(&mut follower), []);
-    writer.end(at(6));
-    let seen = news(&mut follower);
-    assert_eq!(bytes_of(&seen), b"unfinished");
-    assert_eq!(seen.last(), Some(&Seen::Ended(1)));
+    assert!(follower.release().expect("readable"));
+    assert_eq!(news(&mut follower), []);
+    writer.write(b", or not?", at(50));
+    assert_eq!(news(&mut follower), []);
+    assert!(follower.release().expect("readable"));
+    writer.end(at(52));
+    assert_eq!(news(&mut follower), [piece(14, 30, b"", LineEnd::Unfinished), Seen::Ended(1)]);
 }
 
 #[test]
@@ -671,4 +678,93 @@ fn output_lost_before_it_came_here_is_marked() {
     let seen = drain(reader.entries(&reader.all()).expect("a cursor"));
     assert_eq!(seen[2], Seen::Gap(1, 4096));
     assert_eq!(bytes_of(&seen[..2]), b"one\n");
+}
+
+#[test]
+fn output_that_may_have_gone_with_a_deleted_log_is_marked() {
+    let dir = scratch();
+    let mut writer = open(dir.path(), 1, at(0));
+    writer.write(b"one\n", at(0));
+    writer.write(b"two\n", at(10));
+    fs::remove_file(dir.path().join(DATA_FILE)).expect("the log is deleted");
+    writer.write(b"gone\n", at(19));
+    writer.write(b"here\n", at(20));
+    // "two" came after the last look at the file as well, so it counts: at most 9 bytes.
+    assert_eq!(writer.lost(), 9);
+    let reader = reader(dir.path());
+    let seen = drain(reader.entries(&reader.all()).expect("a cursor"));
+    assert_eq!(seen[..2], [Seen::Started(1), Seen::Gap(1, 9)]);
+    assert_eq!(bytes_of(&seen), b"here\n");
+}
+
+#[test]
+fn a_new_index_knows_where_the_run_began() {
+    let dir = scratch();
+    write_run(dir.path(), 1, 0, &["old\n"]);
+    let mut writer = open(dir.path(), 2, at(100));
+    writer.write(b"one\n", at(100));
+    fs::remove_file(dir.path().join(INDEX_FILE)).expect("the index is deleted");
+    writer.write(b"two\n", at(120));
+    let reader = reader(dir.path());
+    let run = reader.run(RunChoice::Current).expect("a run");
+    assert_eq!((run.run, run.started_at), (Some(RunNumber(2)), Some(at(100))));
+    assert_eq!(texts(dir.path(), &run.selection), ["one\n", "two\n"]);
+}
+
+#[test]
+fn an_index_that_knows_more_than_the_log_has_is_cut_to_size() {
+    let dir = scratch();
+    write_run(dir.path(), 1, 0, &["one\n"]);
+    write_run(dir.path(), 2, 100, &["two\n", "lost\n", "lost\n", "lost\n", "lost\n"]);
+    // As after a power failure that the index survived and the end of the log did not.
+    let log = OpenOptions::new().write(true).open(dir.path().join(DATA_FILE)).expect("the log");
+    log.set_len(8).expect("it is cut");
+    write_run(dir.path(), 3, 300, &["three\n"]);
+    let runs: Vec<_> = reader(dir.path()).runs().iter().map(|run| (run.run, run.selection.bytes.clone())).collect();
+    assert_eq!(runs, [(Some(RunNumber(1)), 0..4), (Some(RunNumber(2)), 4..8), (Some(RunNumber(3)), 8..14)]);
+    let index = fs::metadata(dir.path().join(INDEX_FILE)).expect("the index").len();
+    // The header, the start and the end of run 1, the start and one mark of run 2, the start and the end of run 3.
+    assert_eq!(index, 7 * RECORD_BYTES as u64);
+}
+
+#[test]
+fn an_index_of_another_version_is_not_read() {
+    let dir = scratch();
+    write_run(dir.path(), 1, 0, &["one\n"]);
+    let path = dir.path().join(INDEX_FILE);
+    let mut index = fs::read(&path).expect("the index");
+    index[8] = 2;
+    fs::write(&path, index).expect("the index is changed");
+    assert_eq!(reader(dir.path()).runs().iter().map(|run| run.run).collect::<Vec<_>>(), [None]);
+    no_byte_is_lost(dir.path(), b"one\n");
+}
+
+#[test]
+fn output_without_index_between_two_runs_is_a_run_of_its_own() {
+    let dir = scratch();
+    write_run(dir.path(), 1, 0, &["one\n"]);
+    let mut log = OpenOptions::new().append(true).open(dir.path().join(DATA_FILE)).expect("the log");
+    log.write_all(b"who?\n").expect("it is appended");
+    write_run(dir.path(), 2, 100, &["two\n"]);
+    let reader = reader(dir.path());
+    let runs = reader.runs();
+    assert_eq!(runs.iter().map(|run| run.run.map(|run| run.0)).collect::<Vec<_>>(), [Some(1), None, Some(2)]);
+    assert_eq!(reader.run(RunChoice::Previous).as_ref(), Some(&runs[1]));
+    assert_eq!(texts(dir.path(), &runs[1].selection), ["who?\n"]);
+}
+
+#[test]
+fn a_record_that_was_seen_half_written_is_read_again() {
+    let dir = scratch();
+    let mut writer = open(dir.path(), 1, at(0));
+    writer.write(b"one\n", at(0));
+    writer.end(at(5));
+    let path = dir.path().join(INDEX_FILE);
+    let whole = fs::read(&path).expect("the index");
+    let (start, end) = whole.split_at(whole.len() - RECORD_BYTES);
+    fs::write(&path, [start, &[0; RECORD_BYTES]].concat()).expect("the index is torn");
+    let mut follower = Follower::new(dir.path());
+    assert_eq!(news(&mut follower).len(), 2);
+    fs::write(&path, [start, end].concat()).expect("the index is put right");
+    assert_eq!(news(&mut follower), [Seen::Ended(1)]);
 }

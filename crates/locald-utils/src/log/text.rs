@@ -26,8 +26,9 @@ pub enum Escapes {
 pub struct LineText {
     escapes: Escapes,
     state: State,
-    /// Whether the last character was a carriage return: what follows takes the place of what is there.
-    has_returned: bool,
+    /// Where the output was at a carriage return that no text has followed yet. The next text takes the place of what
+    /// is there.
+    returned_at: Option<usize>,
     /// Whether earlier pieces of the line have text already.
     has_text: bool,
     is_colored: bool,
@@ -57,7 +58,7 @@ impl LineText {
         Self {
             escapes,
             state: State::Text,
-            has_returned: false,
+            returned_at: None,
             has_text: false,
             is_colored: false,
             sequence: Vec::new(),
@@ -67,6 +68,7 @@ impl LineText {
     /// Appends what is shown of a line, or a piece of one, to `out`. The newline is not shown.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
+        self.returned_at = self.returned_at.map(|_| start);
         let mut rest = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         while let Some(first) = rest.first() {
             if self.state != State::Text {
@@ -81,7 +83,7 @@ impl LineText {
             } else if *first == ESC {
                 self.state = State::Escape;
             } else {
-                self.has_returned = true;
+                self.returned_at = Some(out.len());
             }
             rest = &rest[len.max(1)..];
         }
@@ -94,20 +96,17 @@ impl LineText {
             out.extend_from_slice(b"\x1b[0m");
         }
         self.state = State::Text;
-        self.has_returned = false;
+        self.returned_at = None;
         self.has_text = false;
         self.is_colored = false;
     }
 
-    /// Text follows: after a carriage return it takes the place of what this piece has shown so far.
+    /// Text follows: after a carriage return it takes the place of what this piece has shown before that.
     fn overwrite(&mut self, start: usize, out: &mut Vec<u8>) {
-        if self.has_returned {
-            self.has_returned = false;
-            out.truncate(start);
-            if self.has_text {
-                // Earlier pieces cannot be taken back.
-                out.push(b' ');
-            }
+        if let Some(returned_at) = self.returned_at.take() {
+            // Earlier pieces cannot be taken back.
+            let between: &[u8] = if self.has_text { b" " } else { b"" };
+            out.splice(start..returned_at, between.iter().copied());
         }
     }
 
@@ -176,7 +175,10 @@ mod tests {
         let mut text = LineText::new(escapes);
         let mut out = Vec::new();
         for piece in pieces {
-            text.push(piece, &mut out);
+            // What a piece shows may have been written and forgotten before the next one comes.
+            let mut shown = Vec::new();
+            text.push(piece, &mut shown);
+            out.append(&mut shown);
         }
         text.end(&mut out);
         out
@@ -207,6 +209,7 @@ mod tests {
         assert_eq!(shown(Escapes::Colors, &[b"\x1b[1;31mred\x1b[2K\n"]), b"\x1b[1;31mred\x1b[0m");
         assert_eq!(shown(Escapes::Colors, &[b"\x1b[>4;1mnot a colour\n"]), b"not a colour");
         assert_eq!(shown(Escapes::Colors, &[b"none\n"]), b"none");
+        assert_eq!(shown(Escapes::Colors, &[b" 10%\r\x1b[32m100%\n"]), b"\x1b[32m100%\x1b[0m");
     }
 
     #[test]
@@ -226,14 +229,21 @@ mod tests {
     }
 
     #[test]
+    fn a_progress_bar_in_pieces_takes_nothing_back_that_has_been_shown() {
+        assert_eq!(shown(Escapes::Strip, &[b" 10%\r 20%", b"\r 30%\r", b" 40%\n"]), b" 20%  30%  40%");
+        assert_eq!(shown(Escapes::Strip, &[b"text\r", b"\n"]), b"text");
+    }
+
+    #[test]
     fn a_line_does_not_inherit_from_the_one_before() {
-        let mut text = LineText::new(Escapes::Strip);
+        let mut text = LineText::new(Escapes::Colors);
         let mut out = Vec::new();
         text.push(b"open \x1b]0;never ended", &mut out);
         text.end(&mut out);
         text.push(b"next\r", &mut out);
         text.end(&mut out);
         text.push(b"last", &mut out);
+        text.end(&mut out);
         assert_eq!(out, b"open nextlast");
     }
 

@@ -87,10 +87,26 @@ fn pids() -> io::Result<impl Iterator<Item = i32>> {
     Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
 }
 
-/// The numbers of the children of `pid`, zombies included.
+/// The numbers of the calling thread's children, zombies included.
 ///
-/// For the calling process, if it has one thread, this is exact: only its own wait takes a child off the list, and the
-/// kernel puts adopted orphans at its end. For others it is a moment's picture.
+/// In a process of one thread these are all its children, and the list is exact: only its own wait takes a child off,
+/// and the kernel puts adopted orphans at the end.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn own_children() -> io::Result<Vec<i32>> {
+    match fs::read_to_string("/proc/thread-self/children") {
+        Ok(list) => Ok(numbers(&list).collect()),
+        // A kernel without CONFIG_PROC_CHILDREN.
+        Err(_) => children(std::process::id().cast_signed()),
+    }
+}
+
+fn numbers(list: &str) -> impl Iterator<Item = i32> {
+    list.split_ascii_whitespace().filter_map(|number| number.parse().ok())
+}
+
+/// The numbers of the children of `pid`, zombies included; a moment's picture.
 ///
 /// # Errors
 /// When `pid` is gone.
@@ -104,7 +120,7 @@ pub fn children(pid: i32) -> io::Result<Vec<i32>> {
     };
     let listed = tasks.try_for_each(|task| match fs::read_to_string(task?.path().join("children")) {
         Ok(list) => {
-            found.extend(list.split_ascii_whitespace().filter_map(|number| number.parse::<i32>().ok()));
+            found.extend(numbers(&list));
             Ok(())
         }
         // A thread that ended meanwhile left its children to the others.
@@ -190,6 +206,25 @@ pub fn exit_watch(process: ProcessId) -> io::Result<Option<OwnedFd>> {
         Ok(pidfd) if process.is_alive() => Ok(Some(pidfd)),
         Ok(_) | Err(nix::errno::Errno::ESRCH) => Ok(None),
         Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Has the kernel take away the code pages that this process was started with; what is used again comes back by itself.
+///
+/// Starting up and carrying out a run take very different code. An idle process keeps what it waits with.
+pub fn release_code() {
+    let Ok(maps) = fs::read_to_string("/proc/self/maps") else { return };
+    for line in maps.lines() {
+        let mut fields = line.split_ascii_whitespace();
+        let (Some(range), Some("r-xp"), Some(path)) = (fields.next(), fields.next(), fields.nth(3)) else { continue };
+        let ends = range
+            .split_once('-')
+            .map(|(start, end)| (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)));
+        if let Some((Ok(start), Ok(end))) = ends
+            && path.starts_with('/')
+        {
+            sys::release_code(start..end);
+        }
     }
 }
 

@@ -189,3 +189,33 @@ fn listening_sockets(pid: i32) -> Vec<ListeningSocket> {
     });
     sockets.collect()
 }
+
+/// The numbers of the calling process's children, zombies included.
+///
+/// # Errors
+/// When the process table cannot be read.
+pub fn own_children() -> io::Result<Vec<i32>> {
+    children(std::process::id().cast_signed())
+}
+
+/// Nothing to do: macOS takes code pages away that are not used when memory is short.
+pub fn release_code() {}
+
+/// A descriptor that becomes readable when the process has ended (kqueue(2), EVFILT_PROC). `None` when it has already.
+///
+/// # Errors
+/// EACCES when it runs as somebody else.
+pub fn exit_watch(process: ProcessId) -> io::Result<Option<OwnedFd>> {
+    use nix::sys::event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue};
+    let queue = Kqueue::new()?;
+    let ident = usize::try_from(process.pid).map_err(io::Error::other)?;
+    let event = KEvent::new(ident, EventFilter::EVFILT_PROC, EvFlags::EV_ADD, FilterFlag::NOTE_EXIT, 0, 0);
+    match queue.kevent(&[event], &mut [], None) {
+        Ok(_) => {}
+        // Gone, or a zombie already: both have ended.
+        Err(nix::errno::Errno::ESRCH) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    }
+    // A number that changed hands before it was watched is somebody else's.
+    Ok(process.is_alive().then(|| OwnedFd::from(queue)))
+}

@@ -29,8 +29,8 @@ mod os;
 mod os;
 
 pub use os::{
-    all, become_subreaper, boot_id, children, command, descendants, exit_watch, listeners, look, marker,
-    own_executable, working_directory,
+    all, become_subreaper, boot_id, children, command, descendants, exit_watch, listeners, look, marker, own_children,
+    own_executable, release_code, working_directory,
 };
 pub use spawn::Spawn;
 

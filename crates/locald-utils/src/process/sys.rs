@@ -57,6 +57,24 @@ pub fn exited(pid: libc::pid_t) -> nix::Result<Option<crate::record::ExitStatus>
     Ok(Some(if info.si_code == libc::CLD_EXITED { ExitStatus::Code(status) } else { ExitStatus::Signal(status) }))
 }
 
+/// Ignores a signal from now on; programs started by [`super::Spawn`] have the default again.
+///
+/// # Errors
+/// EINVAL for a signal that cannot be ignored.
+pub fn ignore(signal: nix::sys::signal::Signal) -> nix::Result<()> {
+    // SAFETY: SIG_IGN runs no code of ours, so nothing can be reentered.
+    unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) }.map(drop)
+}
+
+/// Takes the pages of a range of executable, file-backed memory out of this process (madvise(2), MADV_DONTNEED).
+#[cfg(target_os = "linux")]
+pub fn release_code(range: std::ops::Range<usize>) {
+    let start = std::ptr::with_exposed_provenance_mut(range.start);
+    // SAFETY: the caller read the range from /proc/self/maps as readable, executable and not writable. Such pages are as
+    // they are in the file, from where the kernel brings back every one that is touched again, this function's included.
+    unsafe { libc::madvise(start, range.len(), libc::MADV_DONTNEED) };
+}
+
 /// Makes `tty` the controlling terminal of the calling process, which must lead a session that has none.
 ///
 /// # Errors

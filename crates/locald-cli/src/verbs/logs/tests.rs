@@ -252,6 +252,9 @@ fn a_long_line_stays_one_line() {
     write_run(dir, "db", 1, 0, &[(1_000, "between\n")]);
     let shown = show(&[], &[source(dir, "web"), source(dir, "db")]);
     assert_eq!(shown.stdout, format!("web | {long}\ndb  | between\nweb | end\n"));
+    let matching = show(&["--grep", "^x|between"], &[source(dir, "web"), source(dir, "db")]);
+    assert_eq!(matching.stdout, format!("web | {long}\ndb  | between\n"));
+    assert_eq!(show(&["--grep", "^end", "-n", "1"], &[source(dir, "web")]).stdout, "end\n");
     let json = show(&["--json"], &[source(dir, "web")]).stdout;
     let partial = json.lines().filter(|line| line.contains("\"partial\":true")).count();
     assert_eq!((json.lines().count(), partial), (7, 3));
@@ -353,7 +356,6 @@ impl Write for Sink {
 /// A `logs -f` on a thread of its own.
 struct Following {
     shown: Receiver<Vec<u8>>,
-    text: String,
     /// As long as this is open, somebody reads.
     reader: OwnedFd,
     thread: std::thread::JoinHandle<Result<u8, Failure>>,
@@ -374,18 +376,23 @@ impl Following {
             };
             run(&args, &sources, output)
         });
-        Self { shown, text: String::new(), reader, thread }
+        Self { shown, reader, thread }
+    }
+
+    /// Waits until `length` bytes have been shown.
+    fn read(&mut self, length: usize) -> String {
+        let mut text = String::new();
+        while text.len() < length {
+            let more = self.shown.recv_timeout(Duration::from_secs(20));
+            let more = more.unwrap_or_else(|_| panic!("shown: {text:?}, wanted: {length} bytes"));
+            text.push_str(&String::from_utf8(more).expect("UTF-8"));
+        }
+        text
     }
 
     /// Waits until all of `text` has been shown, and nothing else.
     fn expect(&mut self, text: &str) {
-        while self.text.len() < text.len() {
-            let more = self.shown.recv_timeout(Duration::from_secs(20));
-            let more = more.unwrap_or_else(|_| panic!("shown: {:?}, wanted: {text:?}", self.text));
-            self.text.push_str(&String::from_utf8(more).expect("UTF-8"));
-        }
-        assert_eq!(self.text, text);
-        self.text.clear();
+        assert_eq!(self.read(text.len()), text);
     }
 
     fn stop(self) {
@@ -459,13 +466,51 @@ fn follow_shows_boundaries_prompts_and_what_is_left_at_the_end_of_a_run() {
     following.expect("web | 100%\nweb | panic");
     web.end(at(1_600));
     following.expect("\n");
-    writer(dir, "web", 2, 2_000).write(b"back\n", at(2_000));
-    let mut text = String::new();
-    while !text.ends_with("back\n") {
-        text.push_str(&String::from_utf8(following.shown.recv().expect("more")).expect("UTF-8"));
-    }
-    assert!(text.starts_with("--- web#2 started ") && text.contains("(previous ended "), "{text}");
+    let mut web = writer(dir, "web", 2, 2_000);
+    following.expect("--- web#2 started 2026-06-10 10:00:02 (previous ended 2026-06-10 10:00:01) ---\n");
+    web.write(b"back\n", at(2_000));
+    following.expect("web | back\n");
+    fs::remove_dir_all(dir.join("web")).expect("it was there");
+    web.write(b"again\n", at(3_000));
+    // The run is the one that was shown before: that is no restart of the service. The 5 bytes before may be missing.
+    let notice = "--- web: the log was deleted or emptied, this is its new beginning ---\n";
+    let gap = "--- web#2: 5 bytes are missing here, they could not be kept in the log ---\n";
+    let text = following.read(notice.len() + gap.len() + "web | again\n".len());
+    let rest = text.strip_prefix(notice).expect("the notice comes first");
+    assert_eq!(rest.replace(gap, ""), "web | again\n");
     following.stop();
+}
+
+#[test]
+fn follow_says_when_a_service_starts_that_had_no_output() {
+    let base = scratch();
+    let mut following = Following::start(&["-f"], &[source(base.path(), "web")]);
+    writer(base.path(), "web", 1, 0);
+    following.expect("--- web#1 started 2026-06-10 10:00:00 ---\n");
+    following.stop();
+}
+
+#[test]
+fn the_beginning_of_a_line_is_worth_showing_unless_it_is_a_progress_bar_or_half_a_character() {
+    let table: [(&[u8], bool); 6] = [
+        (b"", false),
+        (b"Password: ", true),
+        (b" 10%\r", false),
+        (b"\xe2\x82", false),
+        (b"a\xe2\x82", true),
+        (b"\xff", true),
+    ];
+    for (bytes, is_worth_it) in table {
+        let base = scratch();
+        writer(base.path(), "web", 1, 0).write(bytes, at(0));
+        let reading = Reading::Followed(Follower::new(&base.path().join("web")));
+        let mut feed = Feed { reading, is_loaded: false, time: UnixMillis(0) };
+        feed.load().expect("the start of the run");
+        feed.is_loaded = false;
+        feed.load().expect("nothing complete");
+        assert!(!feed.is_loaded);
+        assert_eq!(feed.has_beginning(), is_worth_it, "{}", bytes.escape_ascii());
+    }
 }
 
 #[test]

@@ -160,8 +160,9 @@ fn cannot_watch(path: Option<&Path>, error: &Error) -> Failure {
 /// the next line.
 fn watch_reader(output: OwnedFd, wake: SyncSender<()>, news: Arc<News>) {
     std::thread::spawn(move || {
-        // POLLERR and POLLHUP are reported without being asked for (poll(2)).
-        let mut fds = [PollFd::new(output.as_fd(), PollFlags::empty())];
+        // POLLERR and POLLHUP are reported without being asked for (poll(2)), but macOS looks at a descriptor only if it
+        // is asked for something. There is never priority data to read from an output.
+        let mut fds = [PollFd::new(output.as_fd(), PollFlags::POLLRDBAND)];
         while let Err(nix::errno::Errno::EINTR) = poll(&mut fds, PollTimeout::NONE) {}
         let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
         if fds[0].revents().is_some_and(|seen| seen.intersects(gone)) {

@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+"""Measures the figures that locald promises, on Linux, and prints them as a table.
+
+    cargo build --release && python3 docs/benchmarks/figures.py [--quick] [--bin target/release]
+
+Needs Python 3.9 and a C compiler. Medians, unless a line says otherwise. Nothing else should be running.
+"""
+import argparse
+import json
+import os
+import signal
+import sqlite3
+import statistics
+import subprocess
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+class Bench:
+    def __init__(self, binaries, root):
+        self.binaries, self.root = os.path.abspath(binaries), root
+        self.helper = os.path.join(root, "helper")
+        subprocess.run(["cc", "-O2", "-o", self.helper, os.path.join(HERE, "helper.c"), "-lutil"], check=True)
+        self.home = os.path.join(root, "h")
+        self.env = {**os.environ, "LOCALD_HOME": self.home, "NO_COLOR": "1"}
+        self.count = 0
+
+    def project(self, services):
+        """Writes a project file: {name: {key: value}}."""
+        self.count += 1
+        directory = os.path.join(self.root, f"p{self.count}")
+        os.mkdir(directory)
+        with open(os.path.join(directory, "locald.toml"), "w") as file:
+            for name, keys in services.items():
+                file.write(f"[services.{name}]\n")
+                file.writelines(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
+        return directory
+
+    def locald(self, directory, *args):
+        """Runs locald; returns how long the whole process took, in seconds."""
+        program = os.path.join(self.binaries, "locald")
+        null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
+        began = time.perf_counter()
+        pid = os.posix_spawn(program, ["locald", "-C", directory, *args], self.env, file_actions=null)
+        _, status = os.waitpid(pid, 0)
+        took = time.perf_counter() - began
+        if status:
+            raise SystemExit(f"locald {' '.join(args)} ended with status {status}")
+        return took
+
+    def json(self, directory, *args):
+        command = [os.path.join(self.binaries, "locald"), "-C", directory, *args, "--json"]
+        return json.loads(subprocess.run(command, env=self.env, check=True, capture_output=True).stdout)
+
+    def sleepers(self, count):
+        return self.project({f"s{i}": {"command": [self.helper, "sleep"]} for i in range(count)})
+
+    def daemon(self):
+        return self.json("/", "daemon", "status")["daemon"]["pid"]
+
+    def shims(self):
+        daemon = self.daemon()
+        with open(f"/proc/{daemon}/task/{daemon}/children") as file:
+            return [int(pid) for pid in file.read().split()]
+
+
+def pss(pid):
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Pss:")) / 1024
+
+
+def switches(pid):
+    """Voluntary context switches of all threads: each is a sleep that something ended."""
+    total = 0
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/status") as file:
+            total += next(int(line.split()[1]) for line in file if line.startswith("voluntary_ctxt_switches"))
+    return total
+
+
+def row(what, measured, target):
+    print(f"| {what} | {measured} | {target} |", flush=True)
+
+
+def ms(seconds):
+    return f"{seconds * 1000:.1f} ms"
+
+
+def status(bench, rounds):
+    for count, target in ((1, "< 4 ms"), (100, "< 8 ms")):
+        directory = bench.sleepers(count)
+        bench.locald(directory, "up")
+        row(f"`status`, {count} service(s)", ms(statistics.median(bench.locald(directory, "status") for _ in range(rounds))), target)
+        if count == 1:
+            memory(bench, 1)
+        else:
+            memory(bench, 100)
+        bench.locald(directory, "down")
+
+
+def memory(bench, count):
+    shims = [pss(pid) for pid in bench.shims()]
+    targets = {1: ("< 0.7 MB", "< 8 MB"), 100: ("< 0.2 MB", "< 12 MB")}[count]
+    row(f"shim PSS, one of {count}", f"{statistics.median(shims):.2f} MB", targets[0])
+    row(f"daemon PSS, {count} service(s)", f"{pss(bench.daemon()):.1f} MB", targets[1])
+    if count == 1:
+        shim = bench.shims()[0]
+        row("shim threads, descriptors", f"{len(os.listdir(f'/proc/{shim}/task'))}, {len(os.listdir(f'/proc/{shim}/fd'))}", "1, < 12")
+
+
+def first_instruction(bench, rounds):
+    mark = os.path.join(bench.root, "mark")
+    directory = bench.project({"s": {"command": [bench.helper, "mark", mark]}})
+    for has_daemon, target in ((True, "< 10 ms"), (False, "< 30 ms")):
+        times = []
+        for _ in range(rounds):
+            if has_daemon:
+                bench.locald("/", "daemon", "start")
+            else:
+                bench.locald("/", "daemon", "stop")
+            began = time.time_ns()
+            bench.locald(directory, "up")
+            with open(mark) as file:
+                times.append((int(file.read()) - began) / 1e9)
+            bench.locald(directory, "down")
+        row(f"`up` to the first instruction, {'with' if has_daemon else 'without'} a daemon", ms(statistics.median(times)), target)
+
+
+def many(bench, rounds):
+    for count, target in ((100, "< 350 ms"), (300, "< 900 ms")):
+        directory = bench.sleepers(count)
+        bench.locald("/", "daemon", "start")
+        ups, downs = [], []
+        for _ in range(rounds):
+            ups.append(bench.locald(directory, "up"))
+            downs.append(bench.locald(directory, "down"))
+        row(f"`up` of {count}", ms(statistics.median(ups)), target)
+        row(f"`down` of {count}", ms(statistics.median(downs)), "< 150 ms" if count == 100 else "")
+
+
+def slow_stop(bench, rounds):
+    directory = bench.project({"s": {"command": [bench.helper, "slow", "50"]}})
+    times = []
+    for _ in range(rounds):
+        bench.locald(directory, "up")
+        times.append(bench.locald(directory, "stop"))
+    bench.locald(directory, "down")
+    row("`stop` of a service that needs 50 ms", ms(statistics.median(times)), "< 60 ms")
+
+
+def exit_noticed(bench, rounds):
+    directory = bench.project({"s": {"command": [bench.helper, "sleep"]}})
+    times = []
+    for _ in range(rounds):
+        bench.locald(directory, "up")
+        service = bench.json(directory, "status")["services"][0]
+        ledger = sqlite3.connect(f"file:{bench.home}/ledger.db?mode=ro", uri=True, isolation_level=None)
+        began = time.perf_counter()
+        os.kill(service["pid"], signal.SIGKILL)
+        question = "SELECT 1 FROM runs WHERE pid = ? AND number = ? AND ended_at IS NOT NULL"
+        while not ledger.execute(question, (service["pid"], service["run"])).fetchone():
+            pass
+        times.append(time.perf_counter() - began)
+        ledger.close()
+    bench.locald(directory, "down")
+    times.sort()
+    row("exit noticed and in the ledger, median", ms(statistics.median(times)), "")
+    row("exit noticed and in the ledger, p99", ms(times[int(len(times) * 0.99) - 1]), "< 5 ms")
+
+
+def wakeups(bench, seconds):
+    directory = bench.sleepers(20)
+    bench.locald(directory, "up")
+    pids = [bench.daemon(), *bench.shims()]
+    time.sleep(2)
+    before = [switches(pid) for pid in pids]
+    time.sleep(seconds)
+    after = [switches(pid) for pid in pids]
+    bench.locald(directory, "down")
+    row(f"wakeups in {seconds} s, daemon", after[0] - before[0], "0")
+    row(f"wakeups in {seconds} s, 20 shims", sum(after[1:]) - sum(before[1:]), "0")
+
+
+def throughput(bench, rounds):
+    size = 200_000_000
+    directory = bench.project({"s": {"type": "job", "command": [bench.helper, "spam", str(size)]}})
+    ratios, rates = [], []
+    for _ in range(rounds):
+        out = os.path.join(bench.root, "bare")
+        bare = float(subprocess.run([bench.helper, "bare", str(size), out], check=True, capture_output=True, text=True).stdout)
+        os.remove(out)
+        bench.locald(directory, "up", "--timeout", "5m")
+        last = bench.json(directory, "status")["services"][0]["last"]
+        took = (last["ended_at"] - last["started_at"]) / 1000
+        ratios.append(bare / took)
+        rates.append(size / took / 1e6)
+        bench.locald(directory, "down")
+        subprocess.run(["sh", "-c", f"rm -f {bench.home}/projects/*/services/s/log*"], check=True)
+    row("terminal to disk, against a bare loop", f"{statistics.median(ratios):.2f} ({statistics.median(rates):.0f} MB/s)", ">= 0.8")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bin", default="target/release")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, and 10 s of idleness instead of 60")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="lb", dir="/tmp") as root:
+        bench = Bench(args.bin, root)
+        bench.locald("/", "daemon", "start")
+        print("| what | measured | to reach |\n|---|---|---|")
+        try:
+            status(bench, 50 if args.quick else 200)
+            first_instruction(bench, 15 if args.quick else 50)
+            many(bench, 3 if args.quick else 9)
+            slow_stop(bench, 5 if args.quick else 20)
+            exit_noticed(bench, 40 if args.quick else 300)
+            throughput(bench, 3 if args.quick else 7)
+            wakeups(bench, 10 if args.quick else 60)
+        finally:
+            bench.locald("/", "daemon", "stop", "--all")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+/* What the benchmark runs as a service, small enough that its own start is not what is measured.
+ *
+ *   helper mark FILE      writes the wall clock in nanoseconds to FILE, then sleeps
+ *   helper sleep          sleeps
+ *   helper slow MS        takes MS milliseconds to obey SIGTERM
+ *   helper spam BYTES     writes BYTES bytes of lines, as fast as they are taken
+ *   helper bare BYTES OUT copies the same from a pseudo terminal to OUT by a bare read-write loop; prints seconds
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pty.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+static long slow_ms;
+
+static double now(clockid_t clock) {
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static void on_term(int signal) {
+    (void)signal;
+    struct timespec t = {slow_ms / 1000, slow_ms % 1000 * 1000000};
+    nanosleep(&t, NULL);
+    _exit(0);
+}
+
+static void spam(long bytes) {
+    char block[4096];
+    memset(block, 'x', sizeof block);
+    for (size_t i = 79; i < sizeof block; i += 80) block[i] = '\n';
+    while (bytes > 0) {
+        ssize_t count = write(1, block, bytes < (long)sizeof block ? (size_t)bytes : sizeof block);
+        if (count < 0 && errno != EINTR) _exit(1);
+        if (count > 0) bytes -= count;
+    }
+}
+
+static int bare(long bytes, const char *path) {
+    int master, slave;
+    struct termios settings;
+    if (openpty(&master, &slave, NULL, NULL, NULL) < 0) return 1;
+    tcgetattr(slave, &settings);
+    settings.c_oflag &= ~OPOST;
+    tcsetattr(slave, TCSANOW, &settings);
+    int out = open(path, O_WRONLY | O_CREAT | O_APPEND | O_TRUNC, 0600);
+    double began = now(CLOCK_MONOTONIC);
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(slave, 1);
+        close(master);
+        spam(bytes);
+        _exit(0);
+    }
+    char buffer[4096];
+    for (long seen = 0; seen < bytes;) {
+        ssize_t count = read(master, buffer, sizeof buffer);
+        if (count <= 0) break;
+        if (write(out, buffer, count) != count) return 1;
+        seen += count;
+    }
+    waitpid(child, NULL, 0);
+    printf("%.6f\n", now(CLOCK_MONOTONIC) - began);
+    return 0;
+}
+
+int main(int count, char **args) {
+    const char *mode = count > 1 ? args[1] : "";
+    if (!strcmp(mode, "mark") && count > 2) {
+        struct timespec t;
+        clock_gettime(CLOCK_REALTIME, &t);
+        int file = open(args[2], O_WRONLY | O_CREAT | O_TRUNC, 0600);
+        dprintf(file, "%lld%09ld", (long long)t.tv_sec, t.tv_nsec);
+        close(file);
+    } else if (!strcmp(mode, "slow") && count > 2) {
+        slow_ms = atol(args[2]);
+        signal(SIGTERM, on_term);
+    } else if (!strcmp(mode, "spam") && count > 2) {
+        spam(atol(args[2]));
+        return 0;
+    } else if (!strcmp(mode, "bare") && count > 3) {
+        return bare(atol(args[2]), args[3]);
+    } else if (strcmp(mode, "sleep")) {
+        return 2;
+    }
+    for (;;) pause();
+}
