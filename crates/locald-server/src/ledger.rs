@@ -67,6 +67,9 @@ pub(crate) enum LedgerError {
     /// A value cannot be written or read as JSON.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
+    /// Its file cannot be made.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
     /// Every port of the range for `port = "auto"` is taken.
     #[error("no port between {} and {} is free", AUTO_PORTS.start(), AUTO_PORTS.end())]
     NoPort,
@@ -148,6 +151,7 @@ impl Ledger {
     /// # Errors
     /// When it cannot be opened, is no database, or is from the future.
     pub(crate) fn open(path: &Path) -> Result<(Self, u64), LedgerError> {
+        make_private(path)?;
         let mut connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
@@ -455,6 +459,12 @@ fn desired_text(desired: Desired) -> &'static str {
         Desired::Up => "up",
         Desired::Down => "down",
     }
+}
+
+/// Makes the database's file, for us alone: it holds environments. SQLite gives the files beside it the same mode.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map(drop)
 }
 
 fn migrate(connection: &mut Connection) -> Result<u64, LedgerError> {

@@ -12,7 +12,7 @@ use locald_utils::protocol::{ClientMessage, Failure, FailureCode, Hello, PROTOCO
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::supervisor::Message;
 
@@ -29,13 +29,29 @@ pub(crate) struct Client {
     pub(crate) number: u64,
     /// Who it is, for the ledger: "pid 812 (locald up)".
     pub(crate) who: Rc<str>,
-    queue: mpsc::Sender<Rc<ServerMessage>>,
+    queue: mpsc::Sender<Queued>,
+}
+
+/// What a session has to do for its client.
+#[derive(Debug)]
+enum Queued {
+    Message(Rc<ServerMessage>),
+    /// Tells that all messages before it have been written.
+    Mark(oneshot::Sender<()>),
 }
 
 impl Client {
     /// Sends a message. `false` when the client is gone or too far behind; it is dropped then.
     pub(crate) fn send(&self, message: ServerMessage) -> bool {
-        self.queue.try_send(Rc::new(message)).is_ok()
+        self.queue.try_send(Queued::Message(Rc::new(message))).is_ok()
+    }
+
+    /// Waits until everything sent so far is written or the client is gone.
+    pub(crate) async fn flush(&self) {
+        let (mark, written) = oneshot::channel();
+        if self.queue.send(Queued::Mark(mark)).await.is_ok() {
+            let _ = written.await;
+        }
     }
 }
 
@@ -110,10 +126,16 @@ fn request_id(frame: &frame::Frame) -> u64 {
     frame::decode::<OnlyId>(frame).map_or(0, |request| request.id)
 }
 
-async fn write_all(mut writer: OwnedWriteHalf, mut outbox: mpsc::Receiver<Rc<ServerMessage>>) {
-    while let Some(message) = outbox.recv().await {
-        if write(&mut writer, &*message).await.is_err() {
-            return;
+async fn write_all(mut writer: OwnedWriteHalf, mut outbox: mpsc::Receiver<Queued>) {
+    while let Some(queued) = outbox.recv().await {
+        match queued {
+            Queued::Message(message) => {
+                if write(&mut writer, &*message).await.is_err() {
+                    return;
+                }
+            }
+            // Who waited may have given up.
+            Queued::Mark(mark) => drop(mark.send(())),
         }
     }
 }

@@ -32,6 +32,9 @@ use crate::view::{self, Now};
 /// 5 min: a daemon with nothing to do stays this long for the next command.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
 
+/// 1 s: how long a daemon that is going waits for its last answer to be read.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
+
 /// Everything that can happen to the daemon.
 pub(crate) enum Message {
     /// A client has said hello.
@@ -54,6 +57,17 @@ struct Pending {
     until: Option<Instant>,
     /// Runs that were seen to end while the request was open.
     ended: BTreeMap<ServiceName, Arc<Ended>>,
+    /// Whether it is a part of the [`Farewell`], and answered with it.
+    is_farewell: bool,
+}
+
+/// Somebody wants the daemon to end: `daemon stop`. It goes when nothing of this is pending any more.
+struct Farewell {
+    client: Client,
+    id: u64,
+    began: Instant,
+    /// What became of the services that `--all` ends first, one project after the other.
+    services: Vec<ServiceOutcome>,
 }
 
 /// The daemon's heart.
@@ -71,8 +85,7 @@ pub(crate) struct Supervisor {
     clients: u32,
     idle_since: Instant,
     is_ending: bool,
-    /// Whether the daemon was told to end everything, and then itself.
-    ends_when_idle: bool,
+    farewell: Option<Farewell>,
 }
 
 impl Supervisor {
@@ -92,7 +105,7 @@ impl Supervisor {
             clients: 0,
             idle_since: now,
             is_ending: false,
-            ends_when_idle: false,
+            farewell: None,
         }
     }
 
@@ -159,6 +172,10 @@ impl Supervisor {
             self.tick();
         }
         self.context.ledger.flush().await;
+        if let Some(Farewell { client, .. }) = &self.farewell {
+            // Not for ever: a client that does not read its answer does not keep a daemon.
+            let _ = tokio::time::timeout(FAREWELL_LIMIT, client.flush()).await;
+        }
     }
 
     /// Hears one report while the fleet is being taken over.
@@ -207,10 +224,7 @@ impl Supervisor {
             let pending = self.pending.remove(index);
             self.answer(pending);
         }
-        if self.ends_when_idle && self.fleet.is_idle() {
-            tracing::info!("everything has ended; leaving, as asked");
-            self.is_ending = true;
-        } else if !self.is_idle() {
+        if !self.is_idle() {
             self.idle_since = now;
         } else if now >= self.idle_since + IDLE_LIMIT {
             tracing::info!("nothing to supervise; leaving");
@@ -225,7 +239,8 @@ impl Supervisor {
             Message::Connected => self.clients += 1,
             Message::Disconnected(number) => {
                 self.clients -= 1;
-                self.pending.retain(|pending| pending.client.number != number);
+                // What was begun to end the daemon goes on without whoever asked for it.
+                self.pending.retain(|pending| pending.client.number != number || pending.is_farewell);
             }
             Message::Request { client, id, request } => {
                 if let Err(failure) = self.serve(&client, id, request).await {
@@ -252,7 +267,7 @@ impl Supervisor {
                 let desired = goals.iter().map(|goal| (goal.service.clone(), Desired::Down)).collect();
                 self.context.ledger.save_desired(project.clone(), desired);
                 self.asked(client, &project, &goals, "stop");
-                self.enlist(client, id, project, goals, None);
+                self.enlist(client, id, project, goals, None, false);
                 self.carry_out(effects);
                 self.judge_all();
             }
@@ -271,7 +286,7 @@ impl Supervisor {
                 let reply = Box::new(Reply::Daemon(self.daemon_status()));
                 client.send(ServerMessage::Reply { id, reply });
             }
-            Request::Shutdown { all } => self.shut_down(client, id, all),
+            Request::Shutdown { all } => self.shut_down(client, id, all)?,
         }
         Ok(())
     }
@@ -284,11 +299,7 @@ impl Supervisor {
         services: &[ServiceName],
         action: Action,
     ) -> Result<Vec<Goal>, Failure> {
-        if self.ends_when_idle {
-            return Err(
-                Failure::new(FailureCode::ShuttingDown, "the daemon is going down").hint("try again in a moment")
-            );
-        }
+        self.refuse_if_ending()?;
         let known = self.context.ledger.known(&project).await.map_err(|error| {
             let path = self.context.home.ledger();
             Failure::new(FailureCode::Failed, format!("the ledger {} cannot be used: {error}", path.display()))
@@ -323,7 +334,15 @@ impl Supervisor {
         }
     }
 
-    fn enlist(&mut self, client: &Client, id: u64, project: ProjectId, goals: Vec<Goal>, timeout: Option<Duration>) {
+    fn enlist(
+        &mut self,
+        client: &Client,
+        id: u64,
+        project: ProjectId,
+        goals: Vec<Goal>,
+        timeout: Option<Duration>,
+        is_farewell: bool,
+    ) {
         let began = Instant::now();
         self.pending.push(Pending {
             client: client.clone(),
@@ -333,6 +352,7 @@ impl Supervisor {
             began,
             until: timeout.map(|timeout| began + timeout),
             ended: BTreeMap::new(),
+            is_farewell,
         });
     }
 
@@ -351,28 +371,54 @@ impl Supervisor {
                 client.send(ServerMessage::Event { id, event: Event::Service(Box::new(status)) });
             }
         }
-        self.enlist(client, id, project, goals, timeout);
+        self.enlist(client, id, project, goals, timeout, false);
         self.judge_all();
     }
 
-    fn shut_down(&mut self, client: &Client, id: u64, all: bool) {
-        let mut effects = Vec::new();
+    fn refuse_if_ending(&self) -> Result<(), Failure> {
+        match self.farewell {
+            None => Ok(()),
+            Some(_) => {
+                Err(Failure::new(FailureCode::ShuttingDown, "the daemon is going down").hint("try again in a moment"))
+            }
+        }
+    }
+
+    fn shut_down(&mut self, client: &Client, id: u64, all: bool) -> Result<(), Failure> {
+        self.refuse_if_ending()?;
+        self.farewell = Some(Farewell { client: client.clone(), id, began: Instant::now(), services: Vec::new() });
         if all {
-            self.ends_when_idle = true;
+            let mut effects = Vec::new();
             let ids: Vec<ProjectId> = self.fleet.projects().keys().cloned().collect();
             for project in ids {
-                let now = self.now();
                 // A project that is known can be stopped.
-                if let Ok(goals) = self.fleet.stop(now, &project, None, false, &mut effects) {
-                    let desired = goals.iter().map(|goal| (goal.service.clone(), Desired::Down)).collect();
-                    self.context.ledger.save_desired(project, desired);
-                }
+                let Ok(goals) = self.fleet.stop(self.now(), &project, None, false, &mut effects) else { continue };
+                let desired = goals.iter().map(|goal| (goal.service.clone(), Desired::Down)).collect();
+                self.context.ledger.save_desired(project.clone(), desired);
+                self.asked(client, &project, &goals, "daemon stop --all");
+                self.enlist(client, id, project, goals, None, true);
             }
             self.carry_out(effects);
         }
-        let outcome = Outcome { services: Vec::new(), took: Duration::ZERO };
-        client.send(ServerMessage::Reply { id, reply: Box::new(Reply::Outcome(outcome)) });
-        self.is_ending = !all;
+        self.judge_all();
+        Ok(())
+    }
+
+    /// Ends the daemon when everything that was to end first has. If something could not be ended, it stays: somebody
+    /// has to watch that.
+    fn say_farewell(&mut self) {
+        if self.pending.iter().any(|pending| pending.is_farewell) {
+            return;
+        }
+        let Some(farewell) = self.farewell.as_mut().filter(|_| !self.is_ending) else { return };
+        let services = std::mem::take(&mut farewell.services);
+        self.is_ending = services.iter().all(|service| service.result == OutcomeResult::Done);
+        let outcome = Outcome { services, took: farewell.began.elapsed() };
+        let reply = Box::new(Reply::Outcome(outcome));
+        farewell.client.send(ServerMessage::Reply { id: farewell.id, reply });
+        if !self.is_ending {
+            self.farewell = None;
+        }
     }
 
     // ---- effects
@@ -460,9 +506,10 @@ impl Supervisor {
         for pending in done {
             self.answer(pending);
         }
+        self.say_farewell();
     }
 
-    fn answer(&self, pending: Pending) {
+    fn answer(&mut self, pending: Pending) {
         let services = pending.goals.iter().filter_map(|goal| {
             let key = ServiceKey { project: pending.project.clone(), service: goal.service.clone() };
             let service = self.service_status(&key)?;
@@ -473,7 +520,12 @@ impl Supervisor {
                 ended: pending.ended.get(&goal.service).map(|ended| ended.as_ref().clone()),
             })
         });
-        let outcome = Outcome { services: services.collect(), took: pending.began.elapsed() };
+        let services: Vec<ServiceOutcome> = services.collect();
+        if let Some(farewell) = self.farewell.as_mut().filter(|_| pending.is_farewell) {
+            farewell.services.extend(services);
+            return;
+        }
+        let outcome = Outcome { services, took: pending.began.elapsed() };
         pending.client.send(ServerMessage::Reply { id: pending.id, reply: Box::new(Reply::Outcome(outcome)) });
     }
 

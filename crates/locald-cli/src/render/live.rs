@@ -105,10 +105,10 @@ impl<'a> Reporter<'a> {
             Mode::Silent => {}
             Mode::Plain => self.screen.say(&self.progress.heartbeat(now)),
             Mode::Live { drawn, is_current } => {
-                let (columns, rows) = terminal::size().unwrap_or((80, 24));
-                let lines = block(&self.progress.pending(now), self.width, columns.into(), rows.into());
+                let (columns, rows) = size();
+                let lines = block(&self.progress.pending(now), self.width, columns, rows);
                 let paint = self.screen.stderr_paint();
-                let mut text = erase(drawn, columns.into());
+                let mut text = erase(drawn, columns);
                 for line in &lines {
                     text.push_str(&paint.text(Tone::Busy, line));
                     text.push('\n');
@@ -131,7 +131,15 @@ impl<'a> Reporter<'a> {
 }
 
 fn columns() -> usize {
-    terminal::size().map_or(80, |(columns, _)| columns.into())
+    size().0
+}
+
+/// Columns and rows of the terminal; 80 and 24 where nobody has told it a size, as under `script` and in some CI.
+fn size() -> (usize, usize) {
+    match terminal::size() {
+        Ok((columns, rows)) if columns > 0 && rows > 0 => (columns.into(), rows.into()),
+        Ok(_) | Err(_) => (80, 24),
+    }
 }
 
 /// A line that stays: `web     ready in 1.2s`.

@@ -268,7 +268,9 @@ impl Fleet {
         for name in about {
             let Some(service) = project.services.get_mut(&name) else { continue };
             let life = &mut service.life;
-            let unchanged = life.desired == Desired::Down && !life.is_occupied();
+            // A job that has completed is not stopped by this, and neither is what failed or never got to start.
+            let is_over = matches!(life.actual, Actual::Completed | Actual::Failed(_) | Actual::Blocked { .. });
+            let unchanged = !life.is_occupied() && (life.desired == Desired::Down || is_over);
             goals.push(Goal { service: name.clone(), want: Want::Down, run_before: life.newest, unchanged });
             life.want_down(at_once);
             let key = ServiceKey { project: id.clone(), service: name };

@@ -1,0 +1,40 @@
+#!/bin/sh
+# Installs what the tests need and passes them. Arguments go to `cargo test --workspace`.
+#
+# Besides Rust and a C compiler the tests need redis-server, python3, git and the usual tools. What is there already is
+# left alone. The Redis of the tests has its own port and directory; one that the package starts is not touched.
+set -eu
+cd "$(dirname "$0")/.."
+
+missing() {
+    for program in "$@"; do
+        command -v "$program" >/dev/null 2>&1 || return 0
+    done
+    return 1
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null 2>&1; then
+        sudo "$@"
+    else
+        echo "scripts/test.sh: this needs root, and there is no sudo: $*" >&2
+        exit 1
+    fi
+}
+
+if missing redis-server python3 git; then
+    if command -v apt-get >/dev/null 2>&1; then
+        as_root apt-get update -q
+        as_root env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -q --no-install-recommends redis-server python3-minimal git </dev/null
+    elif command -v brew >/dev/null 2>&1; then
+        brew install redis python3 git </dev/null
+    else
+        echo "scripts/test.sh: install redis-server, python3 and git, then run this again" >&2
+        exit 1
+    fi
+fi
+
+exec cargo test --workspace "$@"
