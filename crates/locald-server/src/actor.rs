@@ -458,7 +458,7 @@ impl Actor {
         match phase {
             Phase::Running => {
                 let ran_for = started_at.map_or(Duration::ZERO, |at| UnixMillis::now().since(at));
-                self.reporter.report(News::Found { leader, shim, started_at, ran_for });
+                self.reporter.report(News::Found { spec: self.spec.clone(), leader, shim, started_at, ran_for });
                 return self.probe(shim);
             }
             Phase::Stopping { kill_at } => self.reporter.report(News::Stopping { kill_at }),

@@ -18,6 +18,8 @@ pub(crate) struct Inheritance {
     pub(crate) left: Vec<Left>,
     /// Runs that have a shim, or had one until it died.
     pub(crate) shims: Vec<(ShimRecord, Arc<ServiceSpec>)>,
+    /// Runs that ended while no daemon was there, already on record.
+    pub(crate) ended: Vec<(Arc<Ended>, Arc<ServiceSpec>)>,
 }
 
 /// Looks through the records of a home.
@@ -25,32 +27,43 @@ pub(crate) struct Inheritance {
 /// # Errors
 /// When the ledger cannot be read.
 pub(crate) async fn look(home: &Home, ledger: &Ledger, boot: &str) -> Result<Inheritance, LedgerError> {
-    let left = ledger.left().await?;
-    let mut shims = Vec::new();
+    let (mut shims, mut ended) = (Vec::new(), Vec::new());
     let mut alive: Vec<RunRef> = Vec::new();
     for dir in service_dirs(home) {
         if let Some(record) = shim_record(&dir, boot) {
             alive.push(record.run.clone());
             shims.push(record);
-        } else if let Some(ended) = exit_record(&dir) {
-            // It ended while no daemon was there. Its number keeps the service from being started twice meanwhile.
-            ledger.ended(Arc::new(ended)).await?;
+        } else if let Some(record) = exit_record(&dir) {
+            let record = Arc::new(record);
+            ledger.ended(record.clone()).await?;
             clear(&dir, &[record::EXIT]);
+            ended.push(record);
         }
     }
     let lost = ledger.close_lost_runs(alive, boot.to_owned()).await?;
     if lost > 0 {
         tracing::info!(lost, "runs without a record were closed in the ledger");
     }
-    let shims = shims.into_iter().filter_map(|record| {
-        let project = left.iter().find(|left| left.spec.id == record.run.project);
-        let spec = project.and_then(|left| left.spec.services.iter().find(|spec| spec.name == record.run.service));
+    let left = ledger.left().await?;
+    let spec_of = |run: &RunRef| {
+        let project = left.iter().find(|left| left.spec.id == run.project);
+        let spec = project.and_then(|left| left.spec.services.iter().find(|spec| spec.name == run.service));
         if spec.is_none() {
-            tracing::warn!(service = %record.run.service, "a run of a service that the ledger does not know is left alone");
+            tracing::warn!(service = %run.service, "a run of a service that the ledger does not know is left alone");
         }
-        Some((record, Arc::new(spec?.clone())))
-    });
-    Ok(Inheritance { shims: shims.collect(), left })
+        Some(Arc::new(spec?.clone()))
+    };
+    let shims = shims
+        .into_iter()
+        .filter_map(|record| Some((spec_of(&record.run)?, record)))
+        .map(|(spec, record)| (record, spec))
+        .collect();
+    let ended = ended
+        .into_iter()
+        .filter_map(|ended| Some((spec_of(&ended.run)?, ended)))
+        .map(|(spec, ended)| (ended, spec))
+        .collect();
+    Ok(Inheritance { left, shims, ended })
 }
 
 fn service_dirs(home: &Home) -> Vec<PathBuf> {

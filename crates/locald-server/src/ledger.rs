@@ -9,6 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 
+use crate::core::fleet::Remembered;
+use crate::core::lifecycle::Resting;
 use locald_utils::name::{ProjectId, RunNumber, ServiceKey, ServiceName};
 use locald_utils::protocol::Desired;
 use locald_utils::record::{Ended, ExitStatus, RunRef, StartFailure};
@@ -26,7 +28,7 @@ CREATE TABLE projects (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, dir TEXT NOT NULL, spec TEXT NOT NULL, changed_at INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE services (
-    project TEXT NOT NULL, service TEXT NOT NULL, desired TEXT NOT NULL, environment TEXT,
+    project TEXT NOT NULL, service TEXT NOT NULL, desired TEXT NOT NULL, environment TEXT, resting TEXT,
     PRIMARY KEY (project, service)
 ) WITHOUT ROWID;
 CREATE TABLE environments (digest TEXT PRIMARY KEY, variables TEXT NOT NULL) WITHOUT ROWID;
@@ -39,7 +41,7 @@ CREATE TABLE runs (
     argv TEXT NOT NULL, workdir TEXT NOT NULL, executable TEXT, executable_mtime INTEGER, executable_size INTEGER,
     environment TEXT NOT NULL, spec_digest TEXT NOT NULL, port INTEGER, git_commit TEXT, git_dirty INTEGER,
     pid INTEGER, started_at INTEGER, exited_at INTEGER, ended_at INTEGER, outcome TEXT, exit_code INTEGER, exit_signal INTEGER,
-    stopped INTEGER, forced INTEGER, processes INTEGER, killed INTEGER, strays TEXT, lost_output INTEGER, failure TEXT,
+    stopped INTEGER, forced INTEGER, processes INTEGER, killed INTEGER, ended TEXT, failure TEXT,
     UNIQUE (project, service, number)
 );
 CREATE INDEX open_runs ON runs (project, service) WHERE ended_at IS NULL;
@@ -113,7 +115,7 @@ pub(crate) struct Known {
 #[derive(Clone, Debug)]
 pub(crate) struct Left {
     pub(crate) spec: ProjectSpec,
-    pub(crate) services: Vec<(ServiceName, RunNumber, Desired, Arc<BaseEnvironment>)>,
+    pub(crate) services: Vec<(Remembered, Arc<BaseEnvironment>)>,
     pub(crate) ports: Ports,
 }
 
@@ -262,6 +264,20 @@ impl Ledger {
         });
     }
 
+    /// Keeps how a service has come to rest, or that it has not.
+    pub(crate) fn save_resting(&self, key: &ServiceKey, resting: Option<Resting>) {
+        let (project, service) = (key.project.as_str().to_owned(), key.service.as_str().to_owned());
+        self.note("how a service rests", move |transaction| {
+            let resting = resting.map(|resting| serde_json::to_string(&resting)).transpose()?;
+            transaction
+                .prepare_cached(
+                    "UPDATE services SET resting = ?3 WHERE project = ?1 AND service = ?2 AND resting IS NOT ?3",
+                )?
+                .execute(params![project, service, resting])?;
+            Ok(())
+        });
+    }
+
     /// Forgets a project that is over: nothing of it is wanted any more. Its runs and ports stay on record.
     pub(crate) fn forget_project(&self, project: ProjectId) {
         self.note("the end of a project", move |transaction| {
@@ -363,7 +379,7 @@ impl Ledger {
             transaction
                 .prepare_cached(
                     "UPDATE runs SET started_at = coalesce(started_at, ?2), exited_at = ?3, ended_at = ?4, outcome = ?5, exit_code = ?6,
-                     exit_signal = ?7, stopped = ?8, forced = ?9, processes = ?10, killed = ?11, strays = ?12, lost_output = ?13
+                     exit_signal = ?7, stopped = ?8, forced = ?9, processes = ?10, killed = ?11, ended = ?12
                      WHERE id = ?1 AND ended_at IS NULL",
                 )?
                 .execute(params![
@@ -378,8 +394,7 @@ impl Ledger {
                     ended.forced,
                     ended.processes,
                     ended.killed,
-                    serde_json::to_string(&ended.strays)?,
-                    i64::try_from(ended.lost_output).unwrap_or(i64::MAX),
+                    serde_json::to_string(&*ended)?,
                 ])?;
             Ok(())
         })
@@ -569,22 +584,26 @@ fn left_project(transaction: &Transaction<'_>, spec: ProjectSpec) -> Result<Left
         spec.services.iter().filter_map(|service| Some((service.name.clone(), service.port?))).collect();
     let ports = ports(transaction, &spec.id, wanted)?;
     let mut statement = transaction.prepare_cached(
-        "SELECT service, desired, digest, variables FROM services LEFT JOIN environments ON environment = digest WHERE project = ?1",
+        "SELECT service, desired, digest, variables, resting FROM services LEFT JOIN environments ON environment = digest
+         WHERE project = ?1",
     )?;
+    let mut last =
+        transaction.prepare_cached("SELECT ended FROM runs WHERE project = ?1 AND service = ?2 AND number = ?3")?;
     let rows = statement.query_map([spec.id.as_str()], |row| {
+        let desired = if row.get::<_, String>(1)? == "up" { Desired::Up } else { Desired::Down };
         Ok((
             row.get::<_, String>(0)?,
-            row.get::<_, String>(1)?,
+            desired,
             row.get::<_, Option<String>>(2)?,
             row.get::<_, Option<String>>(3)?,
+            row.get(4)?,
         ))
     })?;
     let mut services = Vec::new();
     let mut environments: BTreeMap<String, Arc<BaseEnvironment>> = BTreeMap::new();
     for row in rows {
-        let (service, desired, digest, variables) = row?;
-        let Ok(service) = service.parse::<ServiceName>() else { continue };
-        let desired = if desired == "up" { Desired::Up } else { Desired::Down };
+        let (service, desired, digest, variables, resting): (_, _, _, _, Option<String>) = row?;
+        let Ok(name) = service.parse::<ServiceName>() else { continue };
         let digest = digest.unwrap_or_default();
         let environment = match environments.get(&digest) {
             Some(environment) => environment.clone(),
@@ -595,8 +614,12 @@ fn left_project(transaction: &Transaction<'_>, spec: ProjectSpec) -> Result<Left
                 environment
             }
         };
-        let number = newest.get(&service).copied().unwrap_or_default();
-        services.push((service, number, desired, environment));
+        let newest = newest.get(&name).copied().unwrap_or_default();
+        let ended: Option<Option<String>> =
+            last.query_row(params![spec.id.as_str(), service, newest.0], |row| row.get(0)).optional()?;
+        let last = ended.flatten().map(|text| serde_json::from_str(&text)).transpose()?.map(Arc::new);
+        let resting = resting.map(|text| serde_json::from_str(&text)).transpose()?;
+        services.push((Remembered { name, newest, desired, resting, last }, environment));
     }
     Ok(Left { spec, services, ports })
 }

@@ -177,7 +177,7 @@ async fn serve(home: Home, starter: &mut Starter) -> Result<(), DaemonStart> {
     });
     let mut supervisor = Supervisor::new(context);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), epoch, runs = inheritance.shims.len(), "started");
-    supervisor.take_over(inheritance.left, inheritance.shims);
+    supervisor.take_over(inheritance);
     starter.tell(&DaemonStart::Ready { pid: std::process::id() });
     let patience = tokio::time::sleep(adoption::PATIENCE);
     tokio::pin!(patience);

@@ -71,12 +71,8 @@ impl Orphan {
             return self.over(ended).await;
         };
         tracing::warn!(service = %self.reporter.key.service, run = self.reporter.run.0, shim = self.shim.pid, "its shim is gone; the daemon takes over");
-        self.reporter.report(News::Found {
-            leader: Some(record.leader),
-            shim: self.shim,
-            started_at: None,
-            ran_for: Duration::MAX,
-        });
+        let (spec, leader) = (self.spec.clone(), Some(record.leader));
+        self.reporter.report(News::Found { spec, leader, shim: self.shim, started_at: None, ran_for: Duration::MAX });
         self.reporter.report(News::Degraded);
         let pump = self.master.take().and_then(|master| self.pump(master));
         let (status, stop_at_once) = self.wait_for_leader(record.leader).await;

@@ -13,13 +13,14 @@ use locald_utils::protocol::{
     Action, DaemonStatus, Desired, Event, Failure, FailureCode, Outcome, OutcomeResult, PROTOCOL, ProjectStatus, Reply,
     Request, ServerMessage, ServiceOutcome, ServiceStatus,
 };
-use locald_utils::record::{Ended, ShimRecord};
-use locald_utils::spec::{Environment, Ports, ProjectSpec, ServiceSpec};
+use locald_utils::record::Ended;
+use locald_utils::spec::{Environment, Ports, ProjectSpec};
 use locald_utils::time::UnixMillis;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::actor::{self, Assignment, Context, Order, Report};
+use crate::adoption::Inheritance;
 use crate::core::Time;
 use crate::core::fleet::{Effect, Fleet};
 use crate::core::goal::Goal;
@@ -104,16 +105,20 @@ impl Supervisor {
     }
 
     /// Takes over what an earlier daemon was looking after.
-    pub(crate) fn take_over(&mut self, left: Vec<Left>, shims: Vec<(ShimRecord, Arc<ServiceSpec>)>) {
+    pub(crate) fn take_over(&mut self, inheritance: Inheritance) {
+        let Inheritance { left, shims, ended } = inheritance;
         for Left { spec, services, ports } in left {
             let id = spec.id.clone();
             self.ports.insert(id.clone(), ports);
-            for (service, _, _, environment) in &services {
-                self.environments
-                    .insert(ServiceKey { project: id.clone(), service: service.clone() }, environment.clone());
+            for (remembered, environment) in &services {
+                let key = ServiceKey { project: id.clone(), service: remembered.name.clone() };
+                self.environments.insert(key, environment.clone());
             }
-            self.fleet
-                .restore(spec, services.into_iter().map(|(service, newest, desired, _)| (service, newest, desired)));
+            self.fleet.restore(spec, services.into_iter().map(|(remembered, _)| remembered));
+        }
+        // Ends come first: what follows from them must not be taken for what is running.
+        for (ended, spec) in ended {
+            self.fleet.replay(self.now(), ended, spec);
         }
         for (record, spec) in shims {
             let (key, run) = (record.run.key(), record.run.number);
@@ -431,6 +436,7 @@ impl Supervisor {
         let Some(service) = self.fleet.service(key) else { return };
         let life = &service.life;
         self.context.ledger.event(key, Some(life.newest), view::state_name(&life.actual), None);
+        self.context.ledger.save_resting(key, life.resting());
         let Some(status) = self.service_status(key) else { return };
         for pending in self.pending.iter_mut().filter(|pending| pending.project == key.project) {
             if !pending.goals.iter().any(|goal| goal.service == key.service) {

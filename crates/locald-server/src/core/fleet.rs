@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use locald_utils::name::{ProjectId, ProjectName, RunNumber, ServiceKey, ServiceName};
 use locald_utils::protocol::{Action, Desired, Failure, FailureCode, OutcomeResult, WaitFor, WaitingOn};
-use locald_utils::record::ExitStatus;
+use locald_utils::record::{Ended, ExitStatus};
 use locald_utils::spec::{Condition, Kind, ProjectSpec, ServiceSpec};
 
 use super::goal::{Goal, Want, judge};
-use super::lifecycle::{Actual, Lifecycle, News, Reason};
+use super::lifecycle::{Actual, Lifecycle, News, Reason, Resting};
 use super::{Time, plan};
 
 /// What the fleet orders.
@@ -28,6 +28,21 @@ pub(crate) enum Effect {
     Changed(ServiceKey),
     /// Nothing of the project is left, and it is to be forgotten.
     Over(ProjectId),
+}
+
+/// What an earlier daemon remembered of a service.
+#[derive(Clone, Debug)]
+pub(crate) struct Remembered {
+    /// Which service.
+    pub(crate) name: ServiceName,
+    /// Its newest run.
+    pub(crate) newest: RunNumber,
+    /// What was wanted of it.
+    pub(crate) desired: Desired,
+    /// How it rested.
+    pub(crate) resting: Option<Resting>,
+    /// How its newest run ended.
+    pub(crate) last: Option<Arc<Ended>>,
 }
 
 /// One service: what is written, and how it stands.
@@ -132,20 +147,19 @@ impl Fleet {
     // ---- requests
 
     /// Puts a project back as an earlier daemon left it. Runs are added by [`Fleet::adopt`].
-    pub(crate) fn restore(
-        &mut self,
-        spec: ProjectSpec,
-        services: impl IntoIterator<Item = (ServiceName, RunNumber, Desired)>,
-    ) {
+    pub(crate) fn restore(&mut self, spec: ProjectSpec, services: impl IntoIterator<Item = Remembered>) {
         let id = spec.id.clone();
         self.write(spec, &BTreeMap::new());
         let Some(project) = self.projects.get_mut(&id) else { return };
-        for (name, newest, desired) in services {
+        for Remembered { name, newest, desired, resting, last } in services {
             if let Some(service) = project.services.get_mut(&name) {
                 service.life = Lifecycle::new(newest);
                 service.life.desired = desired;
+                service.life.restore(resting, last);
             }
         }
+        // `down` was under way: what is left of it goes on.
+        project.is_ending = project.services.values().all(|service| service.life.desired == Desired::Down);
     }
 
     /// Takes over a run that an earlier daemon started. Until its shim answers it is unknown.
@@ -156,6 +170,18 @@ impl Fleet {
             Service { spec: spec.clone(), life: Lifecycle::new(run) }
         });
         service.life.adopt(run, spec);
+    }
+
+    /// Takes note of a run that ended while no daemon was there. What follows from it waits for [`Fleet::settle`], because
+    /// its neighbours may not have been taken over yet.
+    pub(crate) fn replay(&mut self, now: Time, ended: Arc<Ended>, spec: Arc<ServiceSpec>) {
+        let (key, run) = (ended.run.key(), ended.run.number);
+        self.adopt(&key, run, spec);
+        if let Some(service) =
+            self.projects.get_mut(&key.project).and_then(|project| project.services.get_mut(&key.service))
+        {
+            service.life.hear(now, run, News::Ended(ended));
+        }
     }
 
     /// Takes the project as it is written now. `newest` has the last run number of services seen for the first time.
@@ -379,6 +405,8 @@ impl Service {
         let has_run = life.is_occupied() || life.actual == Actual::Completed;
         let is_changed = has_run && life.running.as_ref().is_some_and(|running| running.digest() != self.spec.digest());
         match action {
+            // Unlike a job, a service that ended has not done what it is for.
+            _ if life.actual == Actual::Completed && self.spec.kind == Kind::Service => life.want_new_run(),
             // A run that has not executed anything yet is as new as one can be.
             Action::Restart if is_named && life.actual != Actual::Spawning => life.want_new_run(),
             Action::Up if is_changed => life.want_new_run(),

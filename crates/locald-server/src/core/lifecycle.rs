@@ -22,6 +22,7 @@ use locald_utils::protocol::Desired;
 use locald_utils::record::{Ended, ExitStatus, StartFailure, Survivor};
 use locald_utils::spec::{Kind, RestartPolicy, RestartWhen, ServiceSpec};
 use locald_utils::time::UnixMillis;
+use serde::{Deserialize, Serialize};
 
 use super::Time;
 
@@ -64,8 +65,19 @@ pub(crate) enum Actual {
     Unknown,
 }
 
+/// A service that has come to rest by itself, as the ledger keeps it: a new daemon starts nothing that rests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Resting {
+    /// It ended with exit code 0.
+    Completed,
+    /// It failed, and no further attempt is made.
+    Failed(Reason),
+}
+
 /// Why a service failed.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Reason {
     /// It exited.
     Exited,
@@ -96,8 +108,14 @@ pub(crate) enum News {
     Silent,
     /// The shim is gone and the daemon looks after the run itself.
     Degraded,
-    /// The shim answers again, or for the first time to this daemon: the run goes on.
-    Found { leader: Option<ProcessId>, shim: ProcessId, started_at: Option<UnixMillis>, ran_for: Duration },
+    /// The shim answers again, or for the first time to this daemon: the run goes on, with the spec it was started with.
+    Found {
+        spec: Arc<ServiceSpec>,
+        leader: Option<ProcessId>,
+        shim: ProcessId,
+        started_at: Option<UnixMillis>,
+        ran_for: Duration,
+    },
 }
 
 /// One service's facts.
@@ -254,6 +272,35 @@ impl Lifecycle {
         self.newest
     }
 
+    /// Puts a service back that was at rest when an earlier daemon died, and shall not be started because of that.
+    pub(crate) fn restore(&mut self, resting: Option<Resting>, last: Option<Arc<Ended>>) {
+        self.last = last;
+        self.actual = match (self.desired, resting) {
+            (Desired::Down, _) | (Desired::Up, None) => Actual::Stopped,
+            (Desired::Up, Some(Resting::Completed)) => Actual::Completed,
+            (Desired::Up, Some(Resting::Failed(reason))) => Actual::Failed(reason),
+        };
+    }
+
+    /// How the service rests, if it has come to rest by itself.
+    pub(crate) fn resting(&self) -> Option<Resting> {
+        match &self.actual {
+            Actual::Completed => Some(Resting::Completed),
+            Actual::Failed(reason) => Some(Resting::Failed(reason.clone())),
+            Actual::Stopped
+            | Actual::Waiting
+            | Actual::Blocked { .. }
+            | Actual::Spawning
+            | Actual::Starting { .. }
+            | Actual::Ready { .. }
+            | Actual::Unready
+            | Actual::Stopping { .. }
+            | Actual::Stuck { .. }
+            | Actual::Backoff { .. }
+            | Actual::Unknown => None,
+        }
+    }
+
     /// Takes a run over from an earlier daemon.
     pub(crate) fn adopt(&mut self, run: RunNumber, spec: Arc<ServiceSpec>) {
         self.newest = self.newest.max(run);
@@ -310,10 +357,11 @@ impl Lifecycle {
             }
             News::Silent => self.actual = Actual::Unknown,
             News::Degraded => self.is_degraded = true,
-            News::Found { leader, shim, started_at, ran_for } => {
+            News::Found { spec, leader, shim, started_at, ran_for } => {
                 self.leader = leader;
                 self.shim = Some(shim);
-                self.started_at = started_at;
+                self.started_at = started_at.or(self.started_at);
+                self.running = Some(spec.clone());
                 if self.actual == Actual::Unknown {
                     self.begin(now, ran_for, &spec);
                 }

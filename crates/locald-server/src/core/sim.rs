@@ -1,1 +1,531 @@
+//! The simulator: thousands of random schedules of everything that can happen, against the promises.
+//!
+//! A world without a kernel plays the actors and shims: it starts what the fleet orders, delivers news late and in any
+//! order between runs, lets runs crash, be slow to stop, or end while no daemon is there. A daemon's death throws the
+//! fleet away and builds another from what the ledger would hold. After every step the promises are checked from the
+//! world's own books, not from the fleet's. A schedule is its seed: a failure names it.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use locald_utils::name::{ProjectId, RunNumber, ServiceKey, ServiceName};
+use locald_utils::process::ProcessId;
+use locald_utils::protocol::{Action, Desired, OutcomeResult};
+use locald_utils::record::{ExitStatus, StartFailure, StartStage};
+use locald_utils::spec::{Condition, Dependency, Kind, PortSpec, ProjectSpec, RestartWhen, ServiceSpec};
+use locald_utils::time::UnixMillis;
+
+use super::Time;
+use super::fleet::{Effect, Fleet, Remembered};
+use super::lifecycle::tests::{ended, spec};
+use super::lifecycle::{Actual, News, Resting};
+
+/// Each schedule is short, so that a failure can be read; there are many.
+const SCHEDULES: u64 = 4000;
+const STEPS: usize = 80;
+
+/// A small generator of pseudo random numbers (xorshift64*, Vigna 2016): the same seed, the same schedule, for ever.
+struct Dice(u64);
+
+impl Dice {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % sides
+    }
+
+    fn one_in(&mut self, sides: u64) -> bool {
+        self.roll(sides) == 0
+    }
+}
+
+/// A run as the world has it.
+struct Run {
+    spec: Arc<ServiceSpec>,
+    /// What the daemon has not been told yet, in order. Dies with the daemon, but for the end, which is on disk.
+    untold: VecDeque<News>,
+    /// Started, and not ended: a process exists.
+    is_alive: bool,
+    is_stopping: bool,
+    /// Whether the daemon knows that it is stopping.
+    is_known_to_stop: bool,
+    /// How it ended, once it has.
+    end: Option<ExitStatus>,
+    /// Whether the daemon knows how it ended.
+    is_over: bool,
+}
+
+struct World {
+    seed: u64,
+    dice: Dice,
+    now: Time,
+    id: ProjectId,
+    specs: Vec<ServiceSpec>,
+    fleet: Fleet,
+    runs: BTreeMap<(ServiceName, RunNumber), Run>,
+    /// What the ledger holds.
+    desired: BTreeMap<ServiceName, Desired>,
+    resting: BTreeMap<ServiceName, Option<Resting>>,
+    saved: Option<ProjectSpec>,
+    /// Whether runs still fail, exit and are killed by themselves.
+    is_rough: bool,
+    story: Vec<String>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut dice = Dice::new(seed);
+        let count = 1 + dice.roll(6);
+        let mut specs: Vec<ServiceSpec> = Vec::new();
+        for index in 0..count {
+            let mut made = spec(&format!("s{index}"));
+            made.kind = if dice.one_in(4) { Kind::Job } else { Kind::Service };
+            made.port = (made.kind == Kind::Service && dice.one_in(2)).then_some(PortSpec::Auto);
+            made.restart.when = [RestartWhen::No, RestartWhen::OnFailure, RestartWhen::Always]
+                [usize::try_from(dice.roll(3)).expect("small")];
+            // Only earlier ones, so that there is no circle.
+            for earlier in &specs {
+                if dice.one_in(3) {
+                    let condition = if earlier.kind == Kind::Job { Condition::Completed } else { Condition::Ready };
+                    made.depends_on.push(Dependency { service: earlier.name.clone(), condition });
+                }
+            }
+            specs.push(made);
+        }
+        Self {
+            seed,
+            dice,
+            now: Duration::ZERO,
+            id: ProjectId::from_recorded("p"),
+            specs,
+            fleet: Fleet::default(),
+            runs: BTreeMap::new(),
+            desired: BTreeMap::new(),
+            resting: BTreeMap::new(),
+            saved: None,
+            is_rough: true,
+            story: Vec::new(),
+        }
+    }
+
+    fn key(&self, service: &ServiceName) -> ServiceKey {
+        ServiceKey { project: self.id.clone(), service: service.clone() }
+    }
+
+    fn fail(&self, what: &str) -> ! {
+        panic!("seed {}: {what}\n{}", self.seed, self.story.join("\n"));
+    }
+
+    fn tell(&mut self, line: String) {
+        self.story.push(format!("{:>8?} {line}", self.now));
+    }
+
+    fn project(&self) -> ProjectSpec {
+        ProjectSpec {
+            id: self.id.clone(),
+            name: "p".parse().expect("valid"),
+            dir: "/p".into(),
+            file: "/p/locald.toml".into(),
+            services: self.specs.clone(),
+        }
+    }
+
+    fn newest(&self, service: &ServiceName) -> RunNumber {
+        self.runs.keys().filter(|(name, _)| name == service).map(|(_, run)| *run).max().unwrap_or_default()
+    }
+
+    // ---- effects
+
+    fn obey(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Spawn(key, run) => self.spawn(&key.service, run),
+                Effect::Stop(key, run, at_once) => self.stop(&key.service, run, at_once),
+                Effect::Changed(key) => {
+                    if let Some(service) = self.fleet.service(&key) {
+                        self.resting.insert(key.service, service.life.resting());
+                    }
+                }
+                Effect::Over(id) => {
+                    self.tell("over".into());
+                    if self.runs.values().any(|run| run.is_alive) {
+                        self.fail("the project counts as over and a process is alive");
+                    }
+                    self.fleet.forget(&id);
+                    self.desired.clear();
+                    self.resting.clear();
+                    self.saved = None;
+                }
+            }
+        }
+        self.check();
+    }
+
+    fn spawn(&mut self, name: &ServiceName, run: RunNumber) {
+        self.tell(format!("spawn {name}{run}"));
+        if self.runs.iter().any(|((other, _), run)| other == name && !run.is_over) {
+            self.fail(&format!("two runs of {name} at a time"));
+        }
+        if run <= self.newest(name) {
+            self.fail(&format!("{name}{run} is not a new number"));
+        }
+        let spec = self.fleet.service(&self.key(name)).and_then(|service| service.life.running.clone());
+        let Some(spec) = spec else { self.fail("a run without a spec") };
+        for dependency in &spec.depends_on {
+            self.check_dependency(name, dependency);
+        }
+        let made = Run {
+            spec,
+            untold: VecDeque::new(),
+            is_alive: true,
+            is_stopping: false,
+            is_known_to_stop: false,
+            end: None,
+            is_over: false,
+        };
+        self.runs.insert((name.clone(), run), made);
+    }
+
+    /// From the world's books: the dependency's newest run has been told ready and nothing since, or told completed.
+    fn check_dependency(&self, name: &ServiceName, dependency: &Dependency) {
+        let number = self.newest(&dependency.service);
+        let Some(run) = self.runs.get(&(dependency.service.clone(), number)) else {
+            self.fail(&format!("{name} was started before {} ever was", dependency.service));
+        };
+        let holds = match dependency.condition {
+            Condition::Ready if run.spec.kind == Kind::Service => !run.is_over && !run.is_known_to_stop,
+            Condition::Ready | Condition::Completed => run.is_over && run.end == Some(ExitStatus::Code(0)),
+        };
+        if !holds {
+            self.fail(&format!("{name} was started although {} is not {:?}", dependency.service, dependency.condition));
+        }
+    }
+
+    fn stop(&mut self, name: &ServiceName, number: RunNumber, at_once: bool) {
+        self.tell(format!("stop {name}{number}"));
+        for (other, run) in self.runs.iter().filter(|(_, run)| run.is_alive && !at_once) {
+            let depends = run.spec.depends_on.iter().any(|dependency| dependency.service == *name);
+            let is_leaving = self.fleet.service(&self.key(&other.0)).is_some_and(|service| service.life.is_leaving());
+            if depends && is_leaving && !run.is_over {
+                self.fail(&format!("{name} is ended before {}, which depends on it and leaves too", other.0));
+            }
+        }
+        let Some(run) = self.runs.get_mut(&(name.clone(), number)) else { self.fail("a stop of no run") };
+        run.is_stopping = true;
+        run.is_known_to_stop = true;
+        if run.is_alive {
+            run.untold.push_back(News::Stopping { kill_at: UnixMillis(0) });
+        }
+    }
+
+    // ---- what happens
+
+    fn step(&mut self) {
+        match self.dice.roll(12) {
+            0 | 1 => self.apply(),
+            2 => self.ask_down(),
+            3..=5 => self.something_happens_to_a_run(),
+            6..=8 => self.deliver_one(),
+            9 | 10 => self.pass_time(),
+            _ => {
+                if self.dice.one_in(3) {
+                    self.daemon_dies();
+                }
+            }
+        }
+    }
+
+    fn some_services(&mut self) -> Vec<ServiceName> {
+        let names: Vec<ServiceName> = self.specs.iter().map(|spec| spec.name.clone()).collect();
+        names.into_iter().filter(|_| self.dice.one_in(2)).collect()
+    }
+
+    fn apply(&mut self) {
+        if self.dice.one_in(5) {
+            let index = usize::try_from(self.dice.roll(self.specs.len() as u64)).expect("small");
+            let value = self.dice.roll(3).to_string();
+            self.specs[index].env.insert("X".into(), locald_utils::spec::Template::text(value));
+        }
+        let action = [Action::Up, Action::Start, Action::Restart][usize::try_from(self.dice.roll(3)).expect("small")];
+        let services = self.some_services();
+        self.tell(format!("{action:?} {services:?}"));
+        self.apply_to(&services, action);
+    }
+
+    fn apply_to(&mut self, services: &[ServiceName], action: Action) -> Vec<super::goal::Goal> {
+        let newest = self.specs.iter().map(|spec| (spec.name.clone(), self.newest(&spec.name))).collect();
+        let mut effects = Vec::new();
+        let goals = match self.fleet.apply(self.now, self.project(), &newest, services, action, &mut effects) {
+            Ok(goals) => goals,
+            Err(failure) => self.fail(&failure.message),
+        };
+        self.saved = Some(self.project());
+        for goal in &goals {
+            self.desired.insert(goal.service.clone(), Desired::Up);
+        }
+        for spec in &self.specs {
+            self.desired.entry(spec.name.clone()).or_insert(Desired::Down);
+        }
+        self.obey(effects);
+        goals
+    }
+
+    fn ask_down(&mut self) {
+        let services = if self.dice.one_in(2) { None } else { Some(self.some_services()) };
+        let at_once = self.dice.one_in(4);
+        self.tell(format!("down {services:?}{}", if at_once { " at once" } else { "" }));
+        let mut effects = Vec::new();
+        // Refused when nothing of the project is known, which is right.
+        if let Ok(goals) = self.fleet.stop(self.now, &self.id.clone(), services.as_deref(), at_once, &mut effects) {
+            for goal in goals {
+                self.desired.insert(goal.service, Desired::Down);
+            }
+        }
+        self.obey(effects);
+    }
+
+    fn something_happens_to_a_run(&mut self) {
+        let alive: Vec<_> = self.runs.iter().filter(|(_, run)| run.is_alive).map(|(key, _)| key.clone()).collect();
+        if alive.is_empty() {
+            return;
+        }
+        let key = alive[usize::try_from(self.dice.roll(alive.len() as u64)).expect("small")].clone();
+        let (fate, code) = (self.dice.roll(6), i32::try_from(self.dice.roll(2)).expect("small"));
+        let is_rough = self.is_rough;
+        let Some(run) = self.runs.get_mut(&key) else { return };
+        let was_started = run.untold.iter().any(|news| matches!(news, News::Started { .. }))
+            || !matches!(fleet_state(&self.fleet, &self.id, &key.0), Some(Actual::Spawning));
+        let news = match fate {
+            _ if run.is_stopping => Some(end(run, key.1, ExitStatus::Signal(15))),
+            0 | 1 if !was_started => Some(started()),
+            2 if !was_started && is_rough => {
+                run.is_alive = false;
+                run.end = Some(ExitStatus::Unknown);
+                Some(News::StartFailed(StartFailure {
+                    stage: StartStage::Exec,
+                    errno: 2,
+                    path: None,
+                    message: "no".into(),
+                    hint: None,
+                    permanent: code == 1,
+                }))
+            }
+            3 if was_started && run.spec.port.is_some() => Some(News::Ready),
+            4 if was_started && (is_rough || run.spec.kind == Kind::Job) => {
+                let code = if is_rough { code } else { 0 };
+                Some(end(run, key.1, ExitStatus::Code(code)))
+            }
+            5 if was_started && is_rough => {
+                run.is_stopping = true;
+                Some(News::LeaderExited(ExitStatus::Code(1)))
+            }
+            _ => None,
+        };
+        if let Some(news) = news {
+            run.untold.push_back(news.clone());
+            self.tell(format!("{}{}: {}", key.0, key.1, name_of(&news)));
+        }
+    }
+
+    fn deliver_one(&mut self) {
+        let waiting: Vec<_> =
+            self.runs.iter().filter(|(_, run)| !run.untold.is_empty()).map(|(key, _)| key.clone()).collect();
+        if !waiting.is_empty() {
+            let index = usize::try_from(self.dice.roll(waiting.len() as u64)).expect("small");
+            self.deliver(&waiting[index].clone());
+        }
+    }
+
+    fn deliver(&mut self, key: &(ServiceName, RunNumber)) {
+        let Some(run) = self.runs.get_mut(key) else { return };
+        let Some(news) = run.untold.pop_front() else { return };
+        match news {
+            News::Ended(_) | News::StartFailed(_) => run.is_over = true,
+            News::Stopping { .. } | News::LeaderExited(_) => run.is_known_to_stop = true,
+            News::Started { .. }
+            | News::Ready
+            | News::Survivors(_)
+            | News::Silent
+            | News::Degraded
+            | News::Found { .. } => {}
+        }
+        self.tell(format!("heard of {}{}: {}", key.0, key.1, name_of(&news)));
+        let mut effects = Vec::new();
+        self.fleet.hear(self.now, &self.key(&key.0), key.1, news, &mut effects);
+        self.obey(effects);
+    }
+
+    fn pass_time(&mut self) {
+        let most =
+            self.fleet.deadline().map_or(Duration::from_millis(50), |deadline| deadline.saturating_sub(self.now));
+        self.now += most + Duration::from_millis(self.dice.roll(20));
+        let mut effects = Vec::new();
+        self.fleet.tick(self.now, &mut effects);
+        self.obey(effects);
+    }
+
+    /// The daemon is killed and another one started: it knows what the ledger holds, and finds the runs.
+    fn daemon_dies(&mut self) {
+        self.tell("the daemon dies".into());
+        self.fleet = Fleet::default();
+        let Some(saved) = self.saved.clone() else { return };
+        let remembered: Vec<Remembered> = self
+            .desired
+            .iter()
+            .map(|(name, desired)| Remembered {
+                name: name.clone(),
+                newest: self.newest(name),
+                desired: *desired,
+                resting: self.resting.get(name).cloned().flatten(),
+                last: None,
+            })
+            .collect();
+        self.fleet.restore(saved, remembered);
+        let open: Vec<_> = self.runs.iter().filter(|(_, run)| !run.is_over).map(|(key, _)| key.clone()).collect();
+        for key in &open {
+            let Some(run) = self.runs.get_mut(key) else { continue };
+            let (spec, end) = (run.spec.clone(), run.end);
+            // What was under way to the old daemon is lost; how the run stands is asked of its shim.
+            run.untold.clear();
+            if let Some(status) = end {
+                run.is_over = true;
+                let mut over = ended(key.1, status);
+                let over_run = &mut Arc::make_mut(&mut over).run;
+                (over_run.project, over_run.service) = (self.id.clone(), key.0.clone());
+                self.fleet.replay(self.now, over, spec);
+                continue;
+            }
+            let was_stopping = run.is_stopping;
+            run.untold.push_back(if was_stopping {
+                News::Stopping { kill_at: UnixMillis(0) }
+            } else {
+                News::Found {
+                    spec: spec.clone(),
+                    leader: None,
+                    shim: ProcessId { pid: 9, start: 1 },
+                    started_at: None,
+                    ran_for: Duration::ZERO,
+                }
+            });
+            self.fleet.adopt(&self.key(&key.0), key.1, spec);
+        }
+        let mut effects = Vec::new();
+        self.fleet.settle(self.now, &self.id.clone(), &mut effects);
+        for effect in &effects {
+            if let Effect::Spawn(key, _) = effect
+                && self.resting.get(&key.service).is_some_and(Option::is_some)
+            {
+                self.fail(&format!("{} had come to rest, and the next daemon started it", key.service));
+            }
+        }
+        self.obey(effects);
+    }
+
+    // ---- promises
+
+    fn check(&self) {
+        for ((name, number), run) in &self.runs {
+            if run.is_over {
+                continue;
+            }
+            let Some(service) = self.fleet.service(&self.key(name)) else {
+                self.fail(&format!("{name}{number} is alive and the daemon has forgotten it"));
+            };
+            if service.life.newest != *number || !service.life.is_occupied() {
+                self.fail(&format!("{name}{number} is alive and counts as {:?}", service.life.actual));
+            }
+        }
+    }
+
+    /// Lets the world go on until all goals are decided and everything has been told, for at most so many turns.
+    fn go_on(&mut self, goals: &[super::goal::Goal]) {
+        for _ in 0..4000 {
+            let waiting: Vec<_> =
+                self.runs.iter().filter(|(_, run)| !run.untold.is_empty()).map(|(key, _)| key.clone()).collect();
+            if waiting.is_empty() && goals.iter().all(|goal| self.fleet.judge(&self.id, goal).is_some()) {
+                return;
+            }
+            for key in waiting {
+                self.deliver(&key);
+            }
+            self.something_happens_to_a_run();
+            self.pass_time();
+        }
+    }
+
+    /// Nothing fails any more: whatever is asked now must come about.
+    fn finish(mut self) {
+        self.is_rough = false;
+        // What has already gone wrong is told first.
+        self.go_on(&[]);
+        self.tell("restart, and nothing fails".into());
+        let goals = self.apply_to(&[], Action::Restart);
+        self.go_on(&goals);
+        for goal in &goals {
+            let result = self.fleet.judge(&self.id, goal);
+            if result != Some(OutcomeResult::Done) {
+                let state = fleet_state(&self.fleet, &self.id, &goal.service);
+                self.fail(&format!("{} was asked to be up and is {result:?}: {state:?}", goal.service));
+            }
+        }
+        self.tell("down for good".into());
+        let mut effects = Vec::new();
+        let goals = self.fleet.stop(self.now, &self.id.clone(), None, false, &mut effects).expect("it is known");
+        self.obey(effects);
+        self.go_on(&goals);
+        if self.runs.values().any(|run| run.is_alive || !run.is_over) {
+            self.fail("something is left after down");
+        }
+        if !self.fleet.is_idle()
+            || goals.iter().any(|goal| self.fleet.judge(&self.id, goal) != Some(OutcomeResult::Done))
+        {
+            self.fail("down has not come about");
+        }
+    }
+}
+
+fn fleet_state<'a>(fleet: &'a Fleet, id: &ProjectId, service: &ServiceName) -> Option<&'a Actual> {
+    fleet.service(&ServiceKey { project: id.clone(), service: service.clone() }).map(|service| &service.life.actual)
+}
+
+fn started() -> News {
+    News::Started { leader: ProcessId { pid: 10, start: 1 }, shim: ProcessId { pid: 9, start: 1 }, at: UnixMillis(0) }
+}
+
+fn end(run: &mut Run, number: RunNumber, status: ExitStatus) -> News {
+    run.is_alive = false;
+    run.end = Some(status);
+    News::Ended(ended(number, status))
+}
+
+fn name_of(news: &News) -> &'static str {
+    match news {
+        News::Started { .. } => "started",
+        News::Ready => "ready",
+        News::StartFailed(_) => "start failed",
+        News::LeaderExited(_) => "leader exited",
+        News::Stopping { .. } => "stopping",
+        News::Survivors(_) => "survivors",
+        News::Ended(_) => "ended",
+        News::Silent => "silent",
+        News::Degraded => "degraded",
+        News::Found { .. } => "found",
+    }
+}
+
+#[test]
+fn the_promises_hold_in_every_schedule() {
+    for seed in 0..SCHEDULES {
+        let mut world = World::new(seed);
+        for _ in 0..STEPS {
+            world.step();
+        }
+        world.finish();
+    }
+}
