@@ -6,6 +6,17 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod concurrent;
 mod daemon;
 mod down;
+mod environment;
+mod exits;
+mod failures;
+mod files;
+mod order;
+mod output;
+mod ports;
+mod shim;
+mod terminal;
 mod up;
+mod usage;

@@ -25,6 +25,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 pub(crate) struct Call<'a> {
     site: &'a Site,
     command: Command,
+    stdout: Option<Stdio>,
     shown: String,
 }
 
@@ -33,7 +34,7 @@ impl<'a> Call<'a> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_locald"));
         command.args(words.split_whitespace()).current_dir(site.project());
         command.env_clear().envs(environment(site));
-        Self { site, command, shown: format!("locald {words}") }
+        Self { site, command, stdout: None, shown: format!("locald {words}") }
     }
 
     /// Adds one word as it is.
@@ -54,6 +55,12 @@ impl<'a> Call<'a> {
         self
     }
 
+    /// Has it write its answer somewhere else.
+    pub(crate) fn stdout_to(mut self, to: impl Into<Stdio>) -> Self {
+        self.stdout = Some(to.into());
+        self
+    }
+
     /// Runs it to its end.
     pub(crate) fn run(self) -> Ran {
         self.start().finish()
@@ -70,8 +77,11 @@ impl<'a> Call<'a> {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let [stdout, stderr] = ["out", "err"].map(|name| self.site.root().join(format!("{number}.{name}")));
         self.command.stdin(Stdio::null());
-        self.command.stdout(File::create(&stdout).expect("a file")).stderr(File::create(&stderr).expect("a file"));
+        let out = Stdio::from(File::create(&stdout).expect("a file"));
+        self.command.stdout(self.stdout.unwrap_or(out)).stderr(File::create(&stderr).expect("a file"));
         let child = self.command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.shown));
+        // What it was given is closed here, so that nobody but the child keeps it open.
+        drop(self.command);
         let process = identity(child.id().cast_signed());
         Running { child, process, shown: self.shown, stdout, stderr, began: Instant::now() }
     }

@@ -95,6 +95,14 @@ impl Site {
         path
     }
 
+    /// Makes another project beside the first. Returns its directory.
+    pub(crate) fn another(&self, name: &str, toml: &str) -> PathBuf {
+        let dir = self.root().join(name);
+        fs::create_dir_all(&dir).expect("a directory");
+        fs::write(dir.join("locald.toml"), toml).expect("a file");
+        dir
+    }
+
     /// Prepares `locald` with these words, in the project, with an environment of the test's own.
     pub(crate) fn locald(&self, words: &str) -> Call<'_> {
         Call::new(self, words)

@@ -12,7 +12,7 @@ use locald_utils::protocol::{ClientMessage, Failure, FailureCode, Hello, PROTOCO
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::supervisor::Message;
 
@@ -29,13 +29,30 @@ pub(crate) struct Client {
     pub(crate) number: u64,
     /// Who it is, for the ledger: "pid 812 (locald up)".
     pub(crate) who: Rc<str>,
-    queue: mpsc::Sender<Rc<ServerMessage>>,
+    queue: mpsc::Sender<Outgoing>,
+}
+
+/// What goes through a client's queue.
+#[derive(Debug)]
+enum Outgoing {
+    Message(Box<ServerMessage>),
+    /// Dropped when everything before it has been written.
+    Mark(oneshot::Sender<()>),
 }
 
 impl Client {
     /// Sends a message. `false` when the client is gone or too far behind; it is dropped then.
     pub(crate) fn send(&self, message: ServerMessage) -> bool {
-        self.queue.try_send(Rc::new(message)).is_ok()
+        self.queue.try_send(Outgoing::Message(Box::new(message))).is_ok()
+    }
+
+    /// Waits until what was sent has been written, or the client is gone or too slow.
+    pub(crate) async fn flushed(&self) {
+        let (mark, passed) = oneshot::channel();
+        if self.queue.try_send(Outgoing::Mark(mark)).is_ok() {
+            // Never sent, only dropped: by the writer when it comes to it, or with the queue.
+            let _ = tokio::time::timeout(HELLO_LIMIT, passed).await;
+        }
     }
 }
 
@@ -110,10 +127,15 @@ fn request_id(frame: &frame::Frame) -> u64 {
     frame::decode::<OnlyId>(frame).map_or(0, |request| request.id)
 }
 
-async fn write_all(mut writer: OwnedWriteHalf, mut outbox: mpsc::Receiver<Rc<ServerMessage>>) {
-    while let Some(message) = outbox.recv().await {
-        if write(&mut writer, &*message).await.is_err() {
-            return;
+async fn write_all(mut writer: OwnedWriteHalf, mut outbox: mpsc::Receiver<Outgoing>) {
+    while let Some(outgoing) = outbox.recv().await {
+        match outgoing {
+            Outgoing::Message(message) => {
+                if write(&mut writer, &message).await.is_err() {
+                    return;
+                }
+            }
+            Outgoing::Mark(passed) => drop(passed),
         }
     }
 }

@@ -48,12 +48,20 @@ pub(crate) enum Message {
 struct Pending {
     client: Client,
     id: u64,
-    project: ProjectId,
-    goals: Vec<Goal>,
+    /// What has to come about, and in which project; only `daemon stop --all` is about more than one.
+    goals: Vec<(ProjectId, Goal)>,
     began: Instant,
     until: Option<Instant>,
     /// Runs that were seen to end while the request was open.
-    ended: BTreeMap<ServiceName, Arc<Ended>>,
+    ended: BTreeMap<ServiceKey, Arc<Ended>>,
+    /// Whether the daemon goes when all of it has come about.
+    ends_daemon: bool,
+}
+
+impl Pending {
+    fn is_about(&self, key: &ServiceKey) -> bool {
+        self.goals.iter().any(|(project, goal)| *project == key.project && goal.service == key.service)
+    }
 }
 
 /// The daemon's heart.
@@ -71,6 +79,8 @@ pub(crate) struct Supervisor {
     clients: u32,
     idle_since: Instant,
     is_ending: bool,
+    /// Who asked for the end, and has to hear of it before it comes.
+    leavers: Vec<Client>,
     /// Has `daemon stop --all` ended the daemon when the last service is gone.
     ends_when_idle: bool,
 }
@@ -92,6 +102,7 @@ impl Supervisor {
             clients: 0,
             idle_since: now,
             is_ending: false,
+            leavers: Vec::new(),
             ends_when_idle: false,
         }
     }
@@ -158,6 +169,9 @@ impl Supervisor {
             }
             self.tick();
         }
+        for client in &self.leavers {
+            client.flushed().await;
+        }
         self.context.ledger.flush().await;
     }
 
@@ -176,9 +190,12 @@ impl Supervisor {
     /// Keeps how a run ended for the requests that have seen it.
     fn note_end(&mut self, key: &ServiceKey, run: RunNumber, ended: &Arc<Ended>) {
         tracing::info!(service = %key.service, run = run.0, status = %ended.status, killed = ended.killed, "ended");
-        for pending in self.pending.iter_mut().filter(|pending| pending.project == key.project) {
-            if pending.goals.iter().any(|goal| goal.service == key.service && run >= goal.run_before) {
-                pending.ended.insert(key.service.clone(), ended.clone());
+        for pending in &mut self.pending {
+            let is_about = |(project, goal): &(ProjectId, Goal)| {
+                *project == key.project && goal.service == key.service && run >= goal.run_before
+            };
+            if pending.goals.iter().any(is_about) {
+                pending.ended.insert(key.clone(), ended.clone());
             }
         }
     }
@@ -209,7 +226,9 @@ impl Supervisor {
         }
         if !self.is_idle() {
             self.idle_since = now;
-        } else if self.ends_when_idle || now >= self.idle_since + IDLE_LIMIT {
+        }
+        // Whoever asked for the end waits for it, and is a client as long as that takes.
+        if self.fleet.is_idle() && self.ends_when_idle || self.is_idle() && now >= self.idle_since + IDLE_LIMIT {
             tracing::info!("nothing to supervise; leaving");
             self.is_ending = true;
         }
@@ -325,11 +344,11 @@ impl Supervisor {
         self.pending.push(Pending {
             client: client.clone(),
             id,
-            project,
-            goals,
+            goals: goals.into_iter().map(|goal| (project.clone(), goal)).collect(),
             began,
             until: timeout.map(|timeout| began + timeout),
             ended: BTreeMap::new(),
+            ends_daemon: false,
         });
     }
 
@@ -354,22 +373,30 @@ impl Supervisor {
 
     fn shut_down(&mut self, client: &Client, id: u64, all: bool) {
         let mut effects = Vec::new();
+        let mut goals = Vec::new();
         if all {
             self.ends_when_idle = true;
             let ids: Vec<ProjectId> = self.fleet.projects().keys().cloned().collect();
             for project in ids {
-                let now = self.now();
                 // A project that is known can be stopped.
-                if let Ok(goals) = self.fleet.stop(now, &project, None, false, &mut effects) {
-                    let desired = goals.iter().map(|goal| (goal.service.clone(), Desired::Down)).collect();
-                    self.context.ledger.save_desired(project, desired);
-                }
+                let Ok(asked) = self.fleet.stop(self.now(), &project, None, false, &mut effects) else { continue };
+                let desired = asked.iter().map(|goal| (goal.service.clone(), Desired::Down)).collect();
+                self.context.ledger.save_desired(project.clone(), desired);
+                self.asked(client, &project, &asked, "stop");
+                goals.extend(asked.into_iter().map(|goal| (project.clone(), goal)));
             }
-            self.carry_out(effects);
         }
-        let outcome = Outcome { services: Vec::new(), took: Duration::ZERO };
-        client.send(ServerMessage::Reply { id, reply: Box::new(Reply::Outcome(outcome)) });
-        self.is_ending = !all;
+        self.pending.push(Pending {
+            client: client.clone(),
+            id,
+            goals,
+            began: Instant::now(),
+            until: None,
+            ended: BTreeMap::new(),
+            ends_daemon: true,
+        });
+        self.carry_out(effects);
+        self.judge_all();
     }
 
     // ---- effects
@@ -438,10 +465,7 @@ impl Supervisor {
         self.context.ledger.event(key, Some(life.newest), view::state_name(&life.actual), None);
         self.context.ledger.save_resting(key, life.resting());
         let Some(status) = self.service_status(key) else { return };
-        for pending in self.pending.iter_mut().filter(|pending| pending.project == key.project) {
-            if !pending.goals.iter().any(|goal| goal.service == key.service) {
-                continue;
-            }
+        for pending in self.pending.iter().filter(|pending| pending.is_about(key)) {
             pending
                 .client
                 .send(ServerMessage::Event { id: pending.id, event: Event::Service(Box::new(status.clone())) });
@@ -452,26 +476,35 @@ impl Supervisor {
     fn judge_all(&mut self) {
         let (done, open): (Vec<Pending>, Vec<Pending>) = std::mem::take(&mut self.pending)
             .into_iter()
-            .partition(|pending| pending.goals.iter().all(|goal| self.fleet.judge(&pending.project, goal).is_some()));
+            .partition(|pending| pending.goals.iter().all(|(id, goal)| self.fleet.judge(id, goal).is_some()));
         self.pending = open;
         for pending in done {
             self.answer(pending);
         }
     }
 
-    fn answer(&self, pending: Pending) {
-        let services = pending.goals.iter().filter_map(|goal| {
-            let key = ServiceKey { project: pending.project.clone(), service: goal.service.clone() };
+    fn answer(&mut self, pending: Pending) {
+        let services = pending.goals.iter().filter_map(|(project, goal)| {
+            let key = ServiceKey { project: project.clone(), service: goal.service.clone() };
             let service = self.service_status(&key)?;
             Some(ServiceOutcome {
                 service,
-                result: self.fleet.judge(&pending.project, goal).unwrap_or(OutcomeResult::TimedOut),
+                result: self.fleet.judge(project, goal).unwrap_or(OutcomeResult::TimedOut),
                 unchanged: goal.unchanged,
-                ended: pending.ended.get(&goal.service).map(|ended| ended.as_ref().clone()),
+                ended: pending.ended.get(&key).map(|ended| ended.as_ref().clone()),
             })
         });
-        let outcome = Outcome { services: services.collect(), took: pending.began.elapsed() };
+        let services: Vec<ServiceOutcome> = services.collect();
+        if pending.ends_daemon {
+            // A process that could not be ended is watched on, and somebody has to.
+            self.is_ending = services.iter().all(|service| service.result == OutcomeResult::Done);
+            self.ends_when_idle = self.is_ending;
+        }
+        let outcome = Outcome { services, took: pending.began.elapsed() };
         pending.client.send(ServerMessage::Reply { id: pending.id, reply: Box::new(Reply::Outcome(outcome)) });
+        if pending.ends_daemon {
+            self.leavers.push(pending.client);
+        }
     }
 
     // ---- what is shown

@@ -69,6 +69,10 @@ fn stop(all: bool, context: &Context, screen: &mut Screen) -> Result<u8, Problem
     } else {
         0
     };
+    if code != 0 {
+        // The daemon stays, and watches what could not be ended.
+        return Ok(code);
+    }
     let pid = client.daemon().pid;
     if !client.until_closed(LEAVE_LIMIT) {
         let message = format!("the daemon (pid {pid}) agreed to leave and has not");
