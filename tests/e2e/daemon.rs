@@ -138,7 +138,7 @@ fn an_exit_while_no_daemon_runs_is_recorded_with_its_status() {
     let service = site.await_state("web", "failed");
     assert_eq!((&service["last"]["exit_code"], &service["last"]["stopped"]), (&7.into(), &false.into()));
     assert_eq!(service["run"], 1);
-    assert_eq!(site.log("web"), b"last words\r\n");
+    assert_eq!(site.log("web"), b"last words\n");
 }
 
 #[test]

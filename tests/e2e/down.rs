@@ -127,7 +127,7 @@ fn a_slow_honest_stop_is_left_its_time() {
     site.up();
     let web = ended(&site.down(), "web");
     assert_eq!((&web["exit_code"], &web["forced"], &web["killed"]), (&0.into(), &false.into(), &0.into()));
-    assert!(site.log("web").ends_with(b"bye\r\n"));
+    assert!(site.log("web").ends_with(b"bye\n"));
 }
 
 #[test]
@@ -166,9 +166,11 @@ fn a_stop_command_that_changes_nothing_does_not_end_the_ladder() {
 
 #[test]
 fn a_stop_command_that_ends_the_service_is_enough() {
+    // The stop signal follows when the command has ended, so the command waits for what it asked for.
     let site = Site::new(
-        "[services.web]\ncommand = '''\ntrap 'echo asked >> $EVENTS; exit 1' TERM\nwhile [ ! -e quit ]; do sleep 0.02; done'''\n\
-         stop_command = \"touch quit\"\nstop_grace = \"30s\"\n",
+        "[services.web]\ncommand = '''\ntouch running\ntrap 'echo asked >> $EVENTS' TERM\n\
+         while [ ! -e quit ]; do sleep 0.02; done\ntrap '' TERM; rm running'''\n\
+         stop_command = \"touch quit; while [ -e running ]; do sleep 0.02; done\"\nstop_grace = \"30s\"\n",
     );
     site.up();
     let web = ended(&site.down(), "web");

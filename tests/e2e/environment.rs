@@ -14,7 +14,7 @@ fn a_service_has_the_environment_of_now() {
     site.locald("restart").env("FOO", "3").run().ok();
     site.locald("restart").run().ok();
     site.down();
-    assert_eq!(shown(&site.log("web")), "1\r\n2\r\n3\r\n\r\n");
+    assert_eq!(shown(&site.log("web")), "1\n2\n3\n\n");
 }
 
 #[test]
@@ -25,7 +25,7 @@ fn values_may_hold_anything_but_nul() {
     );
     site.write(".env", "FILE=a=b=c\nURL=overridden\n");
     site.locald("up").env("ODD", OsStr::from_bytes(b"\xff=\xfe =")).run().ok();
-    assert_eq!(site.log("job"), b"\xff=\xfe =\r\npostgres://h/db?sslmode=off\r\na=b=c\r\n");
+    assert_eq!(site.log("job"), b"\xff=\xfe =\npostgres://h/db?sslmode=off\na=b=c\n");
 }
 
 #[test]
@@ -50,9 +50,9 @@ fn ports_are_exported_and_known_to_others() {
     ));
     site.up();
     let auto = site.service("auto")["port"].as_u64().expect("a port");
-    assert_eq!(shown(&site.log("job")), format!("db:{port} {auto}\r\n"));
-    assert!(shown(&site.log("db")).starts_with(&format!("db {port}\r\n")));
-    assert!(shown(&site.log("auto")).starts_with(&format!("auto {auto}\r\n")));
+    assert_eq!(shown(&site.log("job")), format!("db:{port} {auto}\n"));
+    assert!(shown(&site.log("db")).starts_with(&format!("db {port}\n")));
+    assert!(shown(&site.log("auto")).starts_with(&format!("auto {auto}\n")));
     assert_ne!(auto, u64::from(port));
 
     site.locald("restart auto").run().ok();

@@ -35,7 +35,7 @@ fn a_file_that_is_not_executable_is_told_from_a_missing_one() {
 fn a_missing_interpreter_is_named() {
     let site = service("[\"./server\"]");
     site.script("server", "#!/usr/bin/no-such-interpreter\nsleep 600\n");
-    cannot_start(&site).says("interpreter /usr/bin/no-such-interpreter does not exist");
+    cannot_start(&site).says("the interpreter of ./server, /usr/bin/no-such-interpreter, does not exist (ENOENT)");
 }
 
 #[test]

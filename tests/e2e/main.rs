@@ -13,6 +13,7 @@ mod environment;
 mod exits;
 mod failures;
 mod files;
+mod json;
 mod order;
 mod output;
 mod ports;

@@ -24,7 +24,7 @@ fn bytes_that_are_no_text_stay_and_so_does_what_follows() {
     let site =
         Site::new("[services.job]\ntype = \"job\"\ncommand = '''printf '\\377\\376\\n\\000x\\n'; echo later'''\n");
     site.up();
-    assert_eq!(site.log("job"), b"\xff\xfe\r\n\x00x\r\nlater\r\n");
+    assert_eq!(site.log("job"), b"\xff\xfe\n\x00x\nlater\n");
     site.locald("logs job").run().ok().says("later");
 }
 
@@ -39,7 +39,7 @@ fn a_hundred_megabytes_at_full_speed_are_all_there_in_order() {
     for number in 0..LINES {
         line.clear();
         log.read_until(b'\n', &mut line).expect("reads");
-        assert_eq!(shown(&line), format!("{number:099}\r\n"));
+        assert_eq!(shown(&line), format!("{number:099}\n"));
     }
     assert_eq!(log.fill_buf().expect("reads"), b"");
     let site_log = site.locald("logs job -n 1").run().ok();
@@ -58,7 +58,7 @@ fn a_service_has_a_terminal_of_a_usual_size() {
 
 #[test]
 fn a_service_has_descriptors_0_to_2_and_no_others() {
-    assert_eq!(shown(&log_of("\"$ZOO\" descriptors")), "descriptors: 0 1 2\r\n");
+    assert_eq!(shown(&log_of("\"$ZOO\" descriptors")), "descriptors: 0 1 2\n");
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn the_output_of_earlier_runs_is_kept() {
     site.locald("up").env("WHO", "first").run().ok();
     site.locald("restart").env("WHO", "second").run().ok();
     site.down();
-    assert_eq!(shown(&site.log("web")), "run of first\r\nrun of second\r\n");
+    assert_eq!(shown(&site.log("web")), "run of first\nrun of second\n");
     site.locald("logs").run().ok().says("run of second").says_nothing_of("run of first");
     site.locald("logs --run previous").run().ok().says("run of first").says_nothing_of("run of second");
     site.locald("logs --run 1").run().ok().says("run of first");

@@ -6,7 +6,7 @@ use crate::support::{Site, free_port};
 
 /// A service that listens.
 fn listener(port: u16) -> String {
-    format!("[services.web]\ncommand = '\"$ZOO\" listen $PORT'\nport = {port}\n")
+    format!("[services.web]\ncommand = ['sh', '-c', 'exec \"$ZOO\" listen $PORT']\nport = {port}\n")
 }
 
 #[test]

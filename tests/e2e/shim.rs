@@ -1,6 +1,8 @@
 //! The shim passes on what it is told, and its death is no disaster.
 
+use locald_utils::process::ORPHANS_COME_TO_THE_SHIM;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::support::{Site, send};
 
@@ -21,7 +23,7 @@ fn signals_for_the_shim_are_passed_on_to_its_service() {
     assert!(shim.is_alive() && web.is_alive());
     assert_eq!(site.service("web")["state"], "ready");
     site.down();
-    assert!(!shim.is_alive() || !web.is_alive());
+    assert!(!web.is_alive());
 }
 
 #[test]
@@ -45,7 +47,8 @@ fn a_service_outlives_its_shim_and_stops_as_ever() {
 
     let down = site.down();
     assert!(!web.is_alive() && !child.is_alive());
-    assert_eq!(down["services"][0]["ended"]["signal"], "SIGTERM", "{down}");
+    let signal = if ORPHANS_COME_TO_THE_SHIM { "SIGTERM".into() } else { Value::Null };
+    assert_eq!(down["services"][0]["ended"]["signal"], signal, "{down}");
 }
 
 #[test]
@@ -72,7 +75,9 @@ fn the_exit_of_a_service_without_a_shim_is_seen() {
     site.await_end(shim);
     site.write("go", "");
     let web = site.await_state("web", "failed");
-    assert_eq!(web["last"]["exit_code"], 7, "{web}");
+    // Where orphans come to the daemon it learns their status; elsewhere that is unknown, and never taken for 0.
+    let code = if ORPHANS_COME_TO_THE_SHIM { 7.into() } else { Value::Null };
+    assert_eq!(web["last"]["exit_code"], code, "{web}");
 }
 
 #[test]

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use locald_utils::process::{self, ProcessId};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{DEADLINE, Site, identity, zoo};
@@ -113,16 +112,6 @@ impl Running {
     /// What it has written to stderr so far.
     pub(crate) fn stderr(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.stderr).expect("stderr")).into_owned()
-    }
-
-    /// Whether it has not ended.
-    pub(crate) fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("waits").is_none()
-    }
-
-    /// Signals it.
-    pub(crate) fn signal(&self, signal: Signal) {
-        super::send(self.process, signal);
     }
 
     /// Waits for its end.

@@ -24,7 +24,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub(crate) use call::{Call, Ran, Running};
+pub(crate) use call::{Call, Ran};
 pub(crate) use table::Seen;
 pub(crate) use terminal::Terminal;
 

@@ -31,6 +31,9 @@ use crate::core::lifecycle::News;
 /// 4096 bytes: what a shim reads at a time, and so the most that is lost with it.
 const MOST_LOST: u64 = 4096;
 
+/// 1 s: how long a shim that closed its connections may take to be gone.
+const SHIM_LIMIT: Duration = Duration::from_secs(1);
+
 /// A run without a shim.
 pub(crate) struct Orphan {
     pub(crate) context: Rc<Context>,
@@ -54,6 +57,9 @@ struct Sweep {
 impl Orphan {
     /// Looks after the run until it is over.
     pub(crate) async fn look_after(mut self) {
+        // Its connections close some moments before its children become ours, and only then do they tell how they end.
+        // A shim that lives on although its socket is gone does not keep its service from being ended.
+        let _ = tokio::time::timeout(SHIM_LIMIT, exited(self.shim, None)).await;
         let dir = self.identity.service_dir.clone();
         let recorded = record::load::<Ended>(&dir, record::EXIT).unwrap_or_else(|error| {
             tracing::error!(%error, service = %self.reporter.key.service, "an exit record cannot be read");

@@ -54,6 +54,8 @@ struct Pending {
     until: Option<Instant>,
     /// Runs that were seen to end while the request was open.
     ended: BTreeMap<ServiceKey, Arc<Ended>>,
+    /// What became of services whose project has been forgotten since.
+    settled: Vec<ServiceOutcome>,
     /// Whether the daemon goes when all of it has come about.
     ends_daemon: bool,
 }
@@ -351,6 +353,7 @@ impl Supervisor {
             began,
             until: timeout.map(|timeout| began + timeout),
             ended: BTreeMap::new(),
+            settled: Vec::new(),
             ends_daemon: false,
         });
     }
@@ -396,6 +399,7 @@ impl Supervisor {
             began: Instant::now(),
             until: None,
             ended: BTreeMap::new(),
+            settled: Vec::new(),
             ends_daemon: true,
         });
         self.carry_out(effects);
@@ -454,6 +458,13 @@ impl Supervisor {
     }
 
     fn forget(&mut self, project: &ProjectId) {
+        let mut pending = std::mem::take(&mut self.pending);
+        for one in &mut pending {
+            let goals = one.goals.extract_if(.., |(of, _)| of == project).collect::<Vec<_>>();
+            let outcomes = goals.iter().filter_map(|(of, goal)| self.outcome_of(one, of, goal));
+            one.settled.extend(outcomes.collect::<Vec<_>>());
+        }
+        self.pending = pending;
         self.fleet.forget(project);
         self.ports.remove(project);
         self.environments.retain(|key, _| key.project != *project);
@@ -491,17 +502,8 @@ impl Supervisor {
     }
 
     fn answer(&mut self, pending: Pending) {
-        let services = pending.goals.iter().filter_map(|(project, goal)| {
-            let key = ServiceKey { project: project.clone(), service: goal.service.clone() };
-            let service = self.service_status(&key)?;
-            Some(ServiceOutcome {
-                service,
-                result: self.fleet.judge(project, goal).unwrap_or(OutcomeResult::TimedOut),
-                unchanged: goal.unchanged,
-                ended: pending.ended.get(&key).map(|ended| ended.as_ref().clone()),
-            })
-        });
-        let services: Vec<ServiceOutcome> = services.collect();
+        let open = pending.goals.iter().filter_map(|(project, goal)| self.outcome_of(&pending, project, goal));
+        let services: Vec<ServiceOutcome> = pending.settled.iter().cloned().chain(open).collect();
         if pending.ends_daemon {
             // A process that could not be ended is watched on, and somebody has to.
             self.is_ending = services.iter().all(|service| service.result == OutcomeResult::Done);
@@ -512,6 +514,17 @@ impl Supervisor {
         if pending.ends_daemon {
             self.leavers.push(pending.client);
         }
+    }
+
+    /// What has become of one service; `None` when its project is forgotten.
+    fn outcome_of(&self, pending: &Pending, project: &ProjectId, goal: &Goal) -> Option<ServiceOutcome> {
+        let key = ServiceKey { project: project.clone(), service: goal.service.clone() };
+        Some(ServiceOutcome {
+            service: self.service_status(&key)?,
+            result: self.fleet.judge(project, goal).unwrap_or(OutcomeResult::TimedOut),
+            unchanged: goal.unchanged,
+            ended: pending.ended.get(&key).map(|ended| ended.as_ref().clone()),
+        })
     }
 
     // ---- what is shown
