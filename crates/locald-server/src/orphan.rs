@@ -158,7 +158,15 @@ impl Orphan {
             kill_at: UnixMillis(UnixMillis::now().0 + u64::try_from(grace.as_millis()).unwrap_or(0)),
         });
         loop {
-            let members = self.members(leader, &sweep.known);
+            let members = match self.members(leader, &sweep.known) {
+                Ok(members) => members,
+                Err(error) => {
+                    // A table that cannot be read shows nobody, but the run is not over by that.
+                    tracing::error!(%error, "the process table cannot be read");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+            };
             sweep.see(leader, &members);
             let view = View { empty: members.is_empty(), command_over: true };
             sweep.ladder.step(began.elapsed(), view, &mut actions);
@@ -188,19 +196,13 @@ impl Orphan {
         self.ended(status.unwrap_or(ExitStatus::Unknown), Some(sweep), began.elapsed(), Some(leader))
     }
 
-    fn members(&self, leader: ProcessId, known: &BTreeSet<ProcessId>) -> Vec<Process> {
-        // A table that cannot be read shows nobody, which would end the run too early; it is read again until it can be.
-        let table = loop {
-            match process::all() {
-                Ok(table) => break table,
-                Err(error) => tracing::error!(%error, "the process table cannot be read"),
-            }
-        };
+    fn members(&self, leader: ProcessId, known: &BTreeSet<ProcessId>) -> io::Result<Vec<Process>> {
+        let table = process::all()?;
         let run = self.identity.run.id.as_str();
         let marked =
             |process: &Process| process::marker(process.id.pid, process::RUN_MARKER).is_some_and(|id| id == run);
         let evidence = Evidence { leader, known, excluded: &[std::process::id().cast_signed(), self.shim.pid] };
-        membership::members(&table, &evidence, marked).into_iter().cloned().collect()
+        Ok(membership::members(&table, &evidence, marked).into_iter().cloned().collect())
     }
 
     fn ended(&self, status: ExitStatus, sweep: Option<Sweep>, took: Duration, leader: Option<ProcessId>) -> Ended {

@@ -77,6 +77,8 @@ pub(crate) struct Supervisor {
     ports: BTreeMap<ProjectId, Ports>,
     /// Who asked last for a service, for the ledger.
     askers: BTreeMap<ServiceKey, String>,
+    /// The state of each service that the ledger was told last.
+    states: HashMap<ServiceKey, &'static str>,
     pending: Vec<Pending>,
     clients: u32,
     idle_since: Instant,
@@ -100,6 +102,7 @@ impl Supervisor {
             environments: BTreeMap::new(),
             ports: BTreeMap::new(),
             askers: BTreeMap::new(),
+            states: HashMap::new(),
             pending: Vec::new(),
             clients: 0,
             idle_since: now,
@@ -466,6 +469,7 @@ impl Supervisor {
         self.ports.remove(project);
         self.environments.retain(|key, _| key.project != *project);
         self.askers.retain(|key, _| key.project != *project);
+        self.states.retain(|key, _| key.project != *project);
         self.context.ledger.forget_project(project.clone());
     }
 
@@ -473,7 +477,10 @@ impl Supervisor {
     fn announce(&mut self, key: &ServiceKey) {
         let Some(service) = self.fleet.service(key) else { return };
         let life = &service.life;
-        self.context.ledger.event(key, Some(life.newest), view::state_name(&life.actual), None);
+        let state = view::state_name(&life.actual);
+        if self.states.insert(key.clone(), state) != Some(state) {
+            self.context.ledger.event(key, Some(life.newest), state, None);
+        }
         self.context.ledger.save_resting(key, life.resting());
         let Some(status) = self.service_status(key) else { return };
         for pending in self.pending.iter().filter(|pending| pending.is_about(key)) {

@@ -320,7 +320,7 @@ impl Pump {
         let log = LogWriter::open(&self.identity.service_dir, self.identity.run.number, UnixMillis::now())
             .map_err(|error| failure(StartStage::Log, &error, "could not open its log"))?;
         let plan = Plan {
-            argv: order.argv.clone(),
+            command: order.command.clone(),
             workdir: order.workdir.clone(),
             environment: order.environment.clone(),
             takes_terminal: true,
@@ -609,10 +609,10 @@ impl Pump {
 
     /// Starts the stop command, with its output in the log. One that cannot be run says so there, and the stop goes on.
     fn run_command(&self, live: &Live) -> Option<Helper> {
-        let argv = live.order.stop.command.clone()?;
+        let command = live.order.stop.command.clone()?;
         let slave = self.slave.as_ref()?;
         let plan = Plan {
-            argv,
+            command,
             workdir: live.order.workdir.clone(),
             environment: live.order.environment.clone(),
             takes_terminal: false,

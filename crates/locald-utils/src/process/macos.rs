@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::mem::{offset_of, size_of};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
