@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use locald_utils::protocol::{FailedReason, Outcome, OutcomeResult, ProjectStatus, ServiceStatus, State};
+use locald_utils::protocol::{Desired, FailedReason, Outcome, OutcomeResult, ProjectStatus, ServiceStatus, State};
 use locald_utils::record::{Ended, ExitStatus};
 use locald_utils::spec::{Kind, ProjectSpec, ServiceSpec};
 use locald_utils::time::{UnixMillis, human};
@@ -216,7 +216,7 @@ fn never_started(declared: &ServiceSpec) -> ServiceStatus {
     ServiceStatus {
         name: declared.name.clone(),
         kind: declared.kind,
-        desired: locald_utils::protocol::Desired::Down,
+        desired: Desired::Down,
         state: State::Stopped,
         run: None,
         leader: None,
@@ -301,10 +301,13 @@ pub(crate) fn stop_totals(outcome: &Outcome) -> StopTotals {
     let number = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
     let mut totals = StopTotals::default();
     for service in &outcome.services {
-        if service.result == OutcomeResult::Done && !service.unchanged {
+        // What was started, and a job that has ended by itself, were not ended by anybody.
+        let is_stop = service.ended.as_ref().is_some_and(|ended| ended.stopped);
+        let was_asked = is_stop || service.service.desired == Desired::Down;
+        if was_asked && service.result == OutcomeResult::Done && !service.unchanged {
             totals.services += 1;
         }
-        if let Some(ended) = &service.ended {
+        if let Some(ended) = service.ended.as_ref().filter(|_| was_asked) {
             totals.processes += number(ended.processes);
             totals.killed += number(ended.killed);
         }
@@ -524,7 +527,7 @@ mod tests {
     #[test]
     fn a_stop_is_counted_over_all_services() {
         let stopped = |processes, killed, unchanged| ServiceOutcome {
-            service: service("web", State::Stopped),
+            service: ServiceStatus { desired: Desired::Down, ..service("web", State::Stopped) },
             result: OutcomeResult::Done,
             unchanged,
             ended: (!unchanged).then(|| Ended { processes, killed, ..ended("web", ExitStatus::Signal(15)) }),
@@ -533,6 +536,25 @@ mod tests {
         let outcome = Outcome { services, took: Duration::from_millis(200) };
         assert_eq!(stop_totals(&outcome), StopTotals { services: 2, processes: 14, killed: 2, left: 0 });
         assert_eq!(outcome_code(&outcome), 0);
+    }
+
+    #[test]
+    fn what_was_started_or_ended_by_itself_is_not_counted_as_ended() {
+        let became = |service: ServiceStatus, ended: Option<Ended>| ServiceOutcome {
+            service,
+            result: OutcomeResult::Done,
+            unchanged: false,
+            ended,
+        };
+        let job = ended("migrate", ExitStatus::Code(0));
+        let replaced = Ended { stopped: true, ..ended("web", ExitStatus::Signal(15)) };
+        let services = vec![
+            became(ready("db"), None),
+            became(service("migrate", State::Completed), Some(job)),
+            became(ready("web"), Some(replaced)),
+        ];
+        let outcome = Outcome { services, took: Duration::ZERO };
+        assert_eq!(stop_totals(&outcome), StopTotals { services: 1, processes: 1, killed: 0, left: 0 });
     }
 
     #[test]

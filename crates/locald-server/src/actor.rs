@@ -260,13 +260,19 @@ fn start_order(assignment: &Assignment, run: &RunRef, port: Option<u16>) -> Resu
         .insert(process::SERVICE_MARKER.to_owned(), OsText::from(format!("{}:{}", run.project_name, run.service)));
     environment.insert(process::RUN_MARKER.to_owned(), run.id.as_str().into());
     Ok(StartOrder {
-        argv: spec.command.argv(ports).map_err(unknown)?,
+        command: spec.command.invocation(ports).map_err(unknown)?,
         workdir: spec.workdir.clone(),
         environment,
         stop: StopOrder {
             signal: spec.stop.signal,
             grace: spec.stop.grace,
-            command: spec.stop.command.as_ref().map(|command| command.argv(ports)).transpose().map_err(unknown)?,
+            command: spec
+                .stop
+                .command
+                .as_ref()
+                .map(|command| command.invocation(ports))
+                .transpose()
+                .map_err(unknown)?,
         },
         keep: Kept { spec: ServiceSpec::clone(spec), port, environment: assignment.environment.digest.clone() },
     })
@@ -286,7 +292,7 @@ fn intent(context: &Context, assignment: &Assignment, run: &RunRef, order: &Star
         asked_at: UnixMillis::now(),
         boot: context.boot.clone(),
         executable: executable(order),
-        argv: order.argv.clone(),
+        argv: order.command.argv.clone(),
         workdir: order.workdir.to_string_lossy().into_owned(),
         environment,
         spec_digest: assignment.spec.digest(),
@@ -298,7 +304,9 @@ fn intent(context: &Context, assignment: &Assignment, run: &RunRef, order: &Star
 fn executable(order: &StartOrder) -> Option<Executable> {
     use std::os::unix::fs::MetadataExt;
     let path = order.environment.get("PATH").map(OsText::as_os_str);
-    let path = order.workdir.join(process::find_program(&order.argv[0], path).ok()?);
+    let path = order
+        .workdir
+        .join(process::find_program(order.command.program.as_ref().unwrap_or(&order.command.argv[0]), path).ok()?);
     let meta = path.metadata().ok()?;
     Some(Executable { path: path.to_string_lossy().into_owned(), mtime: meta.mtime(), size: meta.size() })
 }

@@ -22,6 +22,12 @@ use tokio::sync::oneshot;
 /// The layout of the database. A later build migrates from it; an earlier one refuses a newer one.
 const SCHEMA_VERSION: i64 = 1;
 
+/// 200,000 events: years of a busy project, some 20 MB.
+const MOST_EVENTS: i64 = 200_000;
+
+/// 1,000 runs of each service. A service that restarts every minute has its last day on record.
+const MOST_RUNS: i64 = 1_000;
+
 const SCHEMA: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE projects (
@@ -482,6 +488,12 @@ fn migrate(connection: &mut Connection) -> Result<u64, LedgerError> {
         transaction.query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| row.get(0)).optional()?;
     let epoch = before.unwrap_or(0) + 1;
     transaction.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?1)", [epoch])?;
+    transaction.execute("DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?1", [MOST_EVENTS])?;
+    transaction.execute(
+        "DELETE FROM runs WHERE ended_at IS NOT NULL AND number <=
+         (SELECT max(number) FROM runs AS newer WHERE newer.project = runs.project AND newer.service = runs.service) - ?1",
+        [MOST_RUNS],
+    )?;
     transaction.commit()?;
     Ok(epoch.cast_unsigned())
 }

@@ -31,6 +31,9 @@ use crate::core::lifecycle::News;
 /// 4096 bytes: what a shim reads at a time, and so the most that is lost with it.
 const MOST_LOST: u64 = 4096;
 
+/// 1 s: how long a shim that closed its connections may take to be gone.
+const SHIM_LIMIT: Duration = Duration::from_secs(1);
+
 /// A run without a shim.
 pub(crate) struct Orphan {
     pub(crate) context: Rc<Context>,
@@ -54,6 +57,9 @@ struct Sweep {
 impl Orphan {
     /// Looks after the run until it is over.
     pub(crate) async fn look_after(mut self) {
+        // Its connections close some moments before its children become ours, and only then do they tell how they end.
+        // A shim that lives on although its socket is gone does not keep its service from being ended.
+        let _ = tokio::time::timeout(SHIM_LIMIT, exited(self.shim, None)).await;
         let dir = self.identity.service_dir.clone();
         let recorded = record::load::<Ended>(&dir, record::EXIT).unwrap_or_else(|error| {
             tracing::error!(%error, service = %self.reporter.key.service, "an exit record cannot be read");
@@ -152,7 +158,15 @@ impl Orphan {
             kill_at: UnixMillis(UnixMillis::now().0 + u64::try_from(grace.as_millis()).unwrap_or(0)),
         });
         loop {
-            let members = self.members(leader, &sweep.known);
+            let members = match self.members(leader, &sweep.known) {
+                Ok(members) => members,
+                Err(error) => {
+                    // A table that cannot be read shows nobody, but the run is not over by that.
+                    tracing::error!(%error, "the process table cannot be read");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+            };
             sweep.see(leader, &members);
             let view = View { empty: members.is_empty(), command_over: true };
             sweep.ladder.step(began.elapsed(), view, &mut actions);
@@ -182,19 +196,13 @@ impl Orphan {
         self.ended(status.unwrap_or(ExitStatus::Unknown), Some(sweep), began.elapsed(), Some(leader))
     }
 
-    fn members(&self, leader: ProcessId, known: &BTreeSet<ProcessId>) -> Vec<Process> {
-        // A table that cannot be read shows nobody, which would end the run too early; it is read again until it can be.
-        let table = loop {
-            match process::all() {
-                Ok(table) => break table,
-                Err(error) => tracing::error!(%error, "the process table cannot be read"),
-            }
-        };
+    fn members(&self, leader: ProcessId, known: &BTreeSet<ProcessId>) -> io::Result<Vec<Process>> {
+        let table = process::all()?;
         let run = self.identity.run.id.as_str();
         let marked =
             |process: &Process| process::marker(process.id.pid, process::RUN_MARKER).is_some_and(|id| id == run);
         let evidence = Evidence { leader, known, excluded: &[std::process::id().cast_signed(), self.shim.pid] };
-        membership::members(&table, &evidence, marked).into_iter().cloned().collect()
+        Ok(membership::members(&table, &evidence, marked).into_iter().cloned().collect())
     }
 
     fn ended(&self, status: ExitStatus, sweep: Option<Sweep>, took: Duration, leader: Option<ProcessId>) -> Ended {

@@ -29,28 +29,29 @@ pub(crate) struct Client {
     pub(crate) number: u64,
     /// Who it is, for the ledger: "pid 812 (locald up)".
     pub(crate) who: Rc<str>,
-    queue: mpsc::Sender<Queued>,
+    queue: mpsc::Sender<Outgoing>,
 }
 
-/// What a session has to do for its client.
+/// What goes through a client's queue.
 #[derive(Debug)]
-enum Queued {
-    Message(Rc<ServerMessage>),
-    /// Tells that all messages before it have been written.
+enum Outgoing {
+    Message(Box<ServerMessage>),
+    /// Dropped when everything before it has been written.
     Mark(oneshot::Sender<()>),
 }
 
 impl Client {
     /// Sends a message. `false` when the client is gone or too far behind; it is dropped then.
     pub(crate) fn send(&self, message: ServerMessage) -> bool {
-        self.queue.try_send(Queued::Message(Rc::new(message))).is_ok()
+        self.queue.try_send(Outgoing::Message(Box::new(message))).is_ok()
     }
 
-    /// Waits until everything sent so far is written or the client is gone.
-    pub(crate) async fn flush(&self) {
-        let (mark, written) = oneshot::channel();
-        if self.queue.send(Queued::Mark(mark)).await.is_ok() {
-            let _ = written.await;
+    /// Waits until what was sent has been written, or the client is gone or too slow.
+    pub(crate) async fn flushed(&self) {
+        let (mark, passed) = oneshot::channel();
+        if self.queue.try_send(Outgoing::Mark(mark)).is_ok() {
+            // Never sent, only dropped: by the writer when it comes to it, or with the queue.
+            let _ = tokio::time::timeout(HELLO_LIMIT, passed).await;
         }
     }
 }
@@ -126,16 +127,15 @@ fn request_id(frame: &frame::Frame) -> u64 {
     frame::decode::<OnlyId>(frame).map_or(0, |request| request.id)
 }
 
-async fn write_all(mut writer: OwnedWriteHalf, mut outbox: mpsc::Receiver<Queued>) {
-    while let Some(queued) = outbox.recv().await {
-        match queued {
-            Queued::Message(message) => {
-                if write(&mut writer, &*message).await.is_err() {
+async fn write_all(mut writer: OwnedWriteHalf, mut outbox: mpsc::Receiver<Outgoing>) {
+    while let Some(outgoing) = outbox.recv().await {
+        match outgoing {
+            Outgoing::Message(message) => {
+                if write(&mut writer, &message).await.is_err() {
                     return;
                 }
             }
-            // Who waited may have given up.
-            Queued::Mark(mark) => drop(mark.send(())),
+            Outgoing::Mark(passed) => drop(passed),
         }
     }
 }

@@ -32,9 +32,6 @@ use crate::view::{self, Now};
 /// 5 min: a daemon with nothing to do stays this long for the next command.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
 
-/// 1 s: how long a daemon that is going waits for its last answer to be read.
-const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
-
 /// Everything that can happen to the daemon.
 pub(crate) enum Message {
     /// A client has said hello.
@@ -51,23 +48,22 @@ pub(crate) enum Message {
 struct Pending {
     client: Client,
     id: u64,
-    project: ProjectId,
-    goals: Vec<Goal>,
+    /// What has to come about, and in which project; only `daemon stop --all` is about more than one.
+    goals: Vec<(ProjectId, Goal)>,
     began: Instant,
     until: Option<Instant>,
     /// Runs that were seen to end while the request was open.
-    ended: BTreeMap<ServiceName, Arc<Ended>>,
-    /// Whether it is a part of the [`Farewell`], and answered with it.
-    is_farewell: bool,
+    ended: BTreeMap<ServiceKey, Arc<Ended>>,
+    /// What became of services whose project has been forgotten since.
+    settled: Vec<ServiceOutcome>,
+    /// Whether the daemon goes when all of it has come about.
+    ends_daemon: bool,
 }
 
-/// Somebody wants the daemon to end: `daemon stop`. It goes when nothing of this is pending any more.
-struct Farewell {
-    client: Client,
-    id: u64,
-    began: Instant,
-    /// What became of the services that `--all` ends first, one project after the other.
-    services: Vec<ServiceOutcome>,
+impl Pending {
+    fn is_about(&self, key: &ServiceKey) -> bool {
+        self.goals.iter().any(|(project, goal)| *project == key.project && goal.service == key.service)
+    }
 }
 
 /// The daemon's heart.
@@ -81,11 +77,16 @@ pub(crate) struct Supervisor {
     ports: BTreeMap<ProjectId, Ports>,
     /// Who asked last for a service, for the ledger.
     askers: BTreeMap<ServiceKey, String>,
+    /// The state of each service that the ledger was told last.
+    states: HashMap<ServiceKey, &'static str>,
     pending: Vec<Pending>,
     clients: u32,
     idle_since: Instant,
     is_ending: bool,
-    farewell: Option<Farewell>,
+    /// Who asked for the end, and has to hear of it before it comes.
+    leavers: Vec<Client>,
+    /// Has `daemon stop --all` ended the daemon when the last service is gone.
+    ends_when_idle: bool,
 }
 
 impl Supervisor {
@@ -101,11 +102,13 @@ impl Supervisor {
             environments: BTreeMap::new(),
             ports: BTreeMap::new(),
             askers: BTreeMap::new(),
+            states: HashMap::new(),
             pending: Vec::new(),
             clients: 0,
             idle_since: now,
             is_ending: false,
-            farewell: None,
+            leavers: Vec::new(),
+            ends_when_idle: false,
         }
     }
 
@@ -171,11 +174,10 @@ impl Supervisor {
             }
             self.tick();
         }
-        self.context.ledger.flush().await;
-        if let Some(Farewell { client, .. }) = &self.farewell {
-            // Not for ever: a client that does not read its answer does not keep a daemon.
-            let _ = tokio::time::timeout(FAREWELL_LIMIT, client.flush()).await;
+        for client in &self.leavers {
+            client.flushed().await;
         }
+        self.context.ledger.flush().await;
     }
 
     /// Hears one report while the fleet is being taken over.
@@ -193,9 +195,12 @@ impl Supervisor {
     /// Keeps how a run ended for the requests that have seen it.
     fn note_end(&mut self, key: &ServiceKey, run: RunNumber, ended: &Arc<Ended>) {
         tracing::info!(service = %key.service, run = run.0, status = %ended.status, killed = ended.killed, "ended");
-        for pending in self.pending.iter_mut().filter(|pending| pending.project == key.project) {
-            if pending.goals.iter().any(|goal| goal.service == key.service && run >= goal.run_before) {
-                pending.ended.insert(key.service.clone(), ended.clone());
+        for pending in &mut self.pending {
+            let is_about = |(project, goal): &(ProjectId, Goal)| {
+                *project == key.project && goal.service == key.service && run >= goal.run_before
+            };
+            if pending.goals.iter().any(is_about) {
+                pending.ended.insert(key.clone(), ended.clone());
             }
         }
     }
@@ -226,7 +231,9 @@ impl Supervisor {
         }
         if !self.is_idle() {
             self.idle_since = now;
-        } else if now >= self.idle_since + IDLE_LIMIT {
+        }
+        // Whoever asked for the end waits for it, and is a client as long as that takes.
+        if self.fleet.is_idle() && self.ends_when_idle || self.is_idle() && now >= self.idle_since + IDLE_LIMIT {
             tracing::info!("nothing to supervise; leaving");
             self.is_ending = true;
         }
@@ -239,8 +246,7 @@ impl Supervisor {
             Message::Connected => self.clients += 1,
             Message::Disconnected(number) => {
                 self.clients -= 1;
-                // What was begun to end the daemon goes on without whoever asked for it.
-                self.pending.retain(|pending| pending.client.number != number || pending.is_farewell);
+                self.pending.retain(|pending| pending.client.number != number);
             }
             Message::Request { client, id, request } => {
                 if let Err(failure) = self.serve(&client, id, request).await {
@@ -267,7 +273,7 @@ impl Supervisor {
                 let desired = goals.iter().map(|goal| (goal.service.clone(), Desired::Down)).collect();
                 self.context.ledger.save_desired(project.clone(), desired);
                 self.asked(client, &project, &goals, "stop");
-                self.enlist(client, id, project, goals, None, false);
+                self.enlist(client, id, project, goals, None);
                 self.carry_out(effects);
                 self.judge_all();
             }
@@ -286,7 +292,7 @@ impl Supervisor {
                 let reply = Box::new(Reply::Daemon(self.daemon_status()));
                 client.send(ServerMessage::Reply { id, reply });
             }
-            Request::Shutdown { all } => self.shut_down(client, id, all)?,
+            Request::Shutdown { all } => self.shut_down(client, id, all),
         }
         Ok(())
     }
@@ -299,7 +305,11 @@ impl Supervisor {
         services: &[ServiceName],
         action: Action,
     ) -> Result<Vec<Goal>, Failure> {
-        self.refuse_if_ending()?;
+        if self.ends_when_idle {
+            return Err(
+                Failure::new(FailureCode::ShuttingDown, "the daemon is going down").hint("try again in a moment")
+            );
+        }
         let known = self.context.ledger.known(&project).await.map_err(|error| {
             let path = self.context.home.ledger();
             Failure::new(FailureCode::Failed, format!("the ledger {} cannot be used: {error}", path.display()))
@@ -334,25 +344,17 @@ impl Supervisor {
         }
     }
 
-    fn enlist(
-        &mut self,
-        client: &Client,
-        id: u64,
-        project: ProjectId,
-        goals: Vec<Goal>,
-        timeout: Option<Duration>,
-        is_farewell: bool,
-    ) {
+    fn enlist(&mut self, client: &Client, id: u64, project: ProjectId, goals: Vec<Goal>, timeout: Option<Duration>) {
         let began = Instant::now();
         self.pending.push(Pending {
             client: client.clone(),
             id,
-            project,
-            goals,
+            goals: goals.into_iter().map(|goal| (project.clone(), goal)).collect(),
             began,
             until: timeout.map(|timeout| began + timeout),
             ended: BTreeMap::new(),
-            is_farewell,
+            settled: Vec::new(),
+            ends_daemon: false,
         });
     }
 
@@ -371,54 +373,37 @@ impl Supervisor {
                 client.send(ServerMessage::Event { id, event: Event::Service(Box::new(status)) });
             }
         }
-        self.enlist(client, id, project, goals, timeout, false);
+        self.enlist(client, id, project, goals, timeout);
         self.judge_all();
     }
 
-    fn refuse_if_ending(&self) -> Result<(), Failure> {
-        match self.farewell {
-            None => Ok(()),
-            Some(_) => {
-                Err(Failure::new(FailureCode::ShuttingDown, "the daemon is going down").hint("try again in a moment"))
-            }
-        }
-    }
-
-    fn shut_down(&mut self, client: &Client, id: u64, all: bool) -> Result<(), Failure> {
-        self.refuse_if_ending()?;
-        self.farewell = Some(Farewell { client: client.clone(), id, began: Instant::now(), services: Vec::new() });
+    fn shut_down(&mut self, client: &Client, id: u64, all: bool) {
+        let mut effects = Vec::new();
+        let mut goals = Vec::new();
         if all {
-            let mut effects = Vec::new();
+            self.ends_when_idle = true;
             let ids: Vec<ProjectId> = self.fleet.projects().keys().cloned().collect();
             for project in ids {
                 // A project that is known can be stopped.
-                let Ok(goals) = self.fleet.stop(self.now(), &project, None, false, &mut effects) else { continue };
-                let desired = goals.iter().map(|goal| (goal.service.clone(), Desired::Down)).collect();
+                let Ok(asked) = self.fleet.stop(self.now(), &project, None, false, &mut effects) else { continue };
+                let desired = asked.iter().map(|goal| (goal.service.clone(), Desired::Down)).collect();
                 self.context.ledger.save_desired(project.clone(), desired);
-                self.asked(client, &project, &goals, "daemon stop --all");
-                self.enlist(client, id, project, goals, None, true);
+                self.asked(client, &project, &asked, "stop");
+                goals.extend(asked.into_iter().map(|goal| (project.clone(), goal)));
             }
-            self.carry_out(effects);
         }
+        self.pending.push(Pending {
+            client: client.clone(),
+            id,
+            goals,
+            began: Instant::now(),
+            until: None,
+            ended: BTreeMap::new(),
+            settled: Vec::new(),
+            ends_daemon: true,
+        });
+        self.carry_out(effects);
         self.judge_all();
-        Ok(())
-    }
-
-    /// Ends the daemon when everything that was to end first has. If something could not be ended, it stays: somebody
-    /// has to watch that.
-    fn say_farewell(&mut self) {
-        if self.pending.iter().any(|pending| pending.is_farewell) {
-            return;
-        }
-        let Some(farewell) = self.farewell.as_mut().filter(|_| !self.is_ending) else { return };
-        let services = std::mem::take(&mut farewell.services);
-        self.is_ending = services.iter().all(|service| service.result == OutcomeResult::Done);
-        let outcome = Outcome { services, took: farewell.began.elapsed() };
-        let reply = Box::new(Reply::Outcome(outcome));
-        farewell.client.send(ServerMessage::Reply { id: farewell.id, reply });
-        if !self.is_ending {
-            self.farewell = None;
-        }
     }
 
     // ---- effects
@@ -473,10 +458,18 @@ impl Supervisor {
     }
 
     fn forget(&mut self, project: &ProjectId) {
+        let mut pending = std::mem::take(&mut self.pending);
+        for one in &mut pending {
+            let goals = one.goals.extract_if(.., |(of, _)| of == project).collect::<Vec<_>>();
+            let outcomes = goals.iter().filter_map(|(of, goal)| self.outcome_of(one, of, goal));
+            one.settled.extend(outcomes.collect::<Vec<_>>());
+        }
+        self.pending = pending;
         self.fleet.forget(project);
         self.ports.remove(project);
         self.environments.retain(|key, _| key.project != *project);
         self.askers.retain(|key, _| key.project != *project);
+        self.states.retain(|key, _| key.project != *project);
         self.context.ledger.forget_project(project.clone());
     }
 
@@ -484,13 +477,13 @@ impl Supervisor {
     fn announce(&mut self, key: &ServiceKey) {
         let Some(service) = self.fleet.service(key) else { return };
         let life = &service.life;
-        self.context.ledger.event(key, Some(life.newest), view::state_name(&life.actual), None);
+        let state = view::state_name(&life.actual);
+        if self.states.insert(key.clone(), state) != Some(state) {
+            self.context.ledger.event(key, Some(life.newest), state, None);
+        }
         self.context.ledger.save_resting(key, life.resting());
         let Some(status) = self.service_status(key) else { return };
-        for pending in self.pending.iter_mut().filter(|pending| pending.project == key.project) {
-            if !pending.goals.iter().any(|goal| goal.service == key.service) {
-                continue;
-            }
+        for pending in self.pending.iter().filter(|pending| pending.is_about(key)) {
             pending
                 .client
                 .send(ServerMessage::Event { id: pending.id, event: Event::Service(Box::new(status.clone())) });
@@ -501,32 +494,37 @@ impl Supervisor {
     fn judge_all(&mut self) {
         let (done, open): (Vec<Pending>, Vec<Pending>) = std::mem::take(&mut self.pending)
             .into_iter()
-            .partition(|pending| pending.goals.iter().all(|goal| self.fleet.judge(&pending.project, goal).is_some()));
+            .partition(|pending| pending.goals.iter().all(|(id, goal)| self.fleet.judge(id, goal).is_some()));
         self.pending = open;
         for pending in done {
             self.answer(pending);
         }
-        self.say_farewell();
     }
 
     fn answer(&mut self, pending: Pending) {
-        let services = pending.goals.iter().filter_map(|goal| {
-            let key = ServiceKey { project: pending.project.clone(), service: goal.service.clone() };
-            let service = self.service_status(&key)?;
-            Some(ServiceOutcome {
-                service,
-                result: self.fleet.judge(&pending.project, goal).unwrap_or(OutcomeResult::TimedOut),
-                unchanged: goal.unchanged,
-                ended: pending.ended.get(&goal.service).map(|ended| ended.as_ref().clone()),
-            })
-        });
-        let services: Vec<ServiceOutcome> = services.collect();
-        if let Some(farewell) = self.farewell.as_mut().filter(|_| pending.is_farewell) {
-            farewell.services.extend(services);
-            return;
+        let open = pending.goals.iter().filter_map(|(project, goal)| self.outcome_of(&pending, project, goal));
+        let services: Vec<ServiceOutcome> = pending.settled.iter().cloned().chain(open).collect();
+        if pending.ends_daemon {
+            // A process that could not be ended is watched on, and somebody has to.
+            self.is_ending = services.iter().all(|service| service.result == OutcomeResult::Done);
+            self.ends_when_idle = self.is_ending;
         }
         let outcome = Outcome { services, took: pending.began.elapsed() };
         pending.client.send(ServerMessage::Reply { id: pending.id, reply: Box::new(Reply::Outcome(outcome)) });
+        if pending.ends_daemon {
+            self.leavers.push(pending.client);
+        }
+    }
+
+    /// What has become of one service; `None` when its project is forgotten.
+    fn outcome_of(&self, pending: &Pending, project: &ProjectId, goal: &Goal) -> Option<ServiceOutcome> {
+        let key = ServiceKey { project: project.clone(), service: goal.service.clone() };
+        Some(ServiceOutcome {
+            service: self.service_status(&key)?,
+            result: self.fleet.judge(project, goal).unwrap_or(OutcomeResult::TimedOut),
+            unchanged: goal.unchanged,
+            ended: pending.ended.get(&key).map(|ended| ended.as_ref().clone()),
+        })
     }
 
     // ---- what is shown

@@ -4,11 +4,12 @@
 //! reports ready, waits at the gate, and becomes the program. Any step that fails is reported as (stage, errno, path)
 //! with an explanation; the exit code of a service is never one that a helper made up.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -46,9 +47,12 @@ fn become_program(plan: &Plan, stream: &mut UnixStream) -> Result<std::convert::
     }
     std::env::set_current_dir(&plan.workdir).map_err(|error| explain::workdir(&plan.workdir, &error))?;
     let path = plan.environment.get("PATH").map(|path| path.as_os_str().to_owned());
-    let program = process::find_program(&plan.argv[0], path.as_deref())
-        .map_err(|tried| explain::lookup(&plan.argv[0], path.as_deref(), &tried))?;
-    let argv = c_strings(plan.argv.iter().map(OsString::from))
+    let argv = &plan.command.argv;
+    if let Some(name) = &plan.command.program {
+        find(name, path.as_deref())?;
+    }
+    let program = find(&argv[0], path.as_deref())?;
+    let argv = c_strings(argv.iter().map(OsString::from))
         .map_err(|error| explain::step(StartStage::Exec, &error, "the command"))?;
     // The markers come first, where a program that writes its title over its environment destroys them last.
     let (markers, others): (Vec<_>, Vec<_>) =
@@ -82,6 +86,16 @@ fn become_program(plan: &Plan, stream: &mut UnixStream) -> Result<std::convert::
         std::thread::sleep(Duration::from_millis(50));
     }
     Err(Some(explain::exec(&program, errno, &argv, &environment)))
+}
+
+/// Finds a program in the service's `PATH`, or explains why it cannot be run.
+fn find(name: &str, path: Option<&OsStr>) -> Result<PathBuf, StartFailure> {
+    let program = process::find_program(name, path).map_err(|tried| explain::lookup(name, path, &tried))?;
+    match nix::unistd::access(&program, nix::unistd::AccessFlags::X_OK) {
+        Err(errno @ (Errno::ENOENT | Errno::EACCES)) => Err(explain::exec(&program, errno, &[], &[])),
+        // Whatever else there is to object, execve says it better.
+        Ok(()) | Err(_) => Ok(program),
+    }
 }
 
 fn c_strings(texts: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {

@@ -15,6 +15,7 @@ use locald_utils::process::ladder::{Action, View};
 use locald_utils::process::{self, ProcessId, sys};
 use locald_utils::record::{self, Ended, ExitStatus, PidRecord, StartFailure, StartStage, StopRecord};
 use locald_utils::shim_protocol::{FromShim, PROTOCOL, Phase, ShimIdentity, Snapshot, StartOrder, ToShim};
+use locald_utils::spec::Environment;
 use locald_utils::time::UnixMillis;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -319,7 +320,7 @@ impl Pump {
         let log = LogWriter::open(&self.identity.service_dir, self.identity.run.number, UnixMillis::now())
             .map_err(|error| failure(StartStage::Log, &error, "could not open its log"))?;
         let plan = Plan {
-            argv: order.argv.clone(),
+            command: order.command.clone(),
             workdir: order.workdir.clone(),
             environment: order.environment.clone(),
             takes_terminal: true,
@@ -377,8 +378,11 @@ impl Pump {
                 live.helper = None;
                 let started = FromShim::Started { leader: live.leader, at: live.started_at.unwrap_or_default() };
                 self.link.tell(&started, self.master.as_ref());
-                // From here on it mostly waits.
-                process::release_code();
+                // From here on it mostly waits. Only a stop command will need the environment once more.
+                if live.order.stop.command.is_none() {
+                    live.order.environment = Environment::new();
+                }
+                process::release_memory();
             }
             Progress::Running => {
                 live.failed = Some(StartFailure {
@@ -605,10 +609,10 @@ impl Pump {
 
     /// Starts the stop command, with its output in the log. One that cannot be run says so there, and the stop goes on.
     fn run_command(&self, live: &Live) -> Option<Helper> {
-        let argv = live.order.stop.command.clone()?;
+        let command = live.order.stop.command.clone()?;
         let slave = self.slave.as_ref()?;
         let plan = Plan {
-            argv,
+            command,
             workdir: live.order.workdir.clone(),
             environment: live.order.environment.clone(),
             takes_terminal: false,

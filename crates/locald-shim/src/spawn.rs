@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use locald_utils::frame;
 use locald_utils::process::{self, ProcessId, Spawn, sys};
 use locald_utils::record::{StartFailure, StartStage};
-use locald_utils::spec::Environment;
+use locald_utils::spec::{Environment, Invocation};
 use nix::errno::Errno;
 use portable_pty::{PtySize, native_pty_system};
 use serde::{Deserialize, Serialize};
@@ -27,8 +27,8 @@ const SIZE: PtySize = PtySize { rows: 24, cols: 80, pixel_width: 0, pixel_height
 /// What a helper is to become.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
-    /// The argument vector.
-    pub(crate) argv: Vec<String>,
+    /// What to execute.
+    pub(crate) command: Invocation,
     /// Where to run it.
     pub(crate) workdir: PathBuf,
     /// Its whole environment.

@@ -154,7 +154,7 @@ pub fn read_message<T: DeserializeOwned>(
         if let Some(frame) = decoder.next_frame().map_err(invalid)? {
             return decode(&frame).map(Some).map_err(invalid);
         }
-        let mut buffer = [0; 16 * 1024];
+        let mut buffer = [0; 4096];
         match stream.read(&mut buffer) {
             Ok(0) => return decoder.finish().map(|()| None).map_err(invalid),
             Ok(count) => decoder.push(&buffer[..count]),

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::ProcessId;
 use crate::record::{Ended, ExitStatus, RunRef, StartFailure, Survivor};
-use crate::spec::{Environment, ServiceSpec, StopSignal};
+use crate::spec::{Environment, Invocation, ServiceSpec, StopSignal};
 use crate::time::UnixMillis;
 
 /// The protocol this build speaks.
@@ -70,8 +70,8 @@ pub enum ToShim {
 /// Everything a shim needs to carry out a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartOrder {
-    /// The argument vector, ports filled in, `argv[0]` as written.
-    pub argv: Vec<String>,
+    /// What to execute, ports filled in.
+    pub command: Invocation,
     /// The working directory.
     pub workdir: PathBuf,
     /// The whole environment, markers included.
@@ -91,7 +91,7 @@ pub struct StopOrder {
     #[serde(rename = "grace_ms", with = "crate::time::millis")]
     pub grace: Duration,
     /// Run before the signal, for at most the grace period.
-    pub command: Option<Vec<String>>,
+    pub command: Option<Invocation>,
 }
 
 /// What a shim carries for the daemon that adopts it.
@@ -120,7 +120,7 @@ pub enum FromShim {
         /// The shim itself.
         shim: ProcessId,
     },
-    /// The record is written and the gate is open. Carries the PTY master.
+    /// The record is written, and the leader has become the service's program. Carries the PTY master.
     Started {
         /// The leader.
         leader: ProcessId,

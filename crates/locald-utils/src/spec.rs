@@ -94,22 +94,30 @@ pub enum CommandSpec {
 }
 
 impl CommandSpec {
-    /// Makes the argument vector, with every port filled in.
+    /// Makes what is to be executed, with every port filled in.
     ///
-    /// A shell line is run by `/bin/sh -c`, with `exec` put before it where that changes nothing but the process count
-    /// (see [`exec_prefix`]).
+    /// A shell line is run by `/bin/sh -c`. Where that changes nothing but the process count, `exec` is put before it
+    /// (see [`exec_prefix`]), or the shell is left out because there is nothing for it to do.
     ///
     /// # Errors
     /// When a port that the command mentions is not known.
-    pub fn argv(&self, ports: &Ports) -> Result<Vec<String>, UnknownPort> {
-        match self {
-            Self::Shell(line) => {
-                let line = line.render(ports)?;
-                let line = if exec_prefix(&line) { format!("exec {line}") } else { line };
-                Ok(vec!["/bin/sh".to_owned(), "-c".to_owned(), line])
+    pub fn invocation(&self, ports: &Ports) -> Result<Invocation, UnknownPort> {
+        let line = match self {
+            Self::Shell(line) => line.render(ports)?,
+            Self::Argv(argv) => {
+                let argv = argv.iter().map(|argument| argument.render(ports)).collect::<Result<_, _>>()?;
+                return Ok(Invocation { argv, program: None });
             }
-            Self::Argv(argv) => argv.iter().map(|argument| argument.render(ports)).collect(),
+        };
+        let shell = |line: String| vec!["/bin/sh".to_owned(), "-c".to_owned(), line];
+        if !exec_prefix(&line) {
+            return Ok(Invocation { argv: shell(line), program: None });
         }
+        let words: Vec<String> = line.split_ascii_whitespace().map(str::to_owned).collect();
+        if line.chars().all(|c| is_plain(c) || c == ' ') {
+            return Ok(Invocation { argv: words, program: None });
+        }
+        Ok(Invocation { program: words.into_iter().next(), argv: shell(format!("exec {line}")) })
     }
 }
 
@@ -127,20 +135,37 @@ impl fmt::Display for CommandSpec {
     }
 }
 
+/// What is to be executed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invocation {
+    /// The argument vector. Never empty.
+    pub argv: Vec<String>,
+    /// The program that a shell is going to become, where that is known: if it does not exist, the shell is not needed to
+    /// find that out.
+    #[serde(default)]
+    pub program: Option<String>,
+}
+
+/// Whether a character means itself to a shell, wherever it stands (POSIX XCU 2.2, 2.6).
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | ',' | ':' | '@' | '%')
+}
+
 /// Tells whether `exec` may stand before a shell line, so that the shell does not stay as a needless parent.
 ///
 /// True only for one simple command that names a program: no operator, redirection is fine, no assignment in front, no
 /// shell built-in or keyword. What is uncertain stays with the shell, which is slower and never wrong.
 #[must_use]
 pub fn exec_prefix(line: &str) -> bool {
-    /// Words that mean something else after `exec`: POSIX XCU 2.4 (reserved words), 2.14 (special built-ins), and the
-    /// regular built-ins that are usually no program.
+    /// Words that mean something else after `exec`: POSIX XCU 2.4 (reserved words), 2.14 (special built-ins), and regular
+    /// built-ins, which may behave differently from the program of the same name (`echo` does).
     const NOT_PROGRAMS: &[&str] = &[
         "!", "{", "}", "(", ")", "case", "do", "done", "elif", "else", "esac", "fi", "for", "if", "in", "then",
         "until", "while", "function", "select", "time", "[[", "]]", ".", ":", "break", "continue", "eval", "exec",
         "exit", "export", "readonly", "return", "set", "shift", "times", "trap", "unset", "alias", "bg", "cd",
         "command", "fc", "fg", "getopts", "hash", "jobs", "local", "read", "source", "type", "ulimit", "umask",
-        "unalias", "wait", "builtin", "shopt", "let", "declare", "typeset", "pushd", "popd",
+        "unalias", "wait", "builtin", "shopt", "let", "declare", "typeset", "pushd", "popd", "echo", "printf", "test",
+        "[", "true", "false", "kill", "pwd",
     ];
     let mut quote = None;
     let mut escaped = false;
@@ -168,8 +193,8 @@ pub fn exec_prefix(line: &str) -> bool {
     let Some(first) = line.split_whitespace().next() else { return false };
     let is_assignment =
         first.split_once('=').is_some_and(|(name, _)| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'));
-    let is_plain = first.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '+' | '~'));
-    is_plain && !is_assignment && !NOT_PROGRAMS.contains(&first)
+    let is_program = first.chars().all(is_plain);
+    is_program && !is_assignment && !NOT_PROGRAMS.contains(&first)
 }
 
 /// The port a service listens on.
@@ -482,6 +507,30 @@ mod tests {
         ] {
             assert!(!exec_prefix(line), "{line}");
         }
+    }
+
+    #[test]
+    fn a_shell_stands_between_only_where_it_has_something_to_do() {
+        let invocation =
+            |line: &str| CommandSpec::Shell(Template::text(line)).invocation(&Ports::new()).expect("no ports");
+        assert_eq!(invocation("npm run dev").argv, ["npm", "run", "dev"]);
+        let with_shell = invocation("web --port $PORT");
+        assert_eq!(with_shell.argv, ["/bin/sh", "-c", "exec web --port $PORT"]);
+        assert_eq!(with_shell.program.as_deref(), Some("web"));
+        for line in [
+            "cd web && npm start",
+            "echo a",
+            "a=b web",
+            "web *.txt",
+            "web ~/x",
+            "web 'a b'",
+            "web {a,b}",
+            "web a=b",
+            "web #x",
+        ] {
+            assert_eq!(invocation(line).argv[0], "/bin/sh", "{line}");
+        }
+        assert_eq!(invocation("cd web && npm start").argv[2], "cd web && npm start");
     }
 
     #[test]

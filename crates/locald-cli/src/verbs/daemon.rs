@@ -70,7 +70,7 @@ fn stop(all: bool, context: &Context, screen: &mut Screen) -> Result<u8, Problem
         0
     };
     if code != 0 {
-        // What could not be ended is watched, so the daemon stays.
+        // The daemon stays, and watches what could not be ended.
         return Ok(code);
     }
     let pid = client.daemon().pid;

@@ -209,10 +209,12 @@ pub fn exit_watch(process: ProcessId) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Has the kernel take away the code pages that this process was started with; what is used again comes back by itself.
+/// Gives back memory that this process needed to start: freed heap, and code pages; code that is used again comes back by
+/// itself.
 ///
 /// Starting up and carrying out a run take very different code. An idle process keeps what it waits with.
-pub fn release_code() {
+pub fn release_memory() {
+    sys::trim_heap();
     let Ok(maps) = fs::read_to_string("/proc/self/maps") else { return };
     for line in maps.lines() {
         let mut fields = line.split_ascii_whitespace();

@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::mem::{offset_of, size_of};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -198,8 +199,8 @@ pub fn own_children() -> io::Result<Vec<i32>> {
     children(std::process::id().cast_signed())
 }
 
-/// Nothing to do: macOS takes code pages away that are not used when memory is short.
-pub fn release_code() {}
+/// Nothing to do: macOS takes away pages that are not used when memory is short.
+pub fn release_memory() {}
 
 /// A descriptor that becomes readable when the process has ended (kqueue(2), EVFILT_PROC). `None` when it has already.
 ///

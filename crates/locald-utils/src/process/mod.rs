@@ -30,7 +30,7 @@ mod os;
 
 pub use os::{
     all, become_subreaper, boot_id, children, command, descendants, exit_watch, listeners, look, marker, own_children,
-    own_executable, release_code, working_directory,
+    own_executable, release_memory, working_directory,
 };
 pub use spawn::Spawn;
 

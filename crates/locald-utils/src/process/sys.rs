@@ -75,6 +75,15 @@ pub fn release_code(range: std::ops::Range<usize>) {
     unsafe { libc::madvise(start, range.len(), libc::MADV_DONTNEED) };
 }
 
+/// Gives free pages of the heap back to the kernel, those below the top as well (malloc_trim(3); glibc only).
+pub fn trim_heap() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: takes an integer, touches no memory that is in use, and may be called at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Makes `tty` the controlling terminal of the calling process, which must lead a session that has none.
 ///
 /// # Errors

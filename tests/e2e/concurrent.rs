@@ -1,0 +1,55 @@
+//! One run at a time, whatever is typed at once.
+
+use crate::support::Site;
+
+/// A service that takes its time to end, and says when another of its runs is there at the same time.
+const SLOW: &str = "[services.web]\ncommand = '''
+mkdir held || echo TWIN >> $EVENTS
+trap 'echo asked >> $EVENTS; sleep 0.5; rmdir held; exit 0' TERM
+while :; do sleep 0.02; done'''\nstop_grace = \"60s\"\n";
+
+#[test]
+fn a_start_during_a_slow_stop_waits_for_its_end() {
+    let site = Site::new(SLOW);
+    site.up();
+    let first = site.leader("web");
+    let stop = site.locald("stop web").start();
+    site.await_event("asked");
+    site.locald("start web").run().ok();
+    assert!(!first.is_alive());
+    // Somebody wanted the opposite meanwhile, and the first one is told so.
+    stop.finish().code(1).says("started again by someone else");
+    assert_eq!((&site.service("web")["run"], &site.service("web")["state"]), (&2.into(), &"ready".into()));
+    site.down();
+    assert_eq!(site.said(), ["asked", "asked"]);
+}
+
+#[test]
+fn two_restarts_at_once_make_one_new_run() {
+    let site = Site::new(SLOW);
+    site.up();
+    let first = site.locald("restart web").start();
+    site.await_event("asked");
+    let second = site.locald("restart web").run();
+    first.finish().ok();
+    second.ok();
+    assert_eq!(site.service("web")["run"], 2);
+    site.down();
+    assert_eq!(site.said(), ["asked", "asked"]);
+}
+
+#[test]
+fn verbs_at_random_never_make_two_runs_at_once() {
+    let site = Site::new(SLOW);
+    site.up();
+    let verbs = ["restart web", "stop web", "start web", "up", "restart", "stop", "start", "restart web"];
+    let all: Vec<_> = verbs.iter().map(|verb| site.locald(verb).start()).collect();
+    for one in all {
+        let ran = one.finish();
+        assert!(matches!(ran.exit(), Some(0 | 1)), "{ran}");
+    }
+    site.up();
+    assert_eq!(site.service("web")["state"], "ready");
+    site.down();
+    assert!(!site.said().contains(&"TWIN".to_owned()));
+}

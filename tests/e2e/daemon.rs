@@ -1,0 +1,190 @@
+//! The daemon may die, is one, and is nobody else's.
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Site, send};
+
+const TWO: &str = "[services.db]\ncommand = \"sleep 600\"\n[services.web]\ncommand = \"sleep 600\"\n";
+
+/// Ends the daemon with a signal while services run, and looks whether anything but the daemon has changed.
+fn is_taken_over_after(signal: Signal) {
+    let site = Site::new(TWO);
+    site.up();
+    let (db, web) = (site.leader("db"), site.leader("web"));
+    let first = site.daemon();
+    send(first, signal);
+    site.await_end(first);
+    assert!(db.is_alive() && web.is_alive());
+
+    site.locald("status").run().ok().says("runs without a daemon");
+    assert!(site.daemons().is_empty(), "status started a daemon");
+    site.up().says("2 services already running");
+    assert_eq!((site.leader("db"), site.leader("web")), (db, web));
+    assert_eq!((&site.service("db")["run"], &site.service("db")["restarts"]), (&1.into(), &0.into()));
+    assert_ne!(site.daemon(), first);
+    let down = site.down();
+    assert_eq!(down["totals"]["services"], 2);
+    assert!(!db.is_alive() && !web.is_alive());
+}
+
+#[test]
+fn services_outlive_a_killed_daemon_and_the_next_one_takes_them_over() {
+    is_taken_over_after(Signal::SIGKILL);
+}
+
+#[test]
+fn services_outlive_a_terminated_daemon_and_the_next_one_takes_them_over() {
+    is_taken_over_after(Signal::SIGTERM);
+}
+
+#[test]
+fn daemon_stop_leaves_services_running_and_says_so() {
+    let site = Site::new(TWO);
+    site.up();
+    let web = site.leader("web");
+    site.locald("daemon stop").run().ok().says("2 services run on");
+    assert!(site.daemons().is_empty() && web.is_alive());
+    site.up();
+    assert_eq!(site.leader("web"), web);
+}
+
+// It used to answer before anything had ended, and then to wait in vain for its own client to leave.
+#[test]
+fn daemon_stop_all_ends_every_service_first_and_counts_them() {
+    let site = Site::new(TWO);
+    let other = site.another("other", "[services.web]\ncommand = \"sleep 600\"\n");
+    site.up();
+    site.locald("up").dir(&other).run().ok();
+    let ran = site.locald("daemon stop --all").run().ok();
+    site.assert_no_service_is_left();
+    assert!(site.daemons().is_empty());
+    ran.says("3 services stopped, 3 processes ended, 0 left").says("the daemon has ended");
+    site.locald("daemon status").run().code(3);
+}
+
+#[test]
+fn a_dead_daemons_socket_and_lock_are_no_obstacle() {
+    let site = Site::new(TWO);
+    site.locald("daemon start").run().ok();
+    let first = site.daemon();
+    send(first, Signal::SIGKILL);
+    site.await_end(first);
+    let run = site.home().join("run");
+    assert!(run.join("daemon.sock").exists() && run.join("daemon.lock").exists());
+    // Nobody trusts the number in it: this one is alive and no daemon.
+    std::fs::write(run.join("daemon.lock"), "1\n").expect("writes");
+    site.up();
+    assert_eq!(site.daemons().len(), 1);
+}
+
+#[test]
+fn ten_daemons_started_at_once_are_one() {
+    let site = Site::new(TWO);
+    let starts: Vec<_> = (0..10).map(|_| site.locald("daemon start --json").start()).collect();
+    let mut pids: Vec<_> =
+        starts.into_iter().map(|start| start.finish().ok().json()["daemon"]["pid"].clone()).collect();
+    pids.dedup();
+    assert_eq!(pids.len(), 1, "{pids:?}");
+    assert_eq!(site.daemons().len(), 1);
+}
+
+#[test]
+fn ten_ups_at_once_are_one_daemon_and_one_run() {
+    let site = Site::new(TWO);
+    let ups: Vec<_> = (0..10).map(|_| site.locald("up").start()).collect();
+    for up in ups {
+        up.finish().ok();
+    }
+    assert_eq!(site.daemons().len(), 1);
+    assert_eq!((&site.service("db")["run"], &site.service("web")["run"]), (&1.into(), &1.into()));
+    assert_eq!(site.service_processes().len(), 2);
+}
+
+#[test]
+fn a_runtime_directory_open_to_others_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let site = Site::new(TWO);
+    let run = site.home().join("run");
+    std::fs::create_dir_all(&run).expect("a directory");
+    std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o777)).expect("a mode");
+    site.locald("up").run().code(1).says("open to other users").says("chmod 700");
+    assert!(site.processes().is_empty());
+    std::fs::set_permissions(&run, std::fs::Permissions::from_mode(0o700)).expect("a mode");
+    site.up();
+}
+
+#[test]
+fn a_runtime_directory_that_is_a_symlink_is_refused() {
+    let site = Site::new(TWO);
+    let elsewhere = site.root().join("elsewhere");
+    std::fs::create_dir_all(&elsewhere).expect("a directory");
+    std::fs::create_dir_all(site.home()).expect("a directory");
+    std::os::unix::fs::symlink(&elsewhere, site.home().join("run")).expect("a link");
+    site.locald("up").run().code(1).says("a symlink is not followed");
+    std::fs::remove_file(site.home().join("run")).expect("removes");
+}
+
+#[test]
+fn an_exit_while_no_daemon_runs_is_recorded_with_its_status() {
+    let site =
+        Site::new("[services.web]\ncommand = 'while [ ! -e go ]; do sleep 0.02; done; echo last words; exit 7'\n");
+    site.up();
+    let (daemon, web) = (site.daemon(), site.leader("web"));
+    send(daemon, Signal::SIGKILL);
+    site.await_end(daemon);
+    site.write("go", "");
+    site.await_end(web);
+    site.locald("daemon start").run().ok();
+    let service = site.await_state("web", "failed");
+    assert_eq!((&service["last"]["exit_code"], &service["last"]["stopped"]), (&7.into(), &false.into()));
+    assert_eq!(service["run"], 1);
+    assert_eq!(site.log("web"), b"last words\n");
+}
+
+#[test]
+fn no_byte_is_lost_while_no_daemon_runs() {
+    let site = Site::new("[services.web]\ncommand = 'i=0; while :; do i=$((i+1)); echo $i; sleep 0.005; done'\n");
+    site.up();
+    for _ in 0..3 {
+        let daemon = site.daemon();
+        send(daemon, Signal::SIGKILL);
+        site.await_end(daemon);
+        let before = site.log("web").len();
+        site.eventually("output without a daemon", || (site.log("web").len() > before + 100).then_some(()));
+        site.locald("daemon start").run().ok();
+    }
+    site.down();
+    let log = String::from_utf8(site.log("web")).expect("numbers");
+    let numbers: Vec<usize> = log.lines().map(|line| line.parse().expect("a number")).collect();
+    assert_eq!(numbers, (1..=numbers.len()).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_stop_under_way_is_finished_without_the_daemon() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\ntrap 'echo asked >> $EVENTS' TERM\nwhile :; do sleep 600 & wait; done'''\nstop_grace = \"1s\"\n",
+    );
+    site.up();
+    let (daemon, web) = (site.daemon(), site.leader("web"));
+    let down = site.locald("down").start();
+    site.await_event("asked");
+    send(daemon, Signal::SIGKILL);
+    site.await_end(daemon);
+    down.finish().code(1).says("went away");
+    site.await_end(web);
+    site.locald("down").run().ok();
+    site.assert_no_service_is_left();
+    assert_eq!(site.service("web")["state"], "stopped");
+}
+
+#[test]
+fn looking_starts_no_daemon() {
+    let site = Site::new(TWO);
+    site.locald("status").run().ok().says("stopped");
+    site.locald("ls").run().ok();
+    site.locald("check").run().ok();
+    site.locald("daemon status").run().code(3);
+    site.locald("wait").run().code(3);
+    site.locald("stop web").run().ok();
+    assert!(site.processes().is_empty());
+}

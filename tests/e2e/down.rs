@@ -1,0 +1,232 @@
+//! Down means down: when it says so, nothing of a run is left, whatever the run has done to stay.
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::support::{Site, send, service_of};
+
+/// How a service ended, from the answer of `down`.
+fn ended(down: &Value, service: &str) -> Value {
+    service_of(down, service)["ended"].clone()
+}
+
+#[test]
+fn children_end_with_their_service() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\nsleep 600 & echo $! > child\n(sleep 601 & echo $! > grandchild; wait) &\nwait'''\n",
+    );
+    site.up();
+    let (child, grandchild) = (site.await_pid("child"), site.await_pid("grandchild"));
+    let down = site.down();
+    assert!(!child.is_alive() && !grandchild.is_alive());
+    assert!(down["totals"]["processes"].as_u64() >= Some(4), "{down}");
+    assert_eq!(down["totals"]["killed"], 0);
+}
+
+#[test]
+fn sigkill_waits_for_the_grace_period() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\ntrap 'echo asked >> $EVENTS' TERM\nwhile :; do sleep 600 & wait; done'''\nstop_grace = \"1s\"\n",
+    );
+    site.up();
+    let down = site.locald("down").run().ok().says("0 left");
+    assert!(down.stdout.contains("killed"), "{down}");
+    assert_eq!(site.said(), ["asked"]);
+    site.assert_no_service_is_left();
+
+    site.up();
+    let web = ended(&site.down(), "web");
+    assert_eq!((&web["forced"], &web["signal"], &web["stopped"]), (&true.into(), &"SIGKILL".into(), &true.into()));
+    assert!(web["stop_ms"].as_u64() >= Some(1000), "killed before its time: {web}");
+}
+
+// It ignores SIGHUP as well: the kernel hangs up the terminal's foreground group when a session leader exits.
+#[test]
+fn a_member_that_ignores_sigterm_is_killed_after_its_leader_has_left() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\ntrap 'exit 0' TERM\n(trap '' HUP TERM; exec sleep 600) & echo $! > member\nwait'''\nstop_grace = \"1s\"\n",
+    );
+    site.up();
+    let member = site.await_pid("member");
+    let web = ended(&site.down(), "web");
+    assert!(!member.is_alive());
+    assert_eq!((&web["exit_code"], &web["forced"], &web["killed"]), (&0.into(), &true.into(), &1.into()));
+    assert!(web["stop_ms"].as_u64() >= Some(1000), "killed before its time: {web}");
+}
+
+#[test]
+fn a_child_in_a_session_of_its_own_ends_too() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\n\"$ZOO\" setsid sh -c 'echo $$ > child; exec sleep 600' &\nwait'''\n",
+    );
+    site.up();
+    let child = site.await_pid("child");
+    let web = ended(&site.down(), "web");
+    assert!(!child.is_alive());
+    assert_eq!(web["strays"][0]["pid"], child.pid);
+    assert_eq!(web["killed"], 0, "it obeys SIGTERM: {web}");
+}
+
+#[test]
+fn a_daemonized_descendant_ends_too() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\n\"$ZOO\" daemonize sh -c 'echo $$ > child; exec sleep 600'\nsleep 600'''\n",
+    );
+    site.up();
+    let child = site.await_pid("child");
+    site.locald("down").run().ok().says("had strayed").says(&format!("pid {}", child.pid));
+    assert!(!child.is_alive());
+}
+
+#[test]
+fn a_descendant_without_environment_terminal_and_directory_ends_too() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\n\"$ZOO\" traceless sh -c 'echo $$ > \"$1\"; exec sleep 600' \"$PWD\" \"$PWD/child\"\nsleep 600'''\n",
+    );
+    site.up();
+    let child = site.await_pid("child");
+    let web = ended(&site.down(), "web");
+    assert!(!child.is_alive());
+    assert_eq!(web["strays"][0]["pid"], child.pid);
+}
+
+#[test]
+fn a_stopped_service_ends_on_sigterm() {
+    let site = Site::new("[services.web]\ncommand = \"sleep 600\"\nstop_grace = \"30s\"\n");
+    site.up();
+    let leader = site.leader("web");
+    send(leader, Signal::SIGSTOP);
+    let web = ended(&site.down(), "web");
+    assert_eq!((&web["signal"], &web["forced"]), (&"SIGTERM".into(), &false.into()));
+}
+
+#[test]
+fn services_that_ignore_sigterm_wait_for_their_grace_periods_side_by_side() {
+    let one = |number| {
+        format!(
+            "[services.s{number}]\ncommand = '''\ntrap '' TERM\nwhile :; do sleep 600; done'''\nstop_grace = \"1s\"\n"
+        )
+    };
+    let site = Site::new(&(0..5).map(one).collect::<String>());
+    site.up();
+    let down = site.down();
+    let ends: Vec<Value> = (0..5).map(|number| ended(&down, &format!("s{number}"))).collect();
+    let number = |end: &Value, key: &str| end[key].as_u64().expect("a number");
+    // Side by side: the last stop began before the first was over.
+    let last_begin = ends.iter().map(|end| number(end, "ended_at") - number(end, "stop_ms")).max();
+    let first_end = ends.iter().map(|end| number(end, "ended_at")).min();
+    assert!(last_begin < first_end, "{down}");
+    assert!(ends.iter().all(|end| end["forced"] == true && number(end, "stop_ms") >= 1000), "{down}");
+}
+
+#[test]
+fn a_slow_honest_stop_is_left_its_time() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\ntrap 'sleep 1; echo bye; exit 0' TERM\nwhile :; do sleep 0.05; done'''\nstop_grace = \"30s\"\n",
+    );
+    site.up();
+    let web = ended(&site.down(), "web");
+    assert_eq!((&web["exit_code"], &web["forced"], &web["killed"]), (&0.into(), &false.into(), &0.into()));
+    assert!(site.log("web").ends_with(b"bye\n"));
+}
+
+#[test]
+fn now_does_not_wait_for_the_grace_period() {
+    let site =
+        Site::new("[services.web]\ncommand = '''\ntrap '' TERM\nwhile :; do sleep 600; done'''\nstop_grace = \"1h\"\n");
+    site.up();
+    site.locald("down --now").run().ok().says("0 left");
+    site.assert_no_service_is_left();
+}
+
+#[test]
+fn a_stop_under_way_is_cut_short_by_now() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\ntrap 'echo asked >> $EVENTS' TERM\nwhile :; do sleep 600 & wait; done'''\nstop_grace = \"1h\"\n",
+    );
+    site.up();
+    let slow = site.locald("down").start();
+    site.await_event("asked");
+    site.locald("down --now").run().ok();
+    site.assert_no_service_is_left();
+    slow.finish().ok();
+}
+
+#[test]
+fn a_stop_command_that_changes_nothing_does_not_end_the_ladder() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\ntrap 'echo asked >> $EVENTS' TERM\nwhile :; do sleep 600 & wait; done'''\n\
+         stop_command = \"echo hook >> $EVENTS\"\nstop_grace = \"1s\"\n",
+    );
+    site.up();
+    let web = ended(&site.down(), "web");
+    assert_eq!(site.said(), ["hook", "asked"]);
+    assert_eq!((&web["forced"], &web["signal"]), (&true.into(), &"SIGKILL".into()));
+}
+
+#[test]
+fn a_stop_command_that_ends_the_service_is_enough() {
+    // The stop signal follows when the command has ended, so the command waits for what it asked for.
+    let site = Site::new(
+        "[services.web]\ncommand = '''\ntouch running\ntrap 'echo asked >> $EVENTS' TERM\n\
+         while [ ! -e quit ]; do sleep 0.02; done\ntrap '' TERM; rm running'''\n\
+         stop_command = \"touch quit; while [ -e running ]; do sleep 0.02; done\"\nstop_grace = \"30s\"\n",
+    );
+    site.up();
+    let web = ended(&site.down(), "web");
+    assert_eq!((&web["exit_code"], &web["forced"]), (&0.into(), &false.into()));
+    assert!(site.said().is_empty());
+}
+
+#[test]
+fn a_stop_command_that_never_ends_is_ended_as_well() {
+    let site = Site::new(
+        "[services.web]\ncommand = \"sleep 600\"\nstop_command = \"echo $$ > hook; sleep 601\"\nstop_grace = \"1s\"\n",
+    );
+    site.up();
+    let down = site.locald("down").start();
+    let hook = site.await_pid("hook");
+    down.finish().ok();
+    assert!(!hook.is_alive());
+    site.assert_no_service_is_left();
+}
+
+#[test]
+fn what_keeps_forking_while_it_is_killed_ends_too() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\nfor i in 1 2 3 4; do \"$ZOO\" potato \"$PWD\" & done\nsleep 600'''\nstop_grace = \"100ms\"\n",
+    );
+    site.up();
+    let web = ended(&site.down(), "web");
+    assert_eq!((&web["stopped"], &web["survivors"]), (&true.into(), &Value::Array(Vec::new())));
+}
+
+#[test]
+fn what_a_crashed_leader_leaves_behind_ends_before_the_run_counts_as_over() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\n\"$ZOO\" setsid sh -c 'echo $$ > member; exec sleep 600' &\n\
+         while [ ! -s member ]; do sleep 0.01; done\nexit 3'''\n",
+    );
+    site.locald("up").run();
+    let web = site.await_state("web", "failed");
+    let member = std::fs::read_to_string(site.project().join("member")).expect("a pid");
+    site.assert_no_service_is_left();
+    assert_eq!((&web["last"]["exit_code"], &web["last"]["stopped"]), (&3.into(), &false.into()));
+    assert_eq!(web["last"]["strays"][0]["pid"].to_string(), member.trim());
+}
+
+#[test]
+fn a_restart_after_a_crash_waits_until_what_was_left_is_gone() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\n\
+         if [ -e member ] && kill -0 $(cat member) 2> kill.err; then echo TWIN >> $EVENTS; fi\n\
+         rm -f member\n\"$ZOO\" setsid sh -c 'trap \"\" TERM; echo $$ > member.new; mv member.new member; exec sleep 600' &\n\
+         while [ ! -s member ]; do sleep 0.01; done\necho run >> $EVENTS\n\
+         [ $(grep -c run $EVENTS) -lt 3 ] && exit 1\nsleep 600'''\nstop_grace = \"200ms\"\n\
+         restart = { policy = \"on-failure\", backoff = \"10ms\", max_backoff = \"10ms\" }\n",
+    );
+    site.locald("up").run();
+    site.await_events("run", 3);
+    assert!(!site.said().contains(&"TWIN".to_owned()), "{:?}", site.said());
+    site.down();
+}

@@ -1,0 +1,64 @@
+//! A service has the environment of whoever called, as it was then, and what the project file adds.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use crate::support::{Site, free_port, shown};
+
+#[test]
+fn a_service_has_the_environment_of_now() {
+    let site = Site::new("[services.web]\ncommand = 'echo $FOO; sleep 600'\n");
+    site.locald("up").env("FOO", "1").run().ok();
+    site.down();
+    site.locald("up").env("FOO", "2").run().ok();
+    site.locald("restart").env("FOO", "3").run().ok();
+    site.locald("restart").run().ok();
+    site.down();
+    assert_eq!(shown(&site.log("web")), "1\n2\n3\n\n");
+}
+
+#[test]
+fn values_may_hold_anything_but_nul() {
+    let site = Site::new(
+        "[services.job]\ntype = \"job\"\ncommand = 'printf \"%s\\n\" \"$ODD\" \"$URL\" \"$FILE\"'\nenv_file = \".env\"\n\
+         [services.job.env]\nURL = \"postgres://h/db?sslmode=off\"\n",
+    );
+    site.write(".env", "FILE=a=b=c\nURL=overridden\n");
+    site.locald("up").env("ODD", OsStr::from_bytes(b"\xff=\xfe =")).run().ok();
+    assert_eq!(site.log("job"), b"\xff=\xfe =\npostgres://h/db?sslmode=off\na=b=c\n");
+}
+
+#[test]
+fn what_belongs_to_the_callers_terminal_stays_with_the_caller() {
+    let site = Site::new("[services.job]\ntype = \"job\"\ncommand = 'env'\n");
+    let up = site.locald("up").env("TMUX", "x").env("SSH_TTY", "x").env("LOCALD_RUN", "x").env("KEPT", "x").run().ok();
+    let log = shown(&site.log("job"));
+    let has = |name: &str| log.lines().any(|line| line.starts_with(&format!("{name}=")));
+    assert!(has("KEPT") && has("PATH") && has("LOCALD_RUN") && !has("TMUX") && !has("SSH_TTY"), "{log}\n{up}");
+    assert!(log.lines().any(|line| line == "LOCALD_SERVICE=shop:job"), "{log}");
+    assert!(!log.lines().any(|line| line == "LOCALD_RUN=x"), "{log}");
+}
+
+#[test]
+fn ports_are_exported_and_known_to_others() {
+    let port = free_port();
+    let site = Site::new(&format!(
+        "[services.db]\ncommand = 'echo db $PORT; \"$ZOO\" listen $PORT'\nport = {port}\n\
+         [services.auto]\ncommand = ['sh', '-c', 'echo auto $PORT; exec \"$ZOO\" listen $PORT']\nport = \"auto\"\n\
+         [services.job]\ntype = \"job\"\ncommand = 'echo $URL ${{services.auto.port}}'\n\
+         env = {{ URL = \"db:${{services.db.port}}\" }}\n"
+    ));
+    site.up();
+    let auto = site.service("auto")["port"].as_u64().expect("a port");
+    assert_eq!(shown(&site.log("job")), format!("db:{port} {auto}\n"));
+    assert!(shown(&site.log("db")).starts_with(&format!("db {port}\n")));
+    assert!(shown(&site.log("auto")).starts_with(&format!("auto {auto}\n")));
+    assert_ne!(auto, u64::from(port));
+
+    site.locald("restart auto").run().ok();
+    assert_eq!(site.service("auto")["port"], auto);
+    site.down();
+    site.locald("daemon stop").run().ok();
+    site.up();
+    assert_eq!(site.service("auto")["port"], auto);
+}

@@ -1,0 +1,23 @@
+//! The promises of locald, each tried from the outside: real programs, a real kernel, a home of its own for every test.
+//!
+//! A module for each topic; its tests are named after what they hold locald to. The harness is in `tests/support`, what
+//! services of the tests are made of in `tests/fixtures`.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod concurrent;
+mod daemon;
+mod down;
+mod environment;
+mod exits;
+mod failures;
+mod files;
+mod json;
+mod order;
+mod output;
+mod ports;
+mod shim;
+mod terminal;
+mod up;
+mod usage;

@@ -1,0 +1,108 @@
+//! Dependencies gate starts and stops; what is independent goes side by side.
+
+use crate::support::{Site, free_port};
+
+#[test]
+fn up_follows_dependencies_and_down_goes_in_reverse() {
+    let port = free_port();
+    let site = Site::new(&format!(
+        "[services.api]\ncommand = '''\necho api up >> $EVENTS\ntrap 'sleep 0.2; echo api down >> $EVENTS; exit 0' TERM\n\
+         while :; do sleep 0.02; done'''\ndepends_on = [\"db\"]\nstop_grace = \"30s\"\n\
+         [services.db]\ncommand = '''\necho db up >> $EVENTS\ntrap 'echo db down >> $EVENTS; exit 0' TERM\nsleep 0.3\n\
+         echo db listens >> $EVENTS\n\"$ZOO\" listen $PORT &\nwait'''\nport = {port}\nstop_grace = \"30s\"\n",
+    ));
+    site.up();
+    assert_eq!(site.said(), ["db up", "db listens", "api up"]);
+    // From another directory, too.
+    site.locald("down -C").arg(site.project()).dir("/").run().ok();
+    assert_eq!(site.said()[3..], ["api down", "db down"]);
+}
+
+#[test]
+fn a_service_named_on_the_command_line_brings_its_dependencies() {
+    let site = Site::new(
+        "[services.web]\ncommand = \"sleep 600\"\ndepends_on = [\"db\"]\n[services.db]\ncommand = \"sleep 600\"\n\
+         [services.other]\ncommand = \"sleep 600\"\n",
+    );
+    site.locald("up web").run().ok();
+    assert_eq!((&site.service("db")["state"], &site.service("other")["state"]), (&"ready".into(), &"stopped".into()));
+}
+
+#[test]
+fn independent_services_start_and_stop_side_by_side() {
+    // Each waits for the other's word before it goes on; one after the other would wait for ever.
+    let one = |name: &str, other: &str, port: u16| {
+        format!(
+            "[services.{name}]\ncommand = '''\nawait() {{ while ! grep -q \"^$1\\$\" $EVENTS; do sleep 0.02; done; }}\n\
+             trap 'echo {name} stops >> $EVENTS; await \"{other} stops\"; exit 0' TERM\n\
+             echo {name} starts >> $EVENTS; await '{other} starts'\n\"$ZOO\" listen $PORT &\nwait'''\n\
+             port = {port}\nstop_grace = \"60s\"\n"
+        )
+    };
+    let site = Site::new(&format!("{}{}", one("a", "b", free_port()), one("b", "a", free_port())));
+    site.up();
+    let down = site.down();
+    assert_eq!(down["totals"]["killed"], 0, "{down}");
+}
+
+#[test]
+fn a_job_completes_before_its_dependents_start_and_is_not_repeated() {
+    let site = Site::new(
+        "[services.migrate]\ntype = \"job\"\ncommand = 'sleep 0.3; echo migrated >> $EVENTS'\n\
+         [services.web]\ncommand = 'echo web >> $EVENTS; sleep 600'\ndepends_on = [\"migrate\"]\n",
+    );
+    site.up().says("1 completed");
+    assert_eq!(site.said(), ["migrated", "web"]);
+    assert_eq!(site.service("migrate")["text"], "exited 0");
+    site.up();
+    assert_eq!(site.said(), ["migrated", "web"]);
+    site.locald("wait migrate --for completed").run().ok();
+}
+
+#[test]
+fn a_job_that_fails_blocks_its_dependents_and_they_say_so() {
+    let site = Site::new(
+        "[services.migrate]\ntype = \"job\"\ncommand = '[ -e fixed ] || { echo no table; exit 1; }'\n\
+         [services.web]\ncommand = 'sleep 600'\ndepends_on = [\"migrate\"]\n\
+         [services.front]\ncommand = 'sleep 600'\ndepends_on = [\"web\"]\n",
+    );
+    let up = site.locald("up").run().code(1).says("migrate: failed: exit 1").says("no table");
+    assert!(up.stderr.contains("web: blocked by migrate: migrate: exited 1"), "{up}");
+    let front = site.service("front");
+    assert_eq!(front["failure"]["chain"], serde_json::json!(["web", "migrate"]));
+    site.locald("status").run().ok().says("blocked by migrate");
+    assert!(site.service_processes().is_empty());
+
+    site.write("fixed", "");
+    site.locald("restart migrate").run().ok();
+    site.locald("wait front").run().ok();
+    assert_eq!((&site.service("web")["run"], &site.service("front")["run"]), (&1.into(), &1.into()));
+}
+
+#[test]
+fn what_waits_for_a_dependency_stops_at_once() {
+    // The port is never listened on.
+    let site = Site::new(&format!(
+        "[services.db]\ncommand = 'echo db >> $EVENTS; sleep 600'\nport = {}\n\
+         [services.web]\ncommand = 'echo web >> $EVENTS; sleep 600'\ndepends_on = [\"db\"]\n",
+        free_port()
+    ));
+    let up = site.locald("up").start();
+    site.await_event("db");
+    let web = site.await_state("web", "waiting");
+    assert_eq!(web["text"], "waiting for db");
+    site.locald("stop web").run().ok();
+    assert_eq!(site.service("web")["state"], "stopped");
+    assert_eq!(site.service("db")["state"], "starting");
+    site.down();
+    up.finish().code(1);
+    assert_eq!(site.said(), ["db"]);
+}
+
+#[test]
+fn up_says_what_did_not_become_ready_in_time() {
+    let site = Site::new(&format!("[services.web]\ncommand = 'sleep 600'\nport = {}\n", free_port()));
+    site.locald("up --timeout 300ms").run().code(124).says("web is not ready in time");
+    site.locald("wait web --timeout 100ms").run().code(124);
+    site.locald("wait web --for completed").run().code(1);
+}

@@ -1,0 +1,95 @@
+//! The shim passes on what it is told, and its death is no disaster.
+
+use locald_utils::process::ORPHANS_COME_TO_THE_SHIM;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::support::{Site, send};
+
+#[test]
+fn signals_for_the_shim_are_passed_on_to_its_service() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\nfor s in TERM INT HUP QUIT; do trap \"echo $s >> $EVENTS\" $s; done\n\
+         while :; do sleep 0.02; done'''\nstop_grace = \"100ms\"\n",
+    );
+    site.up();
+    let (shim, web) = (site.recorded("web", "shim", "shim"), site.leader("web"));
+    for (signal, name) in
+        [(Signal::SIGTERM, "TERM"), (Signal::SIGINT, "INT"), (Signal::SIGHUP, "HUP"), (Signal::SIGQUIT, "QUIT")]
+    {
+        send(shim, signal);
+        site.await_event(name);
+    }
+    assert!(shim.is_alive() && web.is_alive());
+    assert_eq!(site.service("web")["state"], "ready");
+    site.down();
+    assert!(!web.is_alive());
+}
+
+#[test]
+fn a_service_outlives_its_shim_and_stops_as_ever() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\n\"$ZOO\" daemonize sh -c 'echo $$ > child; exec sleep 600'\n\
+         while :; do echo tick; sleep 0.02; done'''\n",
+    );
+    site.up();
+    let child = site.await_pid("child");
+    let (shim, web) = (site.recorded("web", "shim", "shim"), site.leader("web"));
+    send(shim, Signal::SIGKILL);
+    site.await_end(shim);
+    site.eventually("a note that its shim is gone", || {
+        site.service("web")["notes"].to_string().contains("degraded").then_some(())
+    });
+    assert!(web.is_alive() && child.is_alive());
+    assert_eq!(site.service("web")["state"], "ready");
+    let before = site.log("web").len();
+    site.eventually("output after the death of the shim", || (site.log("web").len() > before + 100).then_some(()));
+
+    let down = site.down();
+    assert!(!web.is_alive() && !child.is_alive());
+    let signal = if ORPHANS_COME_TO_THE_SHIM { "SIGTERM".into() } else { Value::Null };
+    assert_eq!(down["services"][0]["ended"]["signal"], signal, "{down}");
+}
+
+#[test]
+fn a_service_that_ignores_sigterm_is_killed_without_its_shim_too() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\ntrap 'echo asked >> $EVENTS' TERM\nwhile :; do sleep 600 & wait; done'''\nstop_grace = \"1s\"\n",
+    );
+    site.up();
+    let shim = site.recorded("web", "shim", "shim");
+    send(shim, Signal::SIGKILL);
+    site.await_end(shim);
+    let down = site.down();
+    let ended = &down["services"][0]["ended"];
+    assert_eq!((&ended["forced"], site.said()), (&true.into(), vec!["asked".to_owned()]), "{down}");
+    assert!(ended["stop_ms"].as_u64() >= Some(1000), "killed before its time: {ended}");
+}
+
+#[test]
+fn the_exit_of_a_service_without_a_shim_is_seen() {
+    let site = Site::new("[services.web]\ncommand = 'while [ ! -e go ]; do sleep 0.02; done; exit 7'\n");
+    site.up();
+    let shim = site.recorded("web", "shim", "shim");
+    send(shim, Signal::SIGKILL);
+    site.await_end(shim);
+    site.write("go", "");
+    let web = site.await_state("web", "failed");
+    // Where orphans come to the daemon it learns their status; elsewhere that is unknown, and never taken for 0.
+    let code = if ORPHANS_COME_TO_THE_SHIM { 7.into() } else { Value::Null };
+    assert_eq!(web["last"]["exit_code"], code, "{web}");
+}
+
+#[test]
+fn daemon_and_shim_killed_together_leave_a_service_that_can_be_ended() {
+    let site = Site::new("[services.web]\ncommand = 'sleep 600'\n");
+    site.up();
+    let (daemon, shim, web) = (site.daemon(), site.recorded("web", "shim", "shim"), site.leader("web"));
+    send(daemon, Signal::SIGKILL);
+    send(shim, Signal::SIGKILL);
+    site.await_end(daemon);
+    site.await_end(shim);
+    site.locald("down").run().ok();
+    assert!(!web.is_alive());
+    site.assert_no_service_is_left();
+}

@@ -1,0 +1,102 @@
+//! The process table as an outsider sees it: which processes are a site's.
+//!
+//! On Linux it is read from `/proc`, without any code of locald's, so that a mistake there does not hide itself here.
+//! macOS shows environments and directories to programs by calls alone, for which locald-utils has the safe wrappers.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use locald_utils::process::ProcessId;
+
+/// A process that was seen.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) process: ProcessId,
+    pub(crate) parent: i32,
+    pub(crate) command: String,
+}
+
+impl Seen {
+    /// Looks at one process.
+    pub(crate) fn look(process: ProcessId) -> Self {
+        let parent = locald_utils::process::look(process.pid).map_or(0, |process| process.parent);
+        let command = locald_utils::process::command(process.pid).unwrap_or_default();
+        Self { process, parent, command }
+    }
+
+    /// Whether it is one of locald's programs. The exec helper is a shim until it has become the service.
+    pub(crate) fn is_locald(&self) -> bool {
+        let program = self.command.split(' ').next().unwrap_or_default();
+        ["/locald", "/locald-server", "/locald-shim"].iter().any(|name| program.ends_with(name))
+    }
+
+    /// Whether it is a daemon.
+    pub(crate) fn is_daemon(&self) -> bool {
+        self.command.split(' ').next().is_some_and(|program| program.ends_with("/locald-server"))
+    }
+}
+
+/// Shows processes, one in a line.
+pub(super) fn show(seen: &[Seen]) -> String {
+    seen.iter().fold(String::new(), |mut text, Seen { process, parent, command }| {
+        let _ = writeln!(text, "  pid {} parent {parent}: {command}", process.pid);
+        text
+    })
+}
+
+/// Finds the live processes that have `home` as `LOCALD_HOME`, work below `root`, or mention it on their command line.
+#[cfg(target_os = "linux")]
+pub(super) fn of(root: &Path, home: &Path) -> Vec<Seen> {
+    use std::fs;
+    use std::os::unix::ffi::OsStrExt;
+
+    let marker = [b"LOCALD_HOME=", home.as_os_str().as_bytes()].concat();
+    let mention = root.as_os_str().as_bytes();
+    let mut seen = Vec::new();
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        // Whatever cannot be read any more, or belongs to somebody else, is not ours.
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
+        let fields: Vec<&str> = rest.split(' ').collect();
+        let (state, parent) = (fields[0], fields[1].parse().unwrap_or(0));
+        let start = fields[19].parse().unwrap_or(0);
+        if state == "Z" || state == "X" || pid == std::process::id().cast_signed() {
+            continue;
+        }
+        let environ = fs::read(entry.path().join("environ")).unwrap_or_default();
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let dir = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
+        let is_marked = environ.split(|byte| *byte == 0).any(|variable| variable == marker);
+        let mentions = command.windows(mention.len()).any(|part| part == mention);
+        if is_marked || mentions || dir.starts_with(root) {
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            seen.push(Seen { process: ProcessId { pid, start }, parent, command });
+        }
+    }
+    seen
+}
+
+/// Finds the live processes that have `home` as `LOCALD_HOME`, work below `root`, or mention it on their command line.
+///
+/// The environment of Apple's own programs (`/bin/sh`, `/bin/sleep`) is hidden; those are found by directory.
+#[cfg(target_os = "macos")]
+pub(super) fn of(root: &Path, home: &Path) -> Vec<Seen> {
+    use locald_utils::process::{self, ProcessState};
+
+    let mut seen = Vec::new();
+    for process in process::all().expect("the process table") {
+        let pid = process.id.pid;
+        if process.state == ProcessState::Zombie || pid == std::process::id().cast_signed() {
+            continue;
+        }
+        let is_marked = process::marker(pid, "LOCALD_HOME").is_some_and(|value| Path::new(&value) == home);
+        let command = process::command(pid).unwrap_or(process.name);
+        let mentions = root.to_str().is_some_and(|root| command.contains(root));
+        let is_below = process::working_directory(pid).is_some_and(|dir| dir.starts_with(root));
+        if is_marked || mentions || is_below {
+            seen.push(Seen { process: process.id, parent: process.parent, command });
+        }
+    }
+    seen
+}
