@@ -1,7 +1,7 @@
 //! The shim: carries out one run of a service, and outlives the daemon that asked for it.
 //!
 //! It has two roles, told apart by its first argument. As the shim it holds the terminal, writes the log, reaps, stops
-//! and records: [`pump`] is its loop. As the [`exec_helper`] it is the fresh image that becomes the service. It decides
+//! and records: `pump` is its loop. As the `exec_helper` it is the fresh image that becomes the service. It decides
 //! nothing about whether a service should run; the daemon does. It has one thread and no timers while nothing happens.
 
 use std::ffi::OsString;

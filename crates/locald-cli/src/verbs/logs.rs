@@ -63,13 +63,13 @@ pub(crate) struct LogsArgs {
     #[arg(long, value_name = "N|current|previous", value_parser = parse_run)]
     pub(crate) run: Option<RunChoice>,
     /// Show when each line came
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "json")]
     pub(crate) timestamps: bool,
     /// Show lines without the name of their service
     #[arg(long)]
     pub(crate) no_prefix: bool,
     /// Show the bytes as they came: no prefix, no boundaries, escape sequences included
-    #[arg(long, conflicts_with = "timestamps")]
+    #[arg(long, conflicts_with_all = ["json", "timestamps"])]
     pub(crate) raw: bool,
     /// Show one JSON object per line: the `--json` of every verb
     #[arg(skip)]
@@ -111,10 +111,6 @@ pub(crate) struct Output<'a> {
 /// Shows the logs of the project at hand.
 pub(super) fn verb(args: &LogsArgs, context: &Context, screen: &Screen) -> Result<u8, Problem> {
     let args = LogsArgs { json: screen.json(), ..args.clone() };
-    if args.json && (args.raw || args.timestamps) {
-        let flag = if args.raw { "--raw" } else { "--timestamps" };
-        return Err(Failure::new(FailureCode::Usage, format!("--json cannot be used with {flag}")).into());
-    }
     let found = context.place()?.logs(context.home()?, &args.services)?;
     let sources: Vec<Source> = found.into_iter().map(|(name, dir)| Source { name, dir }).collect();
     let output = Output {

@@ -12,15 +12,16 @@ use locald_utils::log::{DATA_FILE, INDEX_FILE, LogWriter};
 use tempfile::TempDir;
 
 use super::*;
+use crate::args::{Cli, Verb};
 
-#[derive(Parser)]
-struct Cli {
-    #[command(flatten)]
-    logs: LogsArgs,
+fn parse(line: &[&str]) -> Result<LogsArgs, clap::Error> {
+    let cli = Cli::try_parse_from([&["locald", "logs"], line].concat())?;
+    let Verb::Logs(logs) = cli.verb else { panic!("not logs: {line:?}") };
+    Ok(LogsArgs { json: cli.global.json, ..logs })
 }
 
 fn args(line: &[&str]) -> LogsArgs {
-    Cli::try_parse_from([&["logs"], line].concat()).expect("a valid command line").logs
+    parse(line).expect("a valid command line")
 }
 
 fn now() -> Zoned {
@@ -335,7 +336,7 @@ fn options_that_contradict_each_other_are_refused() {
         &["--run", "last"],
         &["--grep", "("],
     ] {
-        assert!(Cli::try_parse_from([&["logs"], line].concat()).is_err(), "{line:?}");
+        assert!(parse(line).is_err(), "{line:?}");
     }
     assert_eq!(args(&["-n", "all", "web", "db"]).services, ["web", "db"]);
     assert_eq!(args(&["--run", "12"]).run, Some(RunChoice::Number(RunNumber(12))));
