@@ -205,7 +205,8 @@ pub(crate) struct FakeDaemon {
 impl FakeDaemon {
     /// Starts a daemon that follows `script` with its first client.
     pub(crate) fn start(script: Vec<Step>) -> Self {
-        Self::greeting(Hello::new(), script)
+        // A number that no process has (the largest is 2^22, proc_sys_kernel(5)): this test is not to wait for its own end.
+        Self::greeting(Hello { pid: 1 << 23, ..Hello::new() }, script)
     }
 
     /// The same, with a greeting of its own.

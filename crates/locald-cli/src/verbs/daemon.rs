@@ -4,6 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
+use locald_utils::process::{self, ProcessId};
 use locald_utils::protocol::{FailureCode, Request};
 use locald_utils::time::UnixMillis;
 
@@ -53,6 +54,8 @@ fn stop(all: bool, context: &Context, screen: &mut Screen) -> Result<u8, Problem
         return Ok(0);
     };
     let runs = client.about()?.runs;
+    let pid = client.daemon().pid;
+    let process = ProcessId::of(pid.cast_signed());
     let wait = Wait {
         goal: Goal::Down,
         width: 0,
@@ -73,8 +76,10 @@ fn stop(all: bool, context: &Context, screen: &mut Screen) -> Result<u8, Problem
         // The daemon stays, and watches what could not be ended.
         return Ok(code);
     }
-    let pid = client.daemon().pid;
-    if !client.until_closed(LEAVE_LIMIT) {
+    // The connection closes some moments before the process has ended. A system that cannot tell is not asked twice.
+    let has_left = client.until_closed(LEAVE_LIMIT)
+        && process.is_none_or(|process| process::await_exit(process, LEAVE_LIMIT).unwrap_or(true));
+    if !has_left {
         let message = format!("the daemon (pid {pid}) agreed to leave and has not");
         return Err(locald_utils::protocol::Failure::new(FailureCode::TimedOut, message).into());
     }

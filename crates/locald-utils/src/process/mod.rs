@@ -7,7 +7,9 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -228,6 +230,28 @@ pub fn listens_on(members: &[i32], port: u16) -> io::Result<bool> {
     Ok(listeners(port, Some(members))?.iter().any(|listener| listener.process.is_some()))
 }
 
+/// Waits until a process has ended, for at most `limit`. Returns whether it has; a zombie has.
+///
+/// # Errors
+/// When the system cannot tell (pidfd_open(2) before Linux 5.3).
+pub fn await_exit(process: ProcessId, limit: Duration) -> io::Result<bool> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let Some(watch) = exit_watch(process)? else { return Ok(true) };
+    let until = Instant::now() + limit;
+    while process.is_alive() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(watch.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(true)
+}
+
 /// Finds a program as execvp(3) does: a name with a slash is a path, any other is looked for in `path`, a value of `PATH`.
 ///
 /// # Errors
@@ -318,6 +342,17 @@ mod tests {
         for leader in [-1, 0, 1] {
             assert!(signal_group(leader, Signal::SIGKILL).is_err());
         }
+    }
+
+    #[test]
+    fn the_end_of_a_process_is_waited_for_and_not_for_ever() {
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().expect("cat");
+        let process = ProcessId::of(child.id().cast_signed()).expect("alive");
+        assert!(!await_exit(process, Duration::from_millis(1)).expect("watched"));
+        drop(child.stdin.take());
+        assert!(await_exit(process, Duration::from_secs(30)).expect("watched"), "a zombie has ended");
+        child.wait().expect("reaped");
+        assert!(await_exit(process, Duration::ZERO).expect("watched"));
     }
 
     #[test]
