@@ -1,6 +1,10 @@
 //! One run at a time, whatever is typed at once.
 
-use crate::support::Site;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Seen, Site, send};
 
 /// A service that takes its time to end, and says when another of its runs is there at the same time.
 const SLOW: &str = "[services.web]\ncommand = '''
@@ -52,4 +56,54 @@ fn verbs_at_random_never_make_two_runs_at_once() {
     assert_eq!(site.service("web")["state"], "ready");
     site.down();
     assert!(!site.said().contains(&"TWIN".to_owned()));
+}
+
+#[test]
+fn a_daemon_killed_at_any_moment_leaves_one_run() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\nmkdir held || echo TWIN >> $EVENTS\ntrap 'rmdir held; exit 0' TERM\n\
+         while :; do sleep 0.02; done'''\nstop_grace = \"60s\"\n",
+    );
+    site.up();
+    for round in 0..20 {
+        let restart = site.locald("restart web").start();
+        // From before the request arrives until after the new run is ready: there is no event for "any moment".
+        std::thread::sleep(Duration::from_millis(round * 9));
+        let daemon = site.daemons().first().expect("a daemon").process;
+        send(daemon, Signal::SIGKILL);
+        site.await_end(daemon);
+        let restart = restart.finish();
+        assert!(matches!(restart.exit(), Some(0 | 1)), "{restart}");
+        site.up();
+        let shells = site.service_processes().into_iter().filter(|seen| seen.command.contains("mkdir held"));
+        assert_eq!(shells.count(), 1, "round {round}");
+        assert!(!site.said().contains(&"TWIN".to_owned()), "round {round}");
+    }
+    site.down();
+}
+
+#[test]
+fn a_shim_killed_at_any_moment_leaves_one_run() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\nmkdir held || echo TWIN >> $EVENTS\ntrap 'rmdir held; exit 0' TERM\n\
+         while :; do sleep 0.02; done'''\nstop_grace = \"60s\"\n",
+    );
+    site.up();
+    for round in 0..20 {
+        let restart = site.locald("restart web").start();
+        // As above.
+        std::thread::sleep(Duration::from_millis(round * 9));
+        let shims = site.processes().into_iter().filter(Seen::is_shim);
+        for shim in shims {
+            // It may have ended by itself in between.
+            let _ = locald_utils::process::signal(shim.process, Signal::SIGKILL).expect("a signal");
+        }
+        let restart = restart.finish();
+        assert!(matches!(restart.exit(), Some(0 | 1)), "{restart}");
+        site.up();
+        let shells = site.service_processes().into_iter().filter(|seen| seen.command.contains("mkdir held"));
+        assert_eq!(shells.count(), 1, "round {round}");
+        assert!(!site.said().contains(&"TWIN".to_owned()), "round {round}");
+    }
+    site.down();
 }

@@ -74,7 +74,7 @@ fn a_daemonized_descendant_ends_too() {
     );
     site.up();
     let child = site.await_pid("child");
-    site.locald("down").run().ok().says("had strayed").says(&format!("pid {}", child.pid));
+    site.locald("down").run().ok().says("web: 1 stray ended with it: sleep 600");
     assert!(!child.is_alive());
 }
 

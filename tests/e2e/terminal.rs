@@ -30,10 +30,8 @@ fn closing_the_terminal_ends_the_client_that_started_the_daemon_and_nothing_else
     let site = Site::new(&never_ready());
     let terminal = Terminal::locald(&site, "up");
     site.await_event("up");
-    let (client, daemon, web) = (terminal.process, site.daemon(), site.leader("web"));
-    let mut child = terminal.close();
-    site.await_end(client);
-    child.wait().expect("waits");
+    let (daemon, web) = (site.daemon(), site.leader("web"));
+    terminal.close();
     assert_eq!((site.daemon(), site.leader("web")), (daemon, web));
     assert_eq!(site.said(), ["up"]);
     site.down();
@@ -45,10 +43,8 @@ fn a_shell_that_is_left_takes_nothing_along() {
     let shell = format!("{} up; echo code $?; read line", env!("CARGO_BIN_EXE_locald"));
     let terminal = Terminal::open(&site, "/bin/sh", &["-c", &shell]);
     site.eventually("the end of up", || terminal.shown().contains("code 0").then_some(()));
-    let (client, daemon, web) = (terminal.process, site.daemon(), site.leader("web"));
-    let mut child = terminal.close();
-    site.await_end(client);
-    child.wait().expect("waits");
+    let (daemon, web) = (site.daemon(), site.leader("web"));
+    terminal.close();
     assert_eq!((site.daemon(), site.leader("web")), (daemon, web));
     site.down();
 }

@@ -30,6 +30,11 @@ impl Seen {
         ["/locald", "/locald-server", "/locald-shim"].iter().any(|name| program.ends_with(name))
     }
 
+    /// Whether it is a shim, or what a shim has started and is not yet the service.
+    pub(crate) fn is_shim(&self) -> bool {
+        self.command.split(' ').next().is_some_and(|program| program.ends_with("/locald-shim"))
+    }
+
     /// Whether it is a daemon.
     pub(crate) fn is_daemon(&self) -> bool {
         self.command.split(' ').next().is_some_and(|program| program.ends_with("/locald-server"))

@@ -3,20 +3,20 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use locald_utils::process::ProcessId;
+use locald_utils::process::{ProcessId, Spawn};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 use super::{Site, call, identity, zoo};
 
 /// A terminal, and the leader of the session in it.
 pub(crate) struct Terminal {
-    child: Child,
     pub(crate) process: ProcessId,
     master: File,
     shown: Arc<Mutex<Vec<u8>>>,
@@ -33,19 +33,23 @@ impl Terminal {
         for end in [&pair.master, &pair.slave] {
             fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("a flag");
         }
-        let mut command = Command::new(zoo());
-        command.arg("terminal").arg(nix::unistd::ttyname(&pair.slave).expect("a name"));
-        command.arg(program).args(args).current_dir(site.project());
-        command.env_clear().envs(call::environment(site)).env("TERM", "xterm");
-        let child = command.spawn().expect("a child");
-        let process = identity(child.id().cast_signed());
+        let environment = call::environment(site).into_iter().chain([("TERM", "xterm".into())]);
+        // In a session of its own, and with signals at their defaults even if the tests run under nohup(1).
+        let command = Spawn::new(zoo())
+            .env(environment.map(|(name, value)| (name.into(), value.into())))
+            .arg("terminal")
+            .arg(nix::unistd::ttyname(&pair.slave).expect("a name"))
+            .arg(site.project())
+            .arg(program);
+        let command = args.iter().fold(command, |command, arg| command.arg(arg));
+        let process = identity(command.start().expect("a child"));
         let shown = Arc::new(Mutex::new(Vec::new()));
         let (stop, hold) = io::pipe().expect("a pipe");
         let (master, sink) = (File::from(pair.master), shown.clone());
         let source = master.try_clone().expect("a duplicate");
         // The slave is kept until the first program has it: a terminal without one reads as ended.
         let reader = thread::spawn(move || read(source, pair.slave, &stop, &sink));
-        Self { child, process, master, shown, hold: Some(hold), reader: Some(reader) }
+        Self { process, master, shown, hold: Some(hold), reader: Some(reader) }
     }
 
     /// Opens a terminal with `locald` in it.
@@ -63,17 +67,22 @@ impl Terminal {
         self.master.write_all(keys.as_bytes()).expect("types");
     }
 
-    /// Closes the window: the last descriptor of the master goes, and the kernel hangs up. Returns the session leader.
-    pub(crate) fn close(mut self) -> Child {
+    /// Closes the window: the last descriptor of the master goes, and the kernel hangs up. Waits for the session leader.
+    pub(crate) fn close(mut self) {
         drop(self.hold.take());
         self.reader.take().expect("closed once").join().expect("no panic");
-        self.child
+        drop(self.master);
+        assert!(call::has_ended(self.process), "pid {} has outlived its terminal", self.process.pid);
+        waitpid(Pid::from_raw(self.process.pid), None).expect("waits");
     }
 
     /// Waits for the end of the session leader. Returns its exit code.
     pub(crate) fn finish(&mut self) -> Option<i32> {
         assert!(call::has_ended(self.process), "it did not end; the terminal shows:\n{}", self.shown());
-        self.child.wait().expect("waits").code()
+        match waitpid(Pid::from_raw(self.process.pid), None).expect("waits") {
+            WaitStatus::Exited(_, code) => Some(code),
+            _ => None,
+        }
     }
 }
 

@@ -162,6 +162,7 @@ impl Ledger {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.pragma_update(None, "busy_timeout", 2000)?;
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         // A megabyte of pages is plenty for a few tables, and the daemon promises to stay small.
         connection.pragma_update(None, "cache_size", -512)?;
         let epoch = migrate(&mut connection)?;
@@ -498,9 +499,29 @@ fn migrate(connection: &mut Connection) -> Result<u64, LedgerError> {
     Ok(epoch.cast_unsigned())
 }
 
+/// 200 transactions: some megabytes of write-ahead log.
+const CHECKPOINT_AFTER: u32 = 200;
+
 /// The thread: one transaction for all that is waiting, then the answers.
 fn serve(connection: &mut Connection, inbox: &mpsc::Receiver<Work>) {
-    while let Ok(first) = inbox.recv() {
+    let mut since_checkpoint = 0;
+    loop {
+        let first = match inbox.try_recv() {
+            Ok(first) => first,
+            Err(mpsc::TryRecvError::Empty) => {
+                // A checkpoint waits for the disk. It is made while nobody waits for the ledger.
+                if since_checkpoint >= CHECKPOINT_AFTER {
+                    since_checkpoint = 0;
+                    checkpoint(connection);
+                }
+                match inbox.recv() {
+                    Ok(first) => first,
+                    Err(mpsc::RecvError) => return,
+                }
+            }
+            Err(mpsc::TryRecvError::Disconnected) => return,
+        };
+        since_checkpoint += 1;
         let mut answers = Vec::new();
         let is_committed = match connection.transaction() {
             Ok(transaction) => {
@@ -520,6 +541,13 @@ fn serve(connection: &mut Connection, inbox: &mpsc::Receiver<Work>) {
         for answer in answers {
             answer(is_committed);
         }
+    }
+}
+
+fn checkpoint(connection: &Connection) {
+    let checkpoint = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+    if let Err(error) = checkpoint {
+        tracing::warn!(%error, "could not checkpoint the ledger");
     }
 }
 
@@ -644,4 +672,168 @@ fn left_project(transaction: &Transaction<'_>, spec: ProjectSpec) -> Result<Left
         services.push((Remembered { name, newest, desired, resting, last }, environment));
     }
     Ok(Left { spec, services, ports })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use locald_utils::name::RunId;
+
+    use super::*;
+    use crate::core::lifecycle::tests::{ended, spec};
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
+    }
+
+    fn open(dir: &tempfile::TempDir) -> (Ledger, u64) {
+        Ledger::open(&dir.path().join("ledger.db")).expect("opens")
+    }
+
+    fn project() -> ProjectSpec {
+        let mut web = spec("web");
+        web.port = Some(PortSpec::Auto);
+        ProjectSpec {
+            id: ProjectId::from_recorded("p"),
+            name: "shop".parse().expect("valid"),
+            dir: "/shop".into(),
+            file: "/shop/locald.toml".into(),
+            services: vec![web, spec("db")],
+        }
+    }
+
+    fn intent(number: u32) -> Intent {
+        Intent {
+            run: RunRef {
+                project: ProjectId::from_recorded("p"),
+                project_name: "shop".parse().expect("valid"),
+                service: "web".parse().expect("valid"),
+                number: RunNumber(number),
+                id: RunId::random().expect("random"),
+            },
+            asked_by: "up".into(),
+            asked_at: UnixMillis(1),
+            boot: "this boot".into(),
+            argv: vec!["web".into()],
+            workdir: "/shop".into(),
+            executable: None,
+            environment: BTreeMap::new(),
+            spec_digest: "d".into(),
+            port: None,
+        }
+    }
+
+    #[test]
+    fn numbers_and_ports_are_kept_over_daemons() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (ledger, first) = open(&dir);
+        let port = block_on(async {
+            ledger.intend(intent(1)).await.expect("recorded");
+            ledger.intend(intent(2)).await.expect("recorded");
+            ledger.known(&project()).await.expect("known").ports
+        });
+        drop(ledger);
+        let (ledger, second) = open(&dir);
+        assert_eq!(second, first + 1);
+        let known = block_on(ledger.known(&project())).expect("known");
+        assert_eq!(known.ports, port);
+        assert_eq!(port.len(), 1);
+        assert_eq!(known.newest.values().collect::<Vec<_>>(), [&RunNumber(2)]);
+    }
+
+    #[test]
+    fn a_port_is_never_given_to_two() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (ledger, _) = open(&dir);
+        let ports = |id: &str| {
+            let project = ProjectSpec { id: ProjectId::from_recorded(id), ..project() };
+            block_on(ledger.known(&project)).expect("known").ports
+        };
+        let all: std::collections::BTreeSet<u16> =
+            (0..20).flat_map(|index| ports(&index.to_string()).into_values()).collect();
+        assert_eq!(all.len(), 20);
+    }
+
+    #[test]
+    fn what_a_daemon_was_looking_after_is_there_for_the_next() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (ledger, _) = open(&dir);
+        let environment = Arc::new(BaseEnvironment::new(Environment::from([("A".into(), "1".into())])));
+        let web: ServiceName = "web".parse().expect("valid");
+        let key = ServiceKey { project: ProjectId::from_recorded("p"), service: web.clone() };
+        ledger.save_project(project(), vec![(web.clone(), Desired::Up)], Some(environment.clone()));
+        ledger.save_resting(&key, Some(Resting::Completed));
+        let run = intent(1);
+        let over =
+            Arc::new(Ended { run: run.run.clone(), ..ended(RunNumber(1), ExitStatus::Code(3)).as_ref().clone() });
+        block_on(async {
+            ledger.intend(run).await.expect("recorded");
+            ledger.ended(over.clone()).await.expect("recorded");
+        });
+        drop(ledger);
+        let (ledger, _) = open(&dir);
+        let left = block_on(ledger.left()).expect("readable");
+        let [Left { spec, services, .. }] = left.as_slice() else { panic!("{left:?}") };
+        assert_eq!(*spec, project());
+        let [(remembered, kept)] = services.as_slice() else { panic!("{services:?}") };
+        assert_eq!((&remembered.name, remembered.newest, remembered.desired), (&web, RunNumber(1), Desired::Up));
+        assert_eq!(remembered.resting, Some(Resting::Completed));
+        assert_eq!(remembered.last.as_ref(), Some(&over));
+        assert_eq!(*kept, environment);
+        ledger.forget_project(key.project);
+        assert!(block_on(ledger.left()).expect("readable").is_empty());
+    }
+
+    #[test]
+    fn an_end_is_recorded_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (ledger, _) = open(&dir);
+        let run = intent(1);
+        let over = |code| {
+            Arc::new(Ended { run: run.run.clone(), ..ended(RunNumber(1), ExitStatus::Code(code)).as_ref().clone() })
+        };
+        let code = block_on(async {
+            ledger.intend(run.clone()).await.expect("recorded");
+            ledger.ended(over(3)).await.expect("recorded");
+            ledger.ended(over(4)).await.expect("recorded");
+            ledger
+                .run(|transaction| {
+                    Ok(transaction.query_row("SELECT exit_code FROM runs", [], |row| row.get::<_, i32>(0))?)
+                })
+                .await
+        });
+        assert_eq!(code.expect("one row"), 3);
+    }
+
+    #[test]
+    fn runs_that_nobody_speaks_for_are_closed_with_the_reason() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (ledger, _) = open(&dir);
+        let (alive, lost, before) = (intent(1), intent(2), Intent { boot: "another".into(), ..intent(3) });
+        let runs = [alive.clone(), lost, before];
+        let outcomes: Vec<Option<String>> = block_on(async {
+            for run in runs {
+                ledger.intend(run).await.expect("recorded");
+            }
+            assert_eq!(ledger.close_lost_runs(vec![alive.run], "this boot".into()).await.expect("closed"), 2);
+            let read = ledger.run(|transaction| {
+                let mut statement = transaction.prepare("SELECT outcome FROM runs ORDER BY number")?;
+                Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
+            });
+            read.await.expect("readable")
+        });
+        assert_eq!(outcomes, [None, Some("interrupted".into()), Some("ended by reboot".into())]);
+    }
+
+    #[test]
+    fn a_ledger_from_the_future_and_a_file_that_is_none_are_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        drop(open(&dir));
+        let path = dir.path().join("ledger.db");
+        Connection::open(&path).and_then(|ledger| ledger.pragma_update(None, "user_version", 99)).expect("changed");
+        assert!(matches!(Ledger::open(&path), Err(LedgerError::Newer { found: 99 })));
+        std::fs::write(&path, "no database at all, but long enough to be looked at as one").expect("written");
+        assert!(matches!(Ledger::open(&path), Err(LedgerError::Sqlite(_))));
+    }
 }

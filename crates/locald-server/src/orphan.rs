@@ -34,6 +34,9 @@ const MOST_LOST: u64 = 4096;
 /// 1 s: how long a shim that closed its connections may take to be gone.
 const SHIM_LIMIT: Duration = Duration::from_secs(1);
 
+/// 1 s: reading what is left in a terminal takes milliseconds.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+
 /// A run without a shim.
 pub(crate) struct Orphan {
     pub(crate) context: Rc<Context>,
@@ -82,10 +85,11 @@ impl Orphan {
         self.reporter.report(News::Degraded);
         let pump = self.master.take().and_then(|master| self.pump(master));
         let (status, stop_at_once) = self.wait_for_leader(record.leader).await;
-        let ended = self.sweep(record.leader, status, stop_at_once).await;
+        let mut ended = self.sweep(record.leader, status, stop_at_once).await;
         if let Some(pump) = pump {
-            // Nobody is left to write; the pump sees the end of the terminal.
-            let _ = pump.await;
+            ended.lost_output = MOST_LOST;
+            // Nobody of the run is left to write, so the terminal ends; unless a stranger was given it.
+            let _ = tokio::time::timeout(DRAIN_LIMIT, pump).await;
         }
         self.over(ended).await;
     }
@@ -125,18 +129,22 @@ impl Orphan {
 
     /// Waits until the leader has exited, or the run is to be ended. `Some(at_once)` when it is to be ended.
     async fn wait_for_leader(&mut self, leader: ProcessId) -> (Option<ExitStatus>, Option<bool>) {
-        // A leader that came to this daemon as an orphan tells its status; one of an earlier daemon only that it is gone.
-        let is_child = process::look(leader.pid)
-            .is_some_and(|process| process.id == leader && process.parent == std::process::id().cast_signed());
-        let exit = self.context.reaper.exit_of(leader.pid);
+        let exit = self.exit_of(leader);
         tokio::select! {
-            status = exited(leader, is_child.then_some(exit)) => (Some(status), None),
+            status = exited(leader, exit) => (Some(status), None),
             order = self.orders.recv() => match order {
                 Some(Order::Stop { at_once }) => (None, Some(at_once)),
                 // The daemon goes down; the next one looks again.
                 None => std::future::pending().await,
             },
         }
+    }
+
+    /// The exit of a leader that came to this daemon as an orphan. One of an earlier daemon's only shows that it is gone.
+    fn exit_of(&self, leader: ProcessId) -> Option<oneshot::Receiver<ExitStatus>> {
+        let own = std::process::id().cast_signed();
+        let is_child = process::look(leader.pid).is_some_and(|process| process.id == leader && process.parent == own);
+        is_child.then(|| self.context.reaper.exit_of(leader.pid))
     }
 
     async fn sweep(&mut self, leader: ProcessId, status: Option<ExitStatus>, stop_at_once: Option<bool>) -> Ended {
@@ -150,9 +158,7 @@ impl Orphan {
             killed: BTreeSet::new(),
             strays: Vec::new(),
         };
-        let is_child =
-            process::look(leader.pid).is_some_and(|process| process.parent == std::process::id().cast_signed());
-        let mut exit = (status.is_none() && is_child).then(|| self.context.reaper.exit_of(leader.pid));
+        let mut exit = if status.is_none() { self.exit_of(leader) } else { None };
         let mut status = status;
         self.reporter.report(News::Stopping {
             kill_at: UnixMillis(UnixMillis::now().0 + u64::try_from(grace.as_millis()).unwrap_or(0)),
@@ -225,7 +231,7 @@ impl Orphan {
             strays,
             survivors: Vec::new(),
             stop_took: took,
-            lost_output: if self.master.is_some() { MOST_LOST } else { 0 },
+            lost_output: 0,
         }
     }
 }

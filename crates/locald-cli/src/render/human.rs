@@ -10,8 +10,8 @@ use locald_utils::time::{UnixMillis, human};
 use crate::screen::{Paint, Tone};
 use crate::view::{self, Row, Word, clean, count};
 
-/// Strays that are named for each service; more are counted.
-const STRAYS_NAMED: usize = 5;
+/// Strays that are named for each service; more are counted. A database has a handful that are no news to anybody.
+const STRAYS_NAMED: usize = 2;
 
 /// An error message with its way out.
 pub(crate) fn failure(failure: &Failure, paint: Paint) -> String {
@@ -171,16 +171,13 @@ pub(crate) fn stopped(outcome: &Outcome) -> String {
                 .strays
                 .iter()
                 .take(STRAYS_NAMED)
-                .map(|stray| format!("pid {} ({})", stray.process.pid, clean(&stray.command)))
+                .map(|stray| clean(&stray.command))
                 .collect();
             if let Some(more) = ended.strays.len().checked_sub(STRAYS_NAMED).filter(|more| *more > 0) {
                 strays.push(format!("and {more} more"));
             }
-            text.push_str(&format!(
-                "{name}: {} had strayed: {}\n",
-                count(ended.strays.len(), "process"),
-                strays.join(", ")
-            ));
+            let word = if ended.strays.len() == 1 { "stray" } else { "strays" };
+            text.push_str(&format!("{name}: {} {word} ended with it: {}\n", ended.strays.len(), strays.join(", ")));
         }
     }
     let totals = view::stop_totals(outcome);
@@ -405,11 +402,11 @@ blog     0/0 ready  /work/blog
             ..became(service("web", State::Stopped), OutcomeResult::Done, false)
         };
         let db = became(service("db", State::Stopped), OutcomeResult::Done, true);
-        let each = "pid 812 (sleep 601), ".repeat(5);
+        let each = "sleep 601, ".repeat(2);
         assert_eq!(
             stopped(&outcome(vec![web, db])),
             format!(
-                "web: 1 process killed after 5.0s\nweb: 6 processes had strayed: {each}and 1 more\n\
+                "web: 1 process killed after 5.0s\nweb: 6 strays ended with it: {each}and 4 more\n\
                  1 service stopped, 3 processes ended, 0 left in 1.2s\n"
             )
         );

@@ -254,10 +254,8 @@ pub fn listeners(port: u16, among: Option<&[i32]>) -> io::Result<Vec<Listener>> 
     let mut found: Vec<Listener> = sockets.iter().map(|&(_, v6)| Listener { process: None, v6 }).collect();
     for pid in candidates {
         for inode in socket_inodes(pid) {
-            if let Some(index) = sockets.iter().position(|&(wanted, _)| wanted == inode)
-                && found[index].process.is_none()
-            {
-                found[index].process = look(pid);
+            if let Some(index) = sockets.iter().position(|&(wanted, _)| wanted == inode) {
+                found[index].process = super::first_holder(found[index].process.take(), look(pid));
             }
         }
     }

@@ -170,8 +170,11 @@ pub fn listeners(port: u16, among: Option<&[i32]>) -> io::Result<Vec<Listener>> 
     for pid in candidates {
         for socket in listening_sockets(pid).into_iter().filter(|socket| socket.port == port) {
             // A socket that was inherited is one listener with the first of its holders.
-            if !found.iter().any(|&(handle, _)| handle == socket.handle) {
-                found.push((socket.handle, Listener { process: look(pid), v6: socket.v6 }));
+            match found.iter_mut().find(|(handle, _)| *handle == socket.handle) {
+                Some((_, listener)) => {
+                    listener.process = super::first_holder(listener.process.take(), look(pid));
+                }
+                None => found.push((socket.handle, Listener { process: look(pid), v6: socket.v6 })),
             }
         }
     }

@@ -208,6 +208,18 @@ pub fn port_holders(port: u16) -> io::Result<Vec<Option<Holder>>> {
     Ok(listeners.into_iter().map(|listener| listener.process.map(Holder::describe)).collect())
 }
 
+/// Of two processes that hold one socket, the one that had it first: it made the socket, the other inherited it, often
+/// for no longer than it takes to run another program.
+fn first_holder(one: Option<Process>, other: Option<Process>) -> Option<Process> {
+    match (one, other) {
+        (Some(one), Some(other)) => {
+            let is_older = other.id.start < one.id.start || one.parent == other.id.pid;
+            Some(if is_older { other } else { one })
+        }
+        (one, other) => one.or(other),
+    }
+}
+
 /// Whether one of `members` listens on a TCP port.
 ///
 /// # Errors
@@ -252,6 +264,23 @@ pub fn user_name(uid: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_is_its_makers_and_not_that_of_a_child_with_a_lower_number() {
+        let process = |pid, start, parent| Process {
+            id: ProcessId { pid, start },
+            parent,
+            ..look(std::process::id().cast_signed()).expect("shown")
+        };
+        let (maker, child, twin) = (process(900, 50, 1), process(80, 60, 900), process(81, 50, 900));
+        for other in [&child, &twin] {
+            for (a, b) in [(&maker, other), (other, &maker)] {
+                assert_eq!(first_holder(Some(a.clone()), Some(b.clone())), Some(maker.clone()));
+            }
+        }
+        assert_eq!(first_holder(None, Some(child.clone())), Some(child));
+        assert_eq!(first_holder(None, None), None);
+    }
 
     #[test]
     fn a_recycled_number_is_not_signalled() {
