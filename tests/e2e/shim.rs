@@ -93,3 +93,18 @@ fn daemon_and_shim_killed_together_leave_a_service_that_can_be_ended() {
     assert!(!web.is_alive());
     site.assert_no_service_is_left();
 }
+
+// The order used to be lost with the shim that had not read it, and the service was `stopping` for ever.
+#[test]
+fn a_stop_that_its_shim_did_not_live_to_hear_is_carried_out() {
+    let site = Site::new("[services.web]\ncommand = 'sleep 600'\n");
+    site.up();
+    let (shim, web) = (site.recorded("web", "shim", "shim"), site.leader("web"));
+    send(shim, Signal::SIGSTOP);
+    let stop = site.locald("stop web").start();
+    site.await_state("web", "stopping");
+    send(shim, Signal::SIGKILL);
+    stop.finish().ok();
+    assert!(!web.is_alive());
+    site.assert_no_service_is_left();
+}

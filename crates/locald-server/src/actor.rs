@@ -81,8 +81,8 @@ pub(crate) fn start(context: Rc<Context>, assignment: Assignment) -> mpsc::Unbou
         match set_up(&context, &assignment).await {
             Ok((link, identity)) => {
                 let port = assignment.ports.get(&assignment.key.service).copied();
-                let actor =
-                    Actor { context, reporter, identity, spec: assignment.spec, port, orders: inbox, master: None };
+                let spec = assignment.spec;
+                let actor = Actor { context, reporter, identity, spec, port, orders: inbox, stop: None, master: None };
                 actor.supervise(link).await;
             }
             Err(failure) => {
@@ -105,7 +105,7 @@ pub(crate) fn adopt(context: Rc<Context>, record: ShimRecord, spec: Arc<ServiceS
             socket: record.socket.clone(),
             run: record.run.clone(),
         };
-        let actor = Actor { context, reporter, identity, spec, port: None, orders: inbox, master: None };
+        let actor = Actor { context, reporter, identity, spec, port: None, orders: inbox, stop: None, master: None };
         actor.find(record.shim).await;
     });
     orders
@@ -321,6 +321,8 @@ struct Actor {
     spec: Arc<ServiceSpec>,
     port: Option<u16>,
     orders: mpsc::UnboundedReceiver<Order>,
+    /// The stop that was ordered. A shim that dies may not have heard of it, so whoever comes after it is told again.
+    stop: Option<Order>,
     /// The duplicate of the PTY master. Never read while the shim lives; it keeps the terminal open when the shim dies.
     master: Option<OwnedFd>,
 }
@@ -358,6 +360,9 @@ impl Actor {
     async fn reunite(self, mut link: ShimLink) {
         // A shim that has nothing to carry, or breaks off now, is seen by what follows.
         let _ = link.send(&ToShim::Status).await;
+        if let Some(order) = self.stop {
+            let _ = link.send(&self.in_shims_words(order)).await;
+        }
         self.supervise(link).await;
     }
 
@@ -389,10 +394,10 @@ impl Actor {
                         return Parting::Lost;
                     }
                 },
-                Some(Order::Stop { at_once }) = self.orders.recv() => {
+                Some(order) = self.orders.recv() => {
                     probe = None;
-                    let grace = if at_once { Duration::ZERO } else { self.spec.stop.grace };
-                    if link.send(&ToShim::Stop { grace }).await.is_err() {
+                    self.stop = Some(order);
+                    if link.send(&self.in_shims_words(order)).await.is_err() {
                         return Parting::Lost;
                     }
                 }
@@ -402,6 +407,11 @@ impl Actor {
                 }
             }
         }
+    }
+
+    fn in_shims_words(&self, order: Order) -> ToShim {
+        let Order::Stop { at_once } = order;
+        ToShim::Stop { grace: if at_once { Duration::ZERO } else { self.spec.stop.grace } }
     }
 
     async fn hear(
@@ -492,8 +502,8 @@ impl Actor {
 
     /// The shim is gone: what it recorded, or what still runs, tells how the run stands.
     async fn inherit(self, shim: ProcessId) {
-        let Self { context, reporter, identity, spec, orders, master, .. } = self;
-        let orphan = orphan::Orphan { context, reporter, identity, spec, orders, master, shim };
+        let Self { context, reporter, identity, spec, orders, stop, master, .. } = self;
+        let orphan = orphan::Orphan { context, reporter, identity, spec, orders, stop, master, shim };
         orphan.look_after().await;
     }
 }

@@ -44,6 +44,8 @@ pub(crate) struct Orphan {
     pub(crate) identity: ShimIdentity,
     pub(crate) spec: Arc<ServiceSpec>,
     pub(crate) orders: mpsc::UnboundedReceiver<Order>,
+    /// The stop that its shim was told of and has not carried out.
+    pub(crate) stop: Option<Order>,
     pub(crate) master: Option<OwnedFd>,
     pub(crate) shim: ProcessId,
 }
@@ -129,6 +131,9 @@ impl Orphan {
 
     /// Waits until the leader has exited, or the run is to be ended. `Some(at_once)` when it is to be ended.
     async fn wait_for_leader(&mut self, leader: ProcessId) -> (Option<ExitStatus>, Option<bool>) {
+        if let Some(Order::Stop { at_once }) = self.stop {
+            return (None, Some(at_once));
+        }
         let exit = self.exit_of(leader);
         tokio::select! {
             status = exited(leader, exit) => (Some(status), None),
