@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,8 +102,9 @@ pub(crate) fn adopt(context: Rc<Context>, record: ShimRecord, spec: Arc<ServiceS
         let project_dir = context.home.project(&record.run.project, &record.run.project_name);
         let identity = ShimIdentity {
             service_dir: service_dir(&project_dir, &record.run.service),
-            socket: record.socket.clone(),
-            run: record.run.clone(),
+            project_dir: record.project_dir,
+            socket: record.socket,
+            run: record.run,
         };
         let actor = Actor { context, reporter, identity, spec, port: None, orders: inbox, stop: None, master: None };
         actor.find(record.shim).await;
@@ -152,7 +153,7 @@ async fn set_up(context: &Context, assignment: &Assignment) -> Result<(ShimLink,
         hint: Some("no run is started without a record; is the disk full?".to_owned()),
         permanent: false,
     })?;
-    let result = launch(context, &run, order).await;
+    let result = launch(context, &run, &assignment.project_dir, order).await;
     if let Err(failure) = &result {
         context.ledger.not_started(&run, failure);
     }
@@ -162,11 +163,16 @@ async fn set_up(context: &Context, assignment: &Assignment) -> Result<(ShimLink,
     Ok((link, identity))
 }
 
-async fn launch(context: &Context, run: &RunRef, order: StartOrder) -> Result<(ShimLink, ShimIdentity), StartFailure> {
-    let project_dir = context.home.project(&run.project, &run.project_name);
+async fn launch(
+    context: &Context,
+    run: &RunRef,
+    project_dir: &Path,
+    order: StartOrder,
+) -> Result<(ShimLink, ShimIdentity), StartFailure> {
     let identity = ShimIdentity {
         run: run.clone(),
-        service_dir: service_dir(&project_dir, &run.service),
+        project_dir: project_dir.to_owned(),
+        service_dir: service_dir(&context.home.project(&run.project, &run.project_name), &run.service),
         socket: context.home.shim_socket(&run.id),
     };
     let (pid, stream) =
@@ -175,12 +181,17 @@ async fn launch(context: &Context, run: &RunRef, order: StartOrder) -> Result<(S
             ..shim_failure(&format!("could not start {}", context.shim_program.display()), &error)
         })?;
     let exit = context.reaper.exit_of(pid);
+    let shim = ProcessId::of(pid);
     let link = ShimLink::born(stream, context.epoch).await;
     let mut link = match link {
         Ok(link) => link,
         Err(error) => {
-            // Its end of the pair is closed now, at which it leaves; its own words are in the log.
-            drop(exit);
+            // A shim that comes late must not meet the next one. It has started nothing yet; its own words are in the log.
+            if let Some(shim) = shim {
+                let _ = process::signal(shim, nix::sys::signal::Signal::SIGKILL);
+            }
+            let _ = exit.await;
+            forget(&identity);
             return Err(shim_failure("its shim did not come up (the daemon's log says why)", &error));
         }
     };
@@ -188,6 +199,15 @@ async fn launch(context: &Context, run: &RunRef, order: StartOrder) -> Result<(S
         .await
         .map_err(|error| shim_failure("could not talk to its shim", &error))?;
     Ok((link, identity))
+}
+
+/// Takes away what a shim that never started anything has left.
+fn forget(identity: &ShimIdentity) {
+    let own = record::load::<ShimRecord>(&identity.service_dir, record::SHIM).ok().flatten();
+    if own.is_some_and(|record| record.run.id == identity.run.id) {
+        let _ = record::remove(&identity.service_dir, record::SHIM);
+    }
+    let _ = std::fs::remove_file(&identity.socket);
 }
 
 fn shim_failure(what: &str, error: &io::Error) -> StartFailure {
@@ -509,7 +529,7 @@ impl Actor {
 }
 
 /// Puts the end of a run on record, takes away what records it until then, and tells the core.
-pub(crate) async fn conclude(context: &Context, service_dir: &std::path::Path, reporter: &Reporter, ended: Arc<Ended>) {
+pub(crate) async fn conclude(context: &Context, service_dir: &Path, reporter: &Reporter, ended: Arc<Ended>) {
     match context.ledger.ended(ended.clone()).await {
         // Only now may the shim's own record go.
         Ok(()) => {

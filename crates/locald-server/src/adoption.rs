@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use locald_utils::paths::Home;
 use locald_utils::record::{self, Ended, RunRef, ShimRecord};
-use locald_utils::spec::ServiceSpec;
 
 use crate::ledger::{Ledger, LedgerError, Left};
 
@@ -17,9 +16,9 @@ pub(crate) struct Inheritance {
     /// Projects and what is wanted of them.
     pub(crate) left: Vec<Left>,
     /// Runs that have a shim, or had one until it died.
-    pub(crate) shims: Vec<(ShimRecord, Arc<ServiceSpec>)>,
+    pub(crate) shims: Vec<ShimRecord>,
     /// Runs that ended while no daemon was there, already on record.
-    pub(crate) ended: Vec<(Arc<Ended>, Arc<ServiceSpec>)>,
+    pub(crate) ended: Vec<Arc<Ended>>,
 }
 
 /// Looks through the records of a home.
@@ -44,26 +43,7 @@ pub(crate) async fn look(home: &Home, ledger: &Ledger, boot: &str) -> Result<Inh
     if lost > 0 {
         tracing::info!(lost, "runs without a record were closed in the ledger");
     }
-    let left = ledger.left().await?;
-    let spec_of = |run: &RunRef| {
-        let project = left.iter().find(|left| left.spec.id == run.project);
-        let spec = project.and_then(|left| left.spec.services.iter().find(|spec| spec.name == run.service));
-        if spec.is_none() {
-            tracing::warn!(service = %run.service, "a run of a service that the ledger does not know is left alone");
-        }
-        Some(Arc::new(spec?.clone()))
-    };
-    let shims = shims
-        .into_iter()
-        .filter_map(|record| Some((spec_of(&record.run)?, record)))
-        .map(|(spec, record)| (record, spec))
-        .collect();
-    let ended = ended
-        .into_iter()
-        .filter_map(|ended| Some((spec_of(&ended.run)?, ended)))
-        .map(|(spec, ended)| (ended, spec))
-        .collect();
-    Ok(Inheritance { left, shims, ended })
+    Ok(Inheritance { left: ledger.left().await?, shims, ended })
 }
 
 fn service_dirs(home: &Home) -> Vec<PathBuf> {

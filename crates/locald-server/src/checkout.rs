@@ -81,7 +81,9 @@ async fn ask(dir: &Path, reaper: &Reaper) -> io::Result<Option<(String, bool)>> 
     let (reader, writer) = io::pipe()?;
     let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
     // Without optional locks it never gets in the way of the person's own git (git(1), GIT_OPTIONAL_LOCKS).
-    let env = std::env::vars_os().chain([("GIT_OPTIONAL_LOCKS".into(), "0".into())]);
+    // And what another checkout's environment says (GIT_DIR) is not about this one.
+    let env = std::env::vars_os().filter(|(name, _)| !name.as_encoded_bytes().starts_with(b"GIT_"));
+    let env = env.chain([("GIT_OPTIONAL_LOCKS".into(), "0".into())]);
     let pid = Spawn::new(git)
         .arg("-C")
         .arg(dir)

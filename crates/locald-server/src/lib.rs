@@ -178,6 +178,8 @@ async fn serve(home: Home, starter: &mut Starter) -> Result<(), DaemonStart> {
     let mut supervisor = Supervisor::new(context);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), epoch, runs = inheritance.shims.len(), "started");
     supervisor.take_over(inheritance);
+    // Clients are greeted at once; what they ask waits until it is known what runs.
+    spawn_local(accept(listener, messages));
     starter.tell(&DaemonStart::Ready { pid: std::process::id() });
     let patience = tokio::time::sleep(adoption::PATIENCE);
     tokio::pin!(patience);
@@ -188,7 +190,6 @@ async fn serve(home: Home, starter: &mut Starter) -> Result<(), DaemonStart> {
         }
     }
     supervisor.resume();
-    spawn_local(accept(listener, messages));
     supervisor.run(inbox, hearing).await;
     Ok(())
 }

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 /// 5 ms: a dependent starts soon after, and a look costs a fraction of a millisecond.
 const FIRST: Duration = Duration::from_millis(5);
-/// 100 ms: what a slow starter is looked at in the end; nobody notices a tenth of a second after ten.
-const LONGEST: Duration = Duration::from_millis(100);
+/// 1 s, after twenty: who has waited that long does not notice, and a port that is never opened costs next to nothing.
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// A port that is about to be listened on.
 pub(crate) struct PortProbe {

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use crate::actor::{self, Assignment, Context, Order, Report};
 use crate::adoption::Inheritance;
 use crate::core::Time;
-use crate::core::fleet::{Effect, Fleet};
+use crate::core::fleet::{Effect, Fleet, Found};
 use crate::core::goal::Goal;
 use crate::core::lifecycle::News;
 use crate::ledger::{BaseEnvironment, Left};
@@ -133,12 +133,18 @@ impl Supervisor {
             self.fleet.restore(spec, services.into_iter().map(|(remembered, _)| remembered));
         }
         // Ends come first: what follows from them must not be taken for what is running.
-        for (ended, spec) in ended {
-            self.fleet.replay(self.now(), ended, spec);
+        for ended in ended {
+            self.fleet.replay(self.now(), ended);
         }
-        for (record, spec) in shims {
+        for record in shims {
             let (key, run) = (record.run.key(), record.run.number);
-            self.fleet.adopt(&key, run, spec.clone());
+            self.fleet.adopt(&Found {
+                key: key.clone(),
+                run,
+                project_name: record.run.project_name.clone(),
+                project_dir: record.project_dir.clone(),
+            });
+            let Some(spec) = self.fleet.service(&key).map(|service| service.spec.clone()) else { continue };
             let orders = actor::adopt(self.context.clone(), record, spec);
             self.actors.insert((key, run), orders);
         }

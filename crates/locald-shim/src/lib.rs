@@ -82,6 +82,7 @@ fn set_up(identity: &ShimIdentity) -> std::io::Result<pump::Pump> {
     let shim = ProcessId::own()?;
     let record = ShimRecord {
         run: identity.run.clone(),
+        project_dir: identity.project_dir.clone(),
         boot: process::boot_id()?,
         shim,
         socket: identity.socket.clone(),

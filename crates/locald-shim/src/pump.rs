@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use locald_utils::log::LogWriter;
 use locald_utils::process::ladder::{Action, View};
 use locald_utils::process::{self, ProcessId, sys};
-use locald_utils::record::{self, Ended, ExitStatus, PidRecord, StartFailure, StartStage, StopRecord};
+use locald_utils::record::{self, Ended, ExitStatus, PidRecord, ShimRecord, StartFailure, StartStage, StopRecord};
 use locald_utils::shim_protocol::{FromShim, PROTOCOL, Phase, ShimIdentity, Snapshot, StartOrder, ToShim};
 use locald_utils::spec::Environment;
 use locald_utils::time::UnixMillis;
@@ -494,8 +494,10 @@ impl Pump {
         if live.exit.is_none() {
             return false;
         }
+        // The stop command is not of the service; whether it is over is asked by itself.
+        let command = live.command.as_ref().map(|command| command.process.pid);
         let is_child_left = match process::own_children() {
-            Ok(children) => children.iter().any(|&pid| pid != live.leader.pid),
+            Ok(children) => children.iter().any(|&pid| pid != live.leader.pid && Some(pid) != command),
             // Not knowing is not being empty.
             Err(_) => true,
         };
@@ -597,18 +599,21 @@ impl Pump {
             }
             let State::Live(live) = &mut self.state else { return };
             live.stop = Some(stop);
-            if command.is_some() {
-                live.command = command;
-            }
             if let Some(survivors) = survivors {
                 live.survivors.clone_from(&survivors);
                 self.link.tell(&FromShim::Survivors { survivors }, None);
+            }
+            let State::Live(live) = &mut self.state else { return };
+            match command {
+                Some(Ok(command)) => live.command = Some(command),
+                Some(Err(error)) => self.note(&format!("stop_command could not be started: {error}")),
+                None => {}
             }
         }
     }
 
     /// Starts the stop command, with its output in the log. One that cannot be run says so there, and the stop goes on.
-    fn run_command(&self, live: &Live) -> Option<Helper> {
+    fn run_command(&self, live: &Live) -> Option<io::Result<Helper>> {
         let command = live.order.stop.command.clone()?;
         let slave = self.slave.as_ref()?;
         let plan = Plan {
@@ -617,14 +622,7 @@ impl Pump {
             environment: live.order.environment.clone(),
             takes_terminal: false,
         };
-        let started = std::fs::File::open("/dev/null").and_then(|null| Helper::start(&plan, &null, slave));
-        match started {
-            Ok(helper) => Some(helper),
-            Err(error) => {
-                self.note(&format!("stop_command could not be started: {error}"));
-                None
-            }
-        }
+        Some(std::fs::File::open("/dev/null").and_then(|null| Helper::start(&plan, &null, slave)))
     }
 
     fn hear_command(&mut self) {
@@ -643,11 +641,11 @@ impl Pump {
         }
     }
 
-    /// Writes a line of locald's own to the service's terminal, so that it stands in the log where it happened.
-    fn note(&self, text: &str) {
-        if let Some(slave) = &self.slave {
-            // The terminal takes a line; when it does not, the stop matters more.
-            let _ = nix::unistd::write(slave, format!("locald: {text}\n").as_bytes());
+    /// Writes a line of locald's own to the log, behind what the service has written so far.
+    fn note(&mut self, text: &str) {
+        self.read_terminal();
+        if let Some(log) = &mut self.log {
+            log.write(format!("locald: {text}\n").as_bytes(), UnixMillis::now());
         }
     }
 
@@ -706,6 +704,12 @@ impl Pump {
     fn forget_records(&mut self) {
         if std::mem::replace(&mut self.is_forgotten, true) {
             return;
+        }
+        let dir = &self.identity.service_dir;
+        let record = record::load::<ShimRecord>(dir, record::SHIM).ok().flatten();
+        if record.is_some_and(|record| record.run.id != self.identity.run.id) {
+            // Another run has begun here, because this shim was taken for dead. What lies here is that one's.
+            return self.link.close();
         }
         for name in [record::PID, record::STOP, record::SHIM] {
             // A record that stays is cleared by the next daemon: its processes are gone.

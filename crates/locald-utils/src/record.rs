@@ -223,6 +223,8 @@ pub struct StartFailure {
 pub struct ShimRecord {
     /// The run it carries out.
     pub run: RunRef,
+    /// The project's directory.
+    pub project_dir: PathBuf,
     /// The boot in which `shim` means anything.
     pub boot: String,
     /// The shim itself.

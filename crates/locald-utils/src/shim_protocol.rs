@@ -29,6 +29,8 @@ pub const CONTROL_FD: i32 = 3;
 pub struct ShimIdentity {
     /// The run it shall carry out.
     pub run: RunRef,
+    /// The project's directory.
+    pub project_dir: PathBuf,
     /// The directory of the service's records and log.
     pub service_dir: PathBuf,
     /// Where it shall listen.

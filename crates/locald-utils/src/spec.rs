@@ -59,6 +59,28 @@ pub struct ServiceSpec {
 }
 
 impl ServiceSpec {
+    /// A service of which only the name is known: a run of it was found, and the file does not have it any more.
+    #[must_use]
+    pub fn unknown(name: ServiceName) -> Self {
+        Self {
+            name,
+            kind: Kind::Service,
+            command: CommandSpec::Argv(Vec::new()),
+            workdir: PathBuf::new(),
+            env: BTreeMap::new(),
+            port: None,
+            depends_on: Vec::new(),
+            restart: RestartPolicy::default(),
+            stop: StopPolicy::default(),
+        }
+    }
+
+    /// Whether only the name is known.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        self.command == CommandSpec::Argv(Vec::new())
+    }
+
     /// A digest of everything that makes a difference to a running service: if it changes, `up` restarts the service.
     ///
     /// Restart policy and dependencies are left out: they take effect without a restart.

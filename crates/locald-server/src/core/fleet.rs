@@ -45,6 +45,19 @@ pub(crate) struct Remembered {
     pub(crate) last: Option<Arc<Ended>>,
 }
 
+/// A run that has a shim, or had one until it died.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    /// The service.
+    pub(crate) key: ServiceKey,
+    /// Which of its runs.
+    pub(crate) run: RunNumber,
+    /// The project's name when the run started.
+    pub(crate) project_name: ProjectName,
+    /// The project's directory.
+    pub(crate) project_dir: PathBuf,
+}
+
 /// One service: what is written, and how it stands.
 #[derive(Clone, Debug)]
 pub(crate) struct Service {
@@ -163,23 +176,37 @@ impl Fleet {
     }
 
     /// Takes over a run that an earlier daemon started. Until its shim answers it is unknown.
-    pub(crate) fn adopt(&mut self, key: &ServiceKey, run: RunNumber, spec: Arc<ServiceSpec>) {
-        let Some(project) = self.projects.get_mut(&key.project) else { return };
-        let service = project.services.entry(key.service.clone()).or_insert_with(|| {
-            project.order.push(key.service.clone());
-            Service { spec: spec.clone(), life: Lifecycle::new(run) }
+    ///
+    /// Whatever runs is taken over: a service that is no longer written, and one of a project that nothing else is known of.
+    pub(crate) fn adopt(&mut self, found: &Found) {
+        let project = self.projects.entry(found.key.project.clone()).or_insert_with(|| Project {
+            name: found.project_name.clone(),
+            dir: found.project_dir.clone(),
+            file: found.project_dir.join(locald_utils::config::FILE_NAME),
+            order: Vec::new(),
+            services: BTreeMap::new(),
+            is_ending: false,
         });
-        service.life.adopt(run, spec);
+        let name = &found.key.service;
+        let service = project.services.entry(name.clone()).or_insert_with(|| {
+            project.order.push(name.clone());
+            let mut life = Lifecycle::new(found.run);
+            life.desired = Desired::Up;
+            Service { spec: Arc::new(ServiceSpec::unknown(name.clone())), life }
+        });
+        service.life.adopt(found.run, service.spec.clone());
+        project.is_ending &= service.life.desired == Desired::Down;
     }
 
     /// Takes note of a run that ended while no daemon was there. What follows from it waits for [`Fleet::settle`], because
     /// its neighbours may not have been taken over yet.
-    pub(crate) fn replay(&mut self, now: Time, ended: Arc<Ended>, spec: Arc<ServiceSpec>) {
+    pub(crate) fn replay(&mut self, now: Time, ended: Arc<Ended>) {
         let (key, run) = (ended.run.key(), ended.run.number);
-        self.adopt(&key, run, spec);
-        if let Some(service) =
-            self.projects.get_mut(&key.project).and_then(|project| project.services.get_mut(&key.service))
-        {
+        let Some(project) = self.projects.get_mut(&key.project) else { return };
+        let Some(service) = project.services.get_mut(&key.service) else { return };
+        // A newer run, or one that is alive, has made this one history.
+        if run >= service.life.newest && !service.life.is_occupied() {
+            service.life.adopt(run, service.spec.clone());
             service.life.hear(now, run, News::Ended(ended));
         }
     }
@@ -320,7 +347,23 @@ impl Fleet {
         else {
             return;
         };
+        let found = match &news {
+            News::Found { spec, .. } => Some(spec.clone()),
+            News::Started { .. }
+            | News::Ready
+            | News::StartFailed(_)
+            | News::LeaderExited(_)
+            | News::Stopping { .. }
+            | News::Survivors(_)
+            | News::Ended(_)
+            | News::Silent
+            | News::Degraded => None,
+        };
         if service.life.hear(now, run, news) {
+            // Nothing but its run tells what a service is that is no longer written.
+            if let Some(spec) = found.filter(|_| service.spec.is_unknown()) {
+                service.spec = spec;
+            }
             effects.push(Effect::Changed(key.clone()));
             self.settle(now, &key.project, effects);
         }
@@ -409,8 +452,8 @@ impl Service {
         match action {
             // Unlike a job, a service that ended has not done what it is for.
             _ if life.actual == Actual::Completed && self.spec.kind == Kind::Service => life.want_new_run(),
-            // A run that has not executed anything yet is as new as one can be.
-            Action::Restart if is_named && life.actual != Actual::Spawning => life.want_new_run(),
+            // A run that has not executed anything yet is as new as one can be, unless it has an older spec.
+            Action::Restart if is_named && (life.actual != Actual::Spawning || is_changed) => life.want_new_run(),
             Action::Up if is_changed => life.want_new_run(),
             Action::Start if is_named && life.actual == Actual::Completed => life.want_new_run(),
             Action::Up | Action::Start | Action::Restart => life.want_up(),
@@ -463,11 +506,8 @@ impl Project {
     /// Whether a dependent that leaves as well still has a run: it goes first.
     fn is_needed_by_leaving(&self, name: &ServiceName) -> bool {
         self.services.values().any(|other| {
-            let depends = other
-                .life
-                .running
-                .as_ref()
-                .is_some_and(|spec| spec.depends_on.iter().any(|dependency| dependency.service == *name));
+            // As the file has it now: what runs may be of several versions of it, and go round in a circle together.
+            let depends = other.spec.depends_on.iter().any(|dependency| dependency.service == *name);
             depends && other.life.is_occupied() && other.life.is_leaving()
         })
     }

@@ -207,6 +207,7 @@ impl Lifecycle {
     pub(crate) fn want_up(&mut self) {
         let was_down = self.desired == Desired::Down;
         self.desired = Desired::Up;
+        self.is_urgent = false;
         match self.actual {
             // On its way out by a person's wish: the wish has changed, so a new run follows this one.
             Actual::Stopping { .. } | Actual::Stuck { .. } if was_down => self.want_new_run(),
@@ -234,6 +235,7 @@ impl Lifecycle {
     /// Asks for a run that starts after now.
     pub(crate) fn want_new_run(&mut self) {
         self.desired = Desired::Up;
+        self.is_urgent = false;
         self.at_least = self.newest.next();
         self.forget_failures();
     }

@@ -17,7 +17,7 @@ use locald_utils::spec::{Condition, Dependency, Kind, PortSpec, ProjectSpec, Res
 use locald_utils::time::UnixMillis;
 
 use super::Time;
-use super::fleet::{Effect, Fleet, Remembered};
+use super::fleet::{Effect, Fleet, Found, Remembered};
 use super::lifecycle::tests::{ended, spec};
 use super::lifecycle::{Actual, News, Resting};
 
@@ -398,7 +398,7 @@ impl World {
                 let mut over = ended(key.1, status);
                 let over_run = &mut Arc::make_mut(&mut over).run;
                 (over_run.project, over_run.service) = (self.id.clone(), key.0.clone());
-                self.fleet.replay(self.now, over, spec);
+                self.fleet.replay(self.now, over);
                 continue;
             }
             let was_stopping = run.is_stopping;
@@ -413,7 +413,12 @@ impl World {
                     ran_for: Duration::ZERO,
                 }
             });
-            self.fleet.adopt(&self.key(&key.0), key.1, spec);
+            self.fleet.adopt(&Found {
+                key: ServiceKey { project: self.id.clone(), service: key.0.clone() },
+                run: key.1,
+                project_name: "p".parse().expect("valid"),
+                project_dir: "/p".into(),
+            });
         }
         let mut effects = Vec::new();
         self.fleet.settle(self.now, &self.id.clone(), &mut effects);

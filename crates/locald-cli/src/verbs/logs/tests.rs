@@ -485,7 +485,11 @@ fn follow_shows_boundaries_prompts_and_what_is_left_at_the_end_of_a_run() {
 #[test]
 fn follow_says_when_a_service_starts_that_had_no_output() {
     let base = scratch();
-    let mut following = Following::start(&["-f"], &[source(base.path(), "web")]);
+    write_run(base.path(), "db", 1, 0, &[(0, "here\n")]);
+    let sources = [source(base.path(), "db"), source(base.path(), "web")];
+    let mut following = Following::start(&["-f", "--no-prefix"], &sources);
+    // What comes after the first line has been shown comes after the logs were looked at.
+    following.expect("here\n");
     writer(base.path(), "web", 1, 0);
     following.expect("--- web#1 started 2026-06-10 10:00:00 ---\n");
     following.stop();
