@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use locald_utils::paths::Home;
 use locald_utils::process::Spawn;
 use locald_utils::protocol::{DaemonStart, Failure, FailureCode};
+use locald_utils::record;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::client::Client;
@@ -83,9 +84,9 @@ pub(crate) fn connect_if_anything_runs(home: &Home, screen: &mut Screen) -> Resu
     if leaves_runs(home) { connect_or_start(home, screen).map(Some) } else { Ok(None) }
 }
 
-/// Whether a shim has left its socket behind: it runs, or was killed and may have left its service running.
+/// Whether a shim has left its record behind: it runs, or was killed and may have left its service running.
 pub(crate) fn leaves_runs(home: &Home) -> bool {
-    home.shim_sockets().read_dir().is_ok_and(|mut entries| entries.next().is_some())
+    home.service_dirs().iter().any(|dir| dir.join(record::SHIM).exists())
 }
 
 fn unreachable(home: &Home, holder: Option<u32>) -> Failure {
@@ -221,13 +222,17 @@ mod tests {
     }
 
     #[test]
-    fn a_shims_socket_is_a_sign_of_something_that_runs() {
+    fn a_shims_record_is_a_sign_of_something_that_runs() {
         let dir = tempfile::tempdir().expect("a directory");
         let home = Home::under(dir.path());
         assert!(!leaves_runs(&home));
         home.prepare().expect("prepares");
         assert!(!leaves_runs(&home));
-        std::fs::write(home.shim_sockets().join("0123456789abcdef"), "").expect("writes");
+        let service = home.projects().join("shop-0123/services/web");
+        std::fs::create_dir_all(&service).expect("mkdir");
+        std::fs::write(service.join("log"), "over").expect("writes");
+        assert!(!leaves_runs(&home));
+        std::fs::write(service.join(record::SHIM), "").expect("writes");
         assert!(leaves_runs(&home));
     }
 }

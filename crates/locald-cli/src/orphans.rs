@@ -1,15 +1,15 @@
 //! What runs although no daemon does: read from the records of the shims, which outlive their daemon.
 //!
-//! A shim that accepts a connection is alive, and so is its run or what is left of it. More than that only a daemon can
-//! tell, so such a service is `unknown` here and never `stopped`.
+//! Where the shim or the leader is alive, so is the run or what is left of it. More than that only a daemon can tell, so
+//! such a service is `unknown` here and never `stopped`.
 
 use std::fs;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use locald_utils::paths::{Home, service_dir};
+use locald_utils::process;
 use locald_utils::protocol::{Desired, ProjectStatus, ServiceStatus, State};
-use locald_utils::record::{PidRecord, ShimRecord};
+use locald_utils::record::{self, PidRecord, ShimRecord};
 use locald_utils::spec::{ProjectSpec, ServiceSpec};
 use serde::de::DeserializeOwned;
 
@@ -36,9 +36,12 @@ pub(crate) fn find(home: &Home, spec: &ProjectSpec) -> Option<ProjectStatus> {
 }
 
 fn orphan(dir: &Path, service: &ServiceSpec) -> Option<ServiceStatus> {
-    let shim: ShimRecord = read(&dir.join("shim"))?;
-    UnixStream::connect(&shim.socket).ok()?;
-    let pid: Option<PidRecord> = read(&dir.join("pid")).filter(|pid: &PidRecord| pid.run.id == shim.run.id);
+    let shim: ShimRecord = read(&dir.join(record::SHIM))?;
+    let pid: Option<PidRecord> = read(&dir.join(record::PID)).filter(|pid: &PidRecord| pid.run.id == shim.run.id);
+    let is_alive = shim.shim.is_alive() || pid.as_ref().is_some_and(|pid| pid.leader.is_alive());
+    if !is_alive || process::boot_id().ok().as_ref() != Some(&shim.boot) {
+        return None;
+    }
     Some(ServiceStatus {
         name: service.name.clone(),
         kind: service.kind,

@@ -3,7 +3,7 @@
 //! The records are the truth about runs; the ledger is the truth about what is wanted. A record of another boot is
 //! cleared, because its numbers mean nothing any more. A record that cannot be read stays where it is and is logged.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use locald_utils::paths::Home;
@@ -28,7 +28,7 @@ pub(crate) struct Inheritance {
 pub(crate) async fn look(home: &Home, ledger: &Ledger, boot: &str) -> Result<Inheritance, LedgerError> {
     let (mut shims, mut ended) = (Vec::new(), Vec::new());
     let mut alive: Vec<RunRef> = Vec::new();
-    for dir in service_dirs(home) {
+    for dir in home.service_dirs() {
         if let Some(record) = shim_record(&dir, boot) {
             alive.push(record.run.clone());
             shims.push(record);
@@ -44,13 +44,6 @@ pub(crate) async fn look(home: &Home, ledger: &Ledger, boot: &str) -> Result<Inh
         tracing::info!(lost, "runs without a record were closed in the ledger");
     }
     Ok(Inheritance { left: ledger.left().await?, shims, ended })
-}
-
-fn service_dirs(home: &Home) -> Vec<PathBuf> {
-    let projects = std::fs::read_dir(home.projects()).into_iter().flatten().flatten();
-    let services =
-        projects.flat_map(|project| std::fs::read_dir(project.path().join("services")).into_iter().flatten().flatten());
-    services.map(|service| service.path()).collect()
 }
 
 fn shim_record(dir: &Path, boot: &str) -> Option<ShimRecord> {

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -102,7 +102,7 @@ fn run(starter: &mut Starter) -> Result<(), DaemonStart> {
         Home::from_env().and_then(|home| home.prepare().map(|()| home)).map_err(|error| failed(error.to_string()))?;
     // No directory of anybody's is kept busy, and no relative path means anything here.
     std::env::set_current_dir("/").map_err(|error| failed(format!("could not change to /: {error}")))?;
-    let _lock = lock(&home)?;
+    let _locks = lock(&home)?;
     diary::start(&home.daemon_log())
         .map_err(|error| failed(format!("could not open {}: {error}", home.daemon_log().display())))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -116,23 +116,38 @@ fn run(starter: &mut Starter) -> Result<(), DaemonStart> {
     result
 }
 
-/// Takes the lock that makes this daemon the only one of its home; it is held until the process ends.
-fn lock(home: &Home) -> Result<Flock<File>, DaemonStart> {
+/// Takes the locks that make this daemon the only one of its home; they are held until the process ends.
+///
+/// The runtime directory's is the one that others meet. The state has one of its own, because two runtime directories
+/// may share it: a login without `XDG_RUNTIME_DIR`, or one that was wiped while a daemon ran.
+fn lock(home: &Home) -> Result<[Flock<File>; 2], DaemonStart> {
+    let runtime = take_lock(&home.daemon_lock())?.map_err(|pid| DaemonStart::AlreadyRunning { pid })?;
+    let state = take_lock(&home.state_lock())?.map_err(|pid| {
+        let who = pid.map_or_else(|| "another daemon".to_owned(), |pid| format!("another daemon (pid {pid})"));
+        let (state, socket) = (home.state().display(), home.daemon_socket());
+        let message = format!("{who} uses {state}, and listens somewhere else than {}", socket.display());
+        let hint = "is XDG_RUNTIME_DIR the same as where that one was started? `kill` ends it, and no service";
+        DaemonStart::Failed { failure: Failure::new(FailureCode::Failed, message).hint(hint) }
+    })?;
+    Ok([runtime, state])
+}
+
+/// Takes one lock and writes our number into its file. An inner error names the process that holds it.
+fn take_lock(path: &Path) -> Result<Result<Flock<File>, Option<u32>>, DaemonStart> {
     use std::os::unix::fs::OpenOptionsExt;
-    let path = home.daemon_lock();
-    let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
     let file = file.map_err(|error| failed(format!("could not open {}: {error}", path.display())))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut lock) => {
             // For people and for the error of the next one; nobody trusts it.
             let text = format!("{}\n", std::process::id());
             let _ = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(text.as_bytes()));
-            Ok(lock)
+            Ok(Ok(lock))
         }
         Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
             let mut text = String::new();
             let _ = file.read_to_string(&mut text);
-            Err(DaemonStart::AlreadyRunning { pid: text.trim().parse().ok() })
+            Ok(Err(text.trim().parse().ok()))
         }
         Err((_, errno)) => Err(failed(format!("could not lock {}: {errno}", path.display()))),
     }

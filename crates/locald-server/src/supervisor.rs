@@ -85,8 +85,6 @@ pub(crate) struct Supervisor {
     is_ending: bool,
     /// Who asked for the end, and has to hear of it before it comes.
     leavers: Vec<Client>,
-    /// Has `daemon stop --all` ended the daemon when the last service is gone.
-    ends_when_idle: bool,
 }
 
 impl Supervisor {
@@ -108,7 +106,6 @@ impl Supervisor {
             idle_since: now,
             is_ending: false,
             leavers: Vec::new(),
-            ends_when_idle: false,
         }
     }
 
@@ -238,8 +235,7 @@ impl Supervisor {
         if !self.is_idle() {
             self.idle_since = now;
         }
-        // Whoever asked for the end waits for it, and is a client as long as that takes.
-        if self.fleet.is_idle() && self.ends_when_idle || self.is_idle() && now >= self.idle_since + IDLE_LIMIT {
+        if self.is_idle() && now >= self.idle_since + IDLE_LIMIT {
             tracing::info!("nothing to supervise; leaving");
             self.is_ending = true;
         }
@@ -311,7 +307,8 @@ impl Supervisor {
         services: &[ServiceName],
         action: Action,
     ) -> Result<Vec<Goal>, Failure> {
-        if self.ends_when_idle {
+        // As long as somebody waits for the end.
+        if self.is_ending || self.pending.iter().any(|pending| pending.ends_daemon) {
             return Err(
                 Failure::new(FailureCode::ShuttingDown, "the daemon is going down").hint("try again in a moment")
             );
@@ -387,7 +384,6 @@ impl Supervisor {
         let mut effects = Vec::new();
         let mut goals = Vec::new();
         if all {
-            self.ends_when_idle = true;
             let ids: Vec<ProjectId> = self.fleet.projects().keys().cloned().collect();
             for project in ids {
                 // A project that is known can be stopped.
@@ -512,8 +508,7 @@ impl Supervisor {
         let services: Vec<ServiceOutcome> = pending.settled.iter().cloned().chain(open).collect();
         if pending.ends_daemon {
             // A process that could not be ended is watched on, and somebody has to.
-            self.is_ending = services.iter().all(|service| service.result == OutcomeResult::Done);
-            self.ends_when_idle = self.is_ending;
+            self.is_ending |= services.iter().all(|service| service.result == OutcomeResult::Done);
         }
         let outcome = Outcome { services, took: pending.began.elapsed() };
         pending.client.send(ServerMessage::Reply { id: pending.id, reply: Box::new(Reply::Outcome(outcome)) });

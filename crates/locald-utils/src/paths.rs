@@ -146,6 +146,12 @@ impl Home {
         self.runtime.join("daemon.lock")
     }
 
+    /// The file whose lock makes a daemon the only one of this state, whatever runtime directory it has.
+    #[must_use]
+    pub fn state_lock(&self) -> PathBuf {
+        self.state.join("daemon.lock")
+    }
+
     /// The daemon's own log.
     #[must_use]
     pub fn daemon_log(&self) -> PathBuf {
@@ -164,6 +170,13 @@ impl Home {
         self.state.join("projects")
     }
 
+    /// The directories of all services that have ever run here, whatever project they belong to.
+    #[must_use]
+    pub fn service_dirs(&self) -> Vec<PathBuf> {
+        let entries = |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        entries(self.projects()).flat_map(|project| entries(project.join("services"))).collect()
+    }
+
     /// The directory of one project: `<name>-<id>`.
     ///
     /// A project that was renamed keeps the directory it has, so that its logs and records stay findable.
@@ -179,16 +192,10 @@ impl Home {
         older.unwrap_or(named)
     }
 
-    /// The directory of the shims' sockets. Empty when no run can be left over.
-    #[must_use]
-    pub fn shim_sockets(&self) -> PathBuf {
-        self.runtime.join("s")
-    }
-
     /// The socket of a run's shim.
     #[must_use]
     pub fn shim_socket(&self, run: &RunId) -> PathBuf {
-        self.shim_sockets().join(run.as_str())
+        self.runtime.join("s").join(run.as_str())
     }
 }
 
