@@ -167,12 +167,8 @@ pub(crate) fn stopped(outcome: &Outcome) -> String {
             text.push_str(&format!("{name}: {note}\n"));
         }
         if !ended.strays.is_empty() {
-            let mut strays: Vec<String> = ended
-                .strays
-                .iter()
-                .take(STRAYS_NAMED)
-                .map(|stray| clean(&stray.command))
-                .collect();
+            let mut strays: Vec<String> =
+                ended.strays.iter().take(STRAYS_NAMED).map(|stray| clean(&stray.command)).collect();
             if let Some(more) = ended.strays.len().checked_sub(STRAYS_NAMED).filter(|more| *more > 0) {
                 strays.push(format!("and {more} more"));
             }
