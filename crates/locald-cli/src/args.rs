@@ -157,11 +157,19 @@ pub(crate) struct Limit {
 #[command(after_help = "Examples:
   locald up                  everything
   locald up web              web and what it depends on
+  locald up -f               everything, and show what it writes
   locald up --timeout 5m     for a slow first build
 
 Services run on after this command ends. `up` twice is fine: what runs is left alone, unless its
-part of locald.toml changed. Interrupting it ends only the waiting.")]
+part of locald.toml changed. Interrupting it ends only the waiting.
+
+With -f, Ctrl-C stops the services: the whole project, or those that were named. A second one kills
+them, a third leaves that to the daemon. `d` leaves and lets them run. It ends by itself when all
+have ended: with 1 if one failed. -f cannot be combined with --json.")]
 pub(crate) struct UpArgs {
+    /// Stay and show what the services write, until Ctrl-C stops them.
+    #[arg(short = 'f', long)]
+    pub(crate) follow: bool,
     #[command(flatten)]
     pub(crate) services: Services,
     #[command(flatten)]
@@ -399,6 +407,14 @@ mod tests {
     #[test]
     fn short_f_after_a_verb_is_not_the_file() {
         assert!(Cli::try_parse_from(["locald", "status", "-f", "x"]).is_err());
+    }
+
+    #[test]
+    fn short_f_after_up_and_logs_is_follow() {
+        let cli = parse("locald -f b.toml up -f web");
+        assert_eq!(cli.global.short_file, Some("b.toml".into()));
+        assert!(matches!(cli.verb, Verb::Up(args) if args.follow && args.services.patterns == ["web"]));
+        assert!(matches!(parse("locald logs -f").verb, Verb::Logs(args) if args.follow));
     }
 
     #[test]

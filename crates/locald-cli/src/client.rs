@@ -3,7 +3,7 @@
 //! Every wait has a limit. Starting a daemon is in `daemon`; what the answers mean is the verbs' business.
 
 use std::io::{ErrorKind, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +20,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::de::DeserializeOwned;
 
 use crate::failure;
-use crate::interrupt::Interrupts;
 use crate::peer;
 
 /// 2 s: a daemon that runs greets within a millisecond; one that is stopped or hangs shall be told soon.
@@ -40,6 +39,8 @@ pub(crate) struct Client {
     decoder: Decoder,
     daemon: Hello,
     last_id: u64,
+    /// The request whose news [`Client::next`] tells.
+    awaited_id: u64,
 }
 
 /// What comes while a request is under way.
@@ -51,7 +52,7 @@ pub(crate) enum News {
     Reply(Reply),
     /// Nothing came in the given time.
     Quiet,
-    /// The person pressed Ctrl-C.
+    /// One of the other descriptors has something to read: the person pressed Ctrl-C.
     Interrupted,
 }
 
@@ -93,11 +94,11 @@ impl Client {
         let own = Hello::new();
         let limit = Some(ANSWER_LIMIT);
         stream.set_write_timeout(limit).map_err(|error| failure::io("set up the connection to the daemon", &error))?;
-        let mut client = Self { stream, decoder: Decoder::default(), daemon: own.clone(), last_id: 0 };
+        let mut client = Self { stream, decoder: Decoder::default(), daemon: own.clone(), last_id: 0, awaited_id: 0 };
         if frame::write_message(&mut client.stream, &own).is_err() {
             return Ok(None);
         }
-        match client.receive(Some(Instant::now() + GREETING_LIMIT), None)? {
+        match client.receive(Some(Instant::now() + GREETING_LIMIT), &[])? {
             Received::Frame(frame) => client.daemon = decode(&frame)?,
             Received::Closed => return Ok(None),
             Received::Quiet | Received::Interrupted => {
@@ -131,6 +132,13 @@ impl Client {
 
     /// Sends a request; [`Client::next`] then tells what becomes of it.
     pub(crate) fn send(&mut self, request: Request) -> Result<(), Failure> {
+        self.post(request)?;
+        self.awaited_id = self.last_id;
+        Ok(())
+    }
+
+    /// Sends a request whose answer is of no interest: [`Client::next`] goes on with the one before.
+    pub(crate) fn post(&mut self, request: Request) -> Result<(), Failure> {
         self.last_id += 1;
         let message = ClientMessage { id: self.last_id, request };
         let Err(error) = frame::write_message(&mut self.stream, &message) else { return Ok(()) };
@@ -144,24 +152,24 @@ impl Client {
         })
     }
 
-    /// Waits for news of the last request, for at most `limit`.
+    /// Waits for news of the request that was sent, for at most `limit`, or until one of `others` is readable.
     ///
     /// # Errors
     /// The daemon's own failure, or why nothing more can come.
-    pub(crate) fn next(&mut self, limit: Duration, interrupts: Option<&Interrupts>) -> Result<News, Failure> {
+    pub(crate) fn next(&mut self, limit: Duration, others: &[BorrowedFd<'_>]) -> Result<News, Failure> {
         let until = Instant::now().checked_add(limit);
         loop {
-            let message = match self.receive(until, interrupts)? {
+            let message = match self.receive(until, others)? {
                 Received::Frame(frame) => decode(&frame)?,
                 Received::Closed => return Err(gone()),
                 Received::Quiet => return Ok(News::Quiet),
                 Received::Interrupted => return Ok(News::Interrupted),
             };
             match message {
-                ServerMessage::Event { id, event } if id == self.last_id => return Ok(News::Event(event)),
-                ServerMessage::Reply { id, reply } if id == self.last_id => return Ok(News::Reply(*reply)),
-                ServerMessage::Failure { id, failure } if id == self.last_id => return Err(failure),
-                // Late news of an earlier request.
+                ServerMessage::Event { id, event } if id == self.awaited_id => return Ok(News::Event(event)),
+                ServerMessage::Reply { id, reply } if id == self.awaited_id => return Ok(News::Reply(*reply)),
+                ServerMessage::Failure { id, failure } if id == self.awaited_id => return Err(failure),
+                // News of another request.
                 ServerMessage::Event { .. } | ServerMessage::Reply { .. } | ServerMessage::Failure { .. } => {}
             }
         }
@@ -171,7 +179,7 @@ impl Client {
     fn ask(&mut self, request: Request) -> Result<Reply, Failure> {
         self.send(request)?;
         loop {
-            match self.next(ANSWER_LIMIT, None)? {
+            match self.next(ANSWER_LIMIT, &[])? {
                 News::Reply(reply) => return Ok(reply),
                 News::Event(_) => {}
                 News::Quiet | News::Interrupted => return Err(unresponsive(ANSWER_LIMIT)),
@@ -199,7 +207,7 @@ impl Client {
     pub(crate) fn until_closed(mut self, limit: Duration) -> bool {
         let until = Instant::now().checked_add(limit);
         loop {
-            match self.receive(until, None) {
+            match self.receive(until, &[]) {
                 Ok(Received::Frame(_)) => {}
                 Ok(Received::Closed) | Err(_) => return true,
                 Ok(Received::Quiet | Received::Interrupted) => return false,
@@ -207,12 +215,12 @@ impl Client {
         }
     }
 
-    fn receive(&mut self, until: Option<Instant>, interrupts: Option<&Interrupts>) -> Result<Received, Failure> {
+    fn receive(&mut self, until: Option<Instant>, others: &[BorrowedFd<'_>]) -> Result<Received, Failure> {
         loop {
             if let Some(frame) = self.decoder.next_frame().map_err(|error| garbage(&error))? {
                 return Ok(Received::Frame(frame));
             }
-            match self.wait(until, interrupts)? {
+            match self.wait(until, others)? {
                 Woken::Data => {}
                 Woken::Interrupted => return Ok(Received::Interrupted),
                 Woken::TimeUp => return Ok(Received::Quiet),
@@ -232,7 +240,7 @@ impl Client {
     }
 
     /// Waits for data, an interrupt, or the time to be up.
-    fn wait(&self, until: Option<Instant>, interrupts: Option<&Interrupts>) -> Result<Woken, Failure> {
+    fn wait(&self, until: Option<Instant>, others: &[BorrowedFd<'_>]) -> Result<Woken, Failure> {
         loop {
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
             // Rounded up, or the last fraction of a millisecond would be waited for in a busy loop.
@@ -240,12 +248,12 @@ impl Client {
                 PollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
             });
             let mut watched = vec![PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
-            watched.extend(interrupts.map(|interrupts| PollFd::new(interrupts.as_fd(), PollFlags::POLLIN)));
+            watched.extend(others.iter().map(|other| PollFd::new(*other, PollFlags::POLLIN)));
             match poll(&mut watched, timeout) {
                 Ok(0) if left == Some(Duration::ZERO) => return Ok(Woken::TimeUp),
                 // Looks at the clock again: the longest timeout of poll is shorter than that of a person.
                 Ok(0) | Err(nix::errno::Errno::EINTR) => {}
-                Ok(_) if watched.get(1).is_some_and(|fd| fd.any() == Some(true)) => return Ok(Woken::Interrupted),
+                Ok(_) if watched[1..].iter().any(|fd| fd.any() == Some(true)) => return Ok(Woken::Interrupted),
                 Ok(_) => return Ok(Woken::Data),
                 Err(errno) => return Err(failure::io("wait for the daemon", &errno.into())),
             }
@@ -383,9 +391,9 @@ mod tests {
         let mut client = daemon.client();
         client.send(Request::Daemon).expect("sends");
         let (receiver, mut sender) = UnixStream::pair().expect("a pair");
-        let interrupts = Interrupts::from_stream(receiver);
-        assert!(matches!(client.next(Duration::from_millis(1), Some(&interrupts)), Ok(News::Quiet)));
+        let interrupts = [receiver.as_fd()];
+        assert!(matches!(client.next(Duration::from_millis(1), &interrupts), Ok(News::Quiet)));
         sender.write_all(b"x").expect("writes");
-        assert!(matches!(client.next(Duration::from_secs(9), Some(&interrupts)), Ok(News::Interrupted)));
+        assert!(matches!(client.next(Duration::from_secs(9), &interrupts), Ok(News::Interrupted)));
     }
 }

@@ -13,8 +13,7 @@ use signal_hook::low_level;
 #[derive(Debug)]
 pub(crate) struct Interrupts {
     receiver: UnixStream,
-    /// `None` in tests, which write to the descriptor themselves.
-    registration: Option<SigId>,
+    registration: SigId,
 }
 
 impl Interrupts {
@@ -22,13 +21,7 @@ impl Interrupts {
     pub(crate) fn catch() -> io::Result<Self> {
         let (receiver, sender) = UnixStream::pair()?;
         let registration = low_level::pipe::register(SIGINT, sender)?;
-        Ok(Self { receiver, registration: Some(registration) })
-    }
-
-    /// Interrupts that a test writes to the other end.
-    #[cfg(test)]
-    pub(crate) fn from_stream(receiver: UnixStream) -> Self {
-        Self { receiver, registration: None }
+        Ok(Self { receiver, registration })
     }
 }
 
@@ -40,8 +33,6 @@ impl AsFd for Interrupts {
 
 impl Drop for Interrupts {
     fn drop(&mut self) {
-        if let Some(registration) = self.registration.take() {
-            low_level::unregister(registration);
-        }
+        low_level::unregister(self.registration);
     }
 }

@@ -16,6 +16,7 @@ mod names;
 mod orphans;
 mod output;
 mod peer;
+mod person;
 mod progress;
 mod render;
 mod sample;

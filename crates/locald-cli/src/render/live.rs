@@ -61,6 +61,12 @@ impl<'a> Reporter<'a> {
         Self { screen, progress: Progress::new(goal), mode, width, last_said: Instant::now() }
     }
 
+    /// A reporter that says nothing.
+    pub(crate) fn silent(screen: &'a mut Screen) -> Self {
+        let (progress, mode) = (Progress::new(Goal::Down), Mode::Silent);
+        Self { screen, progress, mode, width: 0, last_said: Instant::now() }
+    }
+
     /// Takes news of a service.
     pub(crate) fn observe(&mut self, status: &ServiceStatus) {
         let now = UnixMillis::now();

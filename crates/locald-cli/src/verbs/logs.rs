@@ -76,6 +76,25 @@ pub(crate) struct LogsArgs {
     pub(crate) json: bool,
 }
 
+impl LogsArgs {
+    /// The arguments of `logs -f`.
+    pub(super) fn following() -> Self {
+        Self {
+            services: Vec::new(),
+            follow: true,
+            lines: None,
+            since: None,
+            until: None,
+            grep: None,
+            run: None,
+            timestamps: false,
+            no_prefix: false,
+            raw: false,
+            json: false,
+        }
+    }
+}
+
 /// What `-n` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LineCount {
@@ -106,6 +125,8 @@ pub(crate) struct Output<'a> {
     pub(crate) color: bool,
     /// A duplicate of stdout's descriptor, to learn at once that nobody reads it any more.
     pub(crate) hangup: Option<OwnedFd>,
+    /// Following ends, with what is there by then, when the other end of this is closed.
+    pub(crate) until: Option<OwnedFd>,
 }
 
 /// Shows the logs of the project at hand.
@@ -119,6 +140,7 @@ pub(super) fn verb(args: &LogsArgs, context: &Context, screen: &Screen) -> Resul
         is_terminal: io::stdout().is_terminal(),
         color: screen.stdout_paint().is_on(),
         hangup: io::stdout().as_fd().try_clone_to_owned().ok(),
+        until: None,
     };
     Ok(run(&args, &sources, output)?)
 }
@@ -146,7 +168,7 @@ pub(crate) fn run(args: &LogsArgs, sources: &[Source], output: Output<'_>) -> Re
 }
 
 fn show_logs(args: &LogsArgs, sources: &[Source], output: Output<'_>, now: &Zoned) -> Result<(), Stop> {
-    let Output { stdout, stderr, is_terminal, color, hangup } = output;
+    let Output { stdout, stderr, is_terminal, color, hangup, until } = output;
     let wanted = Wanted::new(args, now)?;
     let mut parts = Vec::new();
     for source in sources {
@@ -167,20 +189,20 @@ fn show_logs(args: &LogsArgs, sources: &[Source], output: Output<'_>, now: &Zone
         feeds.push(part.feed(source, args.follow).map_err(|error| unreadable(source, &error))?);
     }
     show_available(&mut feeds, sources, &mut printer)?;
-    if args.follow { follow(&mut feeds, sources, &mut printer, args, hangup) } else { Ok(()) }
+    if args.follow { follow(&mut feeds, sources, &mut printer, args, (hangup, until)) } else { Ok(()) }
 }
 
-/// Shows what comes, until nobody reads it any more.
+/// Shows what comes, until nobody reads it any more or no more is wanted.
 fn follow(
     feeds: &mut [Feed],
     sources: &[Source],
     printer: &mut Printer<'_>,
     args: &LogsArgs,
-    hangup: Option<OwnedFd>,
+    (hangup, until): (Option<OwnedFd>, Option<OwnedFd>),
 ) -> Result<(), Stop> {
     printer.expect_news();
     let dirs = sources.iter().map(|source| source.dir.clone()).collect();
-    let mut watch = Watch::new(dirs, hangup).map_err(Stop::Failed)?;
+    let mut watch = Watch::new(dirs, hangup, until).map_err(Stop::Failed)?;
     let mut show_beginnings_at = None;
     loop {
         // Watched first, read second: what comes in between is reported.
@@ -202,6 +224,10 @@ fn follow(
                 show_beginnings_at = None;
             }
             Wake::HungUp => return Err(Stop::HungUp),
+            Wake::Ended => {
+                show_available(feeds, sources, printer)?;
+                return show_beginnings(feeds, sources, printer);
+            }
         }
     }
 }

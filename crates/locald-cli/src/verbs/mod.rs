@@ -6,6 +6,7 @@ mod check;
 mod completions;
 mod daemon;
 mod down;
+mod follow;
 pub(crate) mod logs;
 mod ls;
 mod restart;
@@ -17,6 +18,7 @@ mod tests;
 mod up;
 mod wait;
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use locald_utils::name::ServiceName;
@@ -82,28 +84,34 @@ struct Wait<'a> {
 /// Sends a request and shows its progress until its outcome is there.
 fn carry_out(client: &mut Client, request: Request, wait: &Wait<'_>, screen: &mut Screen) -> Result<Outcome, Failure> {
     let interrupts = Interrupts::catch().map_err(|error| failure::io("watch for interrupts", &error))?;
-    let until = wait.limit.and_then(|limit| std::time::Instant::now().checked_add(limit));
     client.send(request)?;
     let mut reporter = Reporter::new(screen, wait.goal, wait.width);
-    let result = loop {
+    let result = attend(client, &mut reporter, wait.limit, &[interrupts.as_fd()]);
+    reporter.finish();
+    result?.ok_or_else(|| Failure::new(FailureCode::Interrupted, wait.interrupted).hint(wait.advice))
+}
+
+/// Shows the progress of the request that was sent until its outcome is there. `None` when one of `others` is readable
+/// first.
+fn attend(
+    client: &mut Client,
+    reporter: &mut Reporter<'_>,
+    limit: Option<Duration>,
+    others: &[BorrowedFd<'_>],
+) -> Result<Option<Outcome>, Failure> {
+    let until = limit.and_then(|limit| std::time::Instant::now().checked_add(limit));
+    loop {
         let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(std::time::Instant::now()));
-        match client.next(reporter.patience().min(left), Some(&interrupts)) {
-            Ok(News::Event(Event::Service(status))) => reporter.observe(&status),
-            Ok(News::Reply(Reply::Outcome(outcome))) => break Ok(outcome),
-            Ok(News::Reply(other @ (Reply::Status { .. } | Reply::Daemon(_)))) => {
-                break Err(client::unexpected(&other));
-            }
-            Ok(News::Quiet) if left.is_zero() => break Err(no_outcome(client, wait.limit.unwrap_or_default())),
-            Ok(News::Quiet) => {}
-            Ok(News::Interrupted) => {
-                break Err(Failure::new(FailureCode::Interrupted, wait.interrupted).hint(wait.advice));
-            }
-            Err(failure) => break Err(failure),
+        match client.next(reporter.patience().min(left), others)? {
+            News::Event(Event::Service(status)) => reporter.observe(&status),
+            News::Reply(Reply::Outcome(outcome)) => return Ok(Some(outcome)),
+            News::Reply(other @ (Reply::Status { .. } | Reply::Daemon(_))) => return Err(client::unexpected(&other)),
+            News::Quiet if left.is_zero() => return Err(no_outcome(client, limit.unwrap_or_default())),
+            News::Quiet => {}
+            News::Interrupted => return Ok(None),
         }
         reporter.tick();
-    };
-    reporter.finish();
-    result
+    }
 }
 
 fn no_outcome(client: &Client, limit: Duration) -> Failure {
@@ -142,22 +150,19 @@ impl Start<'_> {
             interrupted: "interrupted; the services go on starting",
             advice: "`locald status` shows them, `locald down` ends them",
         };
-        let request = Request::Apply {
+        let request = self.request(project, services, context);
+        let attempt = |client: &mut Client, screen: &mut Screen| carry_out(client, request.clone(), &wait, screen);
+        with_daemon(context, screen, attempt).map(|(_, outcome)| outcome)
+    }
+
+    /// What is asked of the daemon.
+    fn request(&self, project: &ProjectSpec, services: Vec<ServiceName>, context: &Context) -> Request {
+        Request::Apply {
             project: Box::new(project.clone()),
             environment: context.environment(),
             services,
             action: self.action,
             timeout: self.limit.timeout,
-        };
-        let mut client = starter::connect_or_start(context.home()?, screen)?;
-        match carry_out(&mut client, request.clone(), &wait, screen) {
-            // It was leaving as we came. Nothing was begun, and the next one takes the request.
-            Err(failure) if failure.code == FailureCode::ShuttingDown => {
-                client.until_closed(SLACK);
-                client = starter::connect_or_start(context.home()?, screen)?;
-                carry_out(&mut client, request, &wait, screen)
-            }
-            result => result,
         }
     }
 
@@ -198,6 +203,25 @@ impl Start<'_> {
         }
         Ok(())
     }
+}
+
+/// Asks a daemon, which is started if there is none.
+fn with_daemon<T>(
+    context: &Context,
+    screen: &mut Screen,
+    mut attempt: impl FnMut(&mut Client, &mut Screen) -> Result<T, Failure>,
+) -> Result<(Client, T), Failure> {
+    let mut client = starter::connect_or_start(context.home()?, screen)?;
+    let answer = match attempt(&mut client, screen) {
+        // It was leaving as we came. Nothing was begun, and the next one takes the request.
+        Err(failure) if failure.code == FailureCode::ShuttingDown => {
+            client.until_closed(SLACK);
+            client = starter::connect_or_start(context.home()?, screen)?;
+            attempt(&mut client, screen)
+        }
+        answer => answer,
+    };
+    Ok((client, answer?))
 }
 
 /// The longest of some names, for their column.

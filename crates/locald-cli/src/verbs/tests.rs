@@ -308,7 +308,8 @@ fn daemon_stop_says_that_services_run_on() {
 
 /// Carries out `up` on a project of two services, whose file need not exist.
 fn up(daemon: &FakeDaemon, json: bool) -> Ran {
-    let args = UpArgs { services: Services::default(), limit: Limit { timeout: Duration::from_secs(60) } };
+    let args =
+        UpArgs { follow: false, services: Services::default(), limit: Limit { timeout: Duration::from_secs(60) } };
     let start = Start {
         verb: "up",
         action: Action::Up,
@@ -386,4 +387,17 @@ fn up_as_json_is_one_object_and_nothing_else() {
     assert_eq!(ran.stderr, "");
     let value: serde_json::Value = serde_json::from_str(&ran.stdout).expect("one object");
     assert_eq!((&value["schema"], &value["verb"], &value["ok"]), (&1.into(), &"up".into(), &true.into()));
+}
+
+#[test]
+fn up_that_follows_has_no_json_and_says_so_before_it_starts_anything() {
+    let daemon = FakeDaemon::start(Vec::new());
+    let captured = Captured::default();
+    let limit = Limit { timeout: Duration::from_secs(60) };
+    let args = UpArgs { follow: true, services: Services::default(), limit };
+    let context = Context::within(&daemon.home, &daemon.project);
+    let Err(Problem::Failure(failure)) = run(&Verb::Up(args), &context, &mut captured.json_screen()) else {
+        panic!("not refused")
+    };
+    assert_eq!(failure.code, FailureCode::Usage);
 }

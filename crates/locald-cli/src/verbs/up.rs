@@ -1,17 +1,27 @@
 //! `up`: brings the project to what its file says, and waits until that is so. What runs and is unchanged stays.
+//! With `-f` it stays as well; that is in `follow`.
 
-use locald_utils::protocol::Action;
+use locald_utils::protocol::{Action, Failure, FailureCode};
 
-use super::Start;
+use super::{Start, follow};
 use crate::args::UpArgs;
 use crate::context::Context;
 use crate::failure::Problem;
 use crate::screen::Screen;
 
 /// How to go on from here.
-const FAREWELL: &str = "follow with `locald logs -f`, stop with `locald down`";
+pub(super) const FAREWELL: &str = "follow with `locald logs -f`, stop with `locald down`";
 
 pub(super) fn run(args: &UpArgs, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
     let (services, limit) = (&args.services, args.limit);
-    Start { verb: "up", action: Action::Up, services, limit, farewell: Some(FAREWELL) }.run(context, screen)
+    let farewell = (!args.follow).then_some(FAREWELL);
+    let start = Start { verb: "up", action: Action::Up, services, limit, farewell };
+    if !args.follow {
+        return start.run(context, screen);
+    }
+    if screen.json() {
+        let failure = Failure::new(FailureCode::Usage, "`up -f` shows what services write, and has no --json");
+        return Err(failure.hint("`locald up --json`, then `locald logs -f --json`").into());
+    }
+    follow::run(&start, context, screen)
 }

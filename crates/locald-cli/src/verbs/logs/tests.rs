@@ -62,7 +62,7 @@ struct Shown {
 
 fn show_on(line: &[&str], sources: &[Source], is_terminal: bool, color: bool) -> Shown {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let output = Output { stdout: &mut stdout, stderr: &mut stderr, is_terminal, color, hangup: None };
+    let output = Output { stdout: &mut stdout, stderr: &mut stderr, is_terminal, color, hangup: None, until: None };
     let failure = match show_logs(&args(line), sources, output, &now()) {
         Ok(()) => None,
         Err(Stop::Failed(failure)) => Some(failure),
@@ -319,8 +319,14 @@ fn a_reader_that_goes_away_is_success() {
     }
     let (_base, sources) = shop();
     for line in [&[][..], &["-f"], &["--json"], &["--raw"]] {
-        let output =
-            Output { stdout: &mut Closed, stderr: &mut io::sink(), is_terminal: false, color: false, hangup: None };
+        let output = Output {
+            stdout: &mut Closed,
+            stderr: &mut io::sink(),
+            is_terminal: false,
+            color: false,
+            hangup: None,
+            until: None,
+        };
         assert_eq!(run(&args(line), &sources, output), Ok(0), "{line:?}");
     }
 }
@@ -374,6 +380,7 @@ impl Following {
                 is_terminal: false,
                 color: false,
                 hangup: Some(hangup),
+                until: None,
             };
             run(&args, &sources, output)
         });

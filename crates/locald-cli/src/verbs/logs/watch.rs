@@ -39,6 +39,8 @@ pub(super) enum Wake {
     Quiet,
     /// Nobody reads the output any more.
     HungUp,
+    /// No more is wanted than what is there.
+    Ended,
 }
 
 /// What the other threads have seen.
@@ -47,19 +49,24 @@ struct News {
     /// Something that is watched may be gone, and its watch with it, even if its name is there again.
     is_moved: AtomicBool,
     is_hung_up: AtomicBool,
+    is_ended: AtomicBool,
 }
 
 impl Watch {
-    /// Begins to watch `dirs`, and the reader of `output` if that is given.
+    /// Begins to watch `dirs`, and, if they are given, the reader of `output` and the other end of `until`, which is closed
+    /// when no more is wanted.
     ///
     /// # Errors
     /// When the system gives no watch.
-    pub(super) fn new(dirs: Vec<PathBuf>, output: Option<OwnedFd>) -> Result<Self, Failure> {
+    pub(super) fn new(dirs: Vec<PathBuf>, output: Option<OwnedFd>, until: Option<OwnedFd>) -> Result<Self, Failure> {
         // One wake is as good as many.
         let (wake, wakes) = sync_channel(1);
         let news = Arc::new(News::default());
         if let Some(output) = output {
-            watch_reader(output, wake.clone(), Arc::clone(&news));
+            watch_hangup(output, wake.clone(), Arc::clone(&news), |news| &news.is_hung_up);
+        }
+        if let Some(until) = until {
+            watch_hangup(until, wake.clone(), Arc::clone(&news), |news| &news.is_ended);
         }
         let seen = Arc::clone(&news);
         let on_event = move |event: notify::Result<Event>| {
@@ -124,6 +131,7 @@ impl Watch {
         };
         match woken {
             _ if self.news.is_hung_up.load(Ordering::Acquire) => Wake::HungUp,
+            _ if self.news.is_ended.load(Ordering::Acquire) => Wake::Ended,
             Err(RecvTimeoutError::Timeout) => Wake::Quiet,
             // Without a watcher nothing would ever come.
             Err(RecvTimeoutError::Disconnected) => Wake::HungUp,
@@ -156,17 +164,17 @@ fn cannot_watch(path: Option<&Path>, error: &Error) -> Failure {
     }
 }
 
-/// Waits on a thread of its own for the reader of `output` to go away: `logs -f | head` then ends at once, and not with
-/// the next line.
-fn watch_reader(output: OwnedFd, wake: SyncSender<()>, news: Arc<News>) {
+/// Waits on a thread of its own for the other end of `fd` to go away: `logs -f | head` then ends at once, and not with the
+/// next line.
+fn watch_hangup(fd: OwnedFd, wake: SyncSender<()>, news: Arc<News>, flag: fn(&News) -> &AtomicBool) {
     std::thread::spawn(move || {
         // POLLERR and POLLHUP are reported without being asked for (poll(2)), but macOS looks at a descriptor only if it
-        // is asked for something. There is never priority data to read from an output.
-        let mut fds = [PollFd::new(output.as_fd(), PollFlags::POLLRDBAND)];
+        // is asked for something. There is never priority data to read here.
+        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLRDBAND)];
         while let Err(nix::errno::Errno::EINTR) = poll(&mut fds, PollTimeout::NONE) {}
         let gone = PollFlags::POLLERR | PollFlags::POLLHUP;
         if fds[0].revents().is_some_and(|seen| seen.intersects(gone)) {
-            news.is_hung_up.store(true, Ordering::Release);
+            flag(&news).store(true, Ordering::Release);
             let _ = wake.try_send(());
         }
     });
@@ -191,7 +199,7 @@ mod tests {
         let base = tempfile::tempdir().expect("a temporary directory");
         let log = base.path().join(DATA_FILE);
         fs::write(&log, "one").expect("a log");
-        let mut watch = Watch::new(vec![base.path().to_owned()], None).expect("a watch");
+        let mut watch = Watch::new(vec![base.path().to_owned()], None, None).expect("a watch");
         settle(&watch);
         fs::read(&log).expect("the log");
         assert_eq!(watch.wait(Some(Duration::from_millis(50))), Wake::Quiet);
@@ -204,7 +212,7 @@ mod tests {
     fn a_directory_is_awaited_and_awaited_again_after_its_deletion() {
         let base = tempfile::tempdir().expect("a temporary directory");
         let dir = base.path().join("a/b");
-        let mut watch = Watch::new(vec![dir.clone()], None).expect("a watch");
+        let mut watch = Watch::new(vec![dir.clone()], None, None).expect("a watch");
         for round in 0..3 {
             fs::create_dir_all(&dir).expect("a directory");
             assert_eq!(watch.wait(DEADLINE), Wake::Changed, "round {round}");
@@ -232,8 +240,18 @@ mod tests {
     fn a_reader_that_goes_away_wakes() {
         let base = tempfile::tempdir().expect("a temporary directory");
         let (read, write) = nix::unistd::pipe().expect("a pipe");
-        let watch = Watch::new(vec![base.path().to_owned()], Some(write)).expect("a watch");
+        let watch = Watch::new(vec![base.path().to_owned()], Some(write), None).expect("a watch");
         drop(read);
         assert_eq!(watch.wait(DEADLINE), Wake::HungUp);
+    }
+
+    #[test]
+    fn closing_the_other_end_says_that_no_more_is_wanted() {
+        let base = tempfile::tempdir().expect("a temporary directory");
+        let (until, hold) = std::io::pipe().expect("a pipe");
+        let watch = Watch::new(vec![base.path().to_owned()], None, Some(until.into())).expect("a watch");
+        settle(&watch);
+        drop(hold);
+        assert_eq!(watch.wait(DEADLINE), Wake::Ended);
     }
 }

@@ -1,0 +1,304 @@
+//! `up -f`: brings services up, then shows what they write until they have ended or somebody wants something else.
+//!
+//! [`run`] tells the story. One poll watches the daemon, the signals and the keys; the log is shown by a thread of its own,
+//! which is told when no more is wanted and shows what is there by then. Once a Ctrl-C has asked for the end, the first
+//! request to stop stays the one whose outcome is awaited, so that the numbers are those of the whole stop; the second
+//! Ctrl-C only has the daemon hurry.
+
+use std::io::{self, IsTerminal, PipeWriter};
+use std::os::fd::AsFd;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use locald_utils::name::ServiceName;
+use locald_utils::protocol::{Failure, FailureCode, Outcome, Request, ServiceStatus, State, WaitFor};
+use locald_utils::spec::ProjectSpec;
+use locald_utils::time::UnixMillis;
+
+use super::logs::{self, LogsArgs, Output, Source};
+use super::{Limit, Start, attend, names, show_stop, width, with_daemon};
+use crate::client::Client;
+use crate::context::{Context, Place};
+use crate::failure::{self, Problem};
+use crate::person::{Person, Wish};
+use crate::progress::Goal;
+use crate::render::live::Reporter;
+use crate::screen::{Screen, Tone};
+use crate::view;
+
+/// A year: there is no limit, and a number that every clock can add.
+const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+const INTERRUPTED: u8 = 130;
+
+/// Brings up what `start` is about, and follows it.
+pub(super) fn run(start: &Start<'_>, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
+    let place = context.place()?;
+    let project = place.load()?;
+    screen.mention(&format!("project file: {}", project.file.display()));
+    let known: Vec<_> = project.services.iter().map(|service| service.name.clone()).collect();
+    let named = names::select(&start.services.patterns, &known, project.name.as_str())?;
+    let about = if named.is_empty() { known } else { named.clone() };
+    let mut person = Person::attend().map_err(|error| failure::io("watch for interrupts", &error))?;
+
+    let request = start.request(&project, named.clone(), context);
+    let (client, up) = with_daemon(context, screen, |client, screen| {
+        client.send(request.clone())?;
+        let mut reporter = Reporter::new(screen, Goal::Up, width(&about));
+        let up = until_wished(client, &mut reporter, Some(start.limit), &mut person);
+        reporter.finish();
+        up
+    })?;
+    let mut following = Following { client, person, project: &project, named, about, log: None };
+    let wish = match up {
+        Ok(outcome) => {
+            start.show(&project, &outcome, context, screen)?;
+            let code = view::outcome_code(&outcome);
+            // Its last lines have been shown, and no more will come.
+            if code != 0 && outcome.services.iter().all(|service| is_over(&service.service.state)) {
+                return Ok(code);
+            }
+            following.show_log(&place, context, screen)?;
+            match following.until_over(screen)? {
+                Ok(services) => return following.ended(&services, screen),
+                Err(wish) => wish,
+            }
+        }
+        Err(wish) => wish,
+    };
+    match wish {
+        Wish::Stop => following.stop(screen),
+        Wish::Leave => following.leave(screen),
+        // Whoever looked at it looks no more, and has not asked for the services to end.
+        Wish::LogEnded => Ok(following.end_log(screen)?.unwrap_or(0)),
+    }
+}
+
+/// What is followed.
+struct Following<'a> {
+    client: Client,
+    person: Person,
+    project: &'a ProjectSpec,
+    /// The services that were named; none means the whole project.
+    named: Vec<ServiceName>,
+    /// The services it is about: those, or all that the file declares.
+    about: Vec<ServiceName>,
+    log: Option<Log>,
+}
+
+/// The thread that shows the log.
+struct Log {
+    /// Dropped when no more is wanted.
+    until: PipeWriter,
+    thread: JoinHandle<Result<u8, Failure>>,
+}
+
+impl Following<'_> {
+    /// Begins to show the log as `logs -f` does.
+    fn show_log(&mut self, place: &Place, context: &Context, screen: &mut Screen) -> Result<(), Problem> {
+        let keys = if self.person.has_keys() { "; d leaves them running" } else { "" };
+        if !screen.quiet() {
+            screen.say(&format!("following; Ctrl-C stops the services{keys}"));
+        }
+        let patterns: Vec<String> = self.about.iter().map(ToString::to_string).collect();
+        let found = place.logs(context.home()?, &patterns)?;
+        let sources: Vec<Source> = found.into_iter().map(|(name, dir)| Source { name, dir }).collect();
+        let pipes = io::pipe().and_then(|until| Ok((until, io::pipe()?)));
+        let ((until, hold), (over, showing)) = pipes.map_err(|error| failure::io("make a pipe", &error))?;
+        let color = screen.stdout_paint().is_on();
+        let thread = thread::spawn(move || {
+            // Closed with the end of this thread, however that comes.
+            let _showing = showing;
+            let output = Output {
+                stdout: &mut io::stdout(),
+                stderr: &mut io::stderr(),
+                is_terminal: io::stdout().is_terminal(),
+                color,
+                hangup: io::stdout().as_fd().try_clone_to_owned().ok(),
+                until: Some(until.into()),
+            };
+            logs::run(&LogsArgs::following(), &sources, output)
+        });
+        self.person.watch_log(over);
+        self.log = Some(Log { until: hold, thread });
+        Ok(())
+    }
+
+    /// Waits until nothing of what it is about runs or will run again. Returns how it stands then.
+    ///
+    /// [`WaitFor::Stopped`] holds between two attempts as well, so what waits for its next one is awaited again.
+    fn until_over(&mut self, screen: &mut Screen) -> Result<Result<Vec<ServiceStatus>, Wish>, Failure> {
+        let (mut services, mut until) = (self.about.clone(), WaitFor::Stopped);
+        loop {
+            let project = self.project.id.clone();
+            self.client.send(Request::Wait { project, services, until, timeout: NO_LIMIT })?;
+            let outcome = match until_wished(&mut self.client, &mut Reporter::silent(screen), None, &mut self.person) {
+                Ok(Ok(outcome)) => outcome,
+                Ok(Err(wish)) => return Ok(Err(wish)),
+                // Somebody has ended the whole project.
+                Err(failure) if failure.code == FailureCode::NotRunning => return Ok(Ok(Vec::new())),
+                Err(failure) => return Err(failure),
+            };
+            let statuses: Vec<_> = outcome.services.into_iter().map(|service| service.service).collect();
+            services = statuses.iter().filter(|status| !is_over(&status.state)).map(|s| s.name.clone()).collect();
+            (services, until) = match until {
+                WaitFor::Stopped if services.is_empty() => return Ok(Ok(statuses)),
+                WaitFor::Stopped => (services, WaitFor::Ready),
+                WaitFor::Ready | WaitFor::Completed => (self.about.clone(), WaitFor::Stopped),
+            };
+        }
+    }
+
+    /// Says that everything has ended by itself.
+    fn ended(mut self, services: &[ServiceStatus], screen: &mut Screen) -> Result<u8, Problem> {
+        if let Some(code) = self.end_log(screen)? {
+            return Ok(code);
+        }
+        let failed = services.iter().filter(|service| matches!(service.state, State::Failed { .. }));
+        let mut code = 0;
+        for service in failed {
+            let name = screen.stderr_paint().text(Tone::Bad, service.name.as_str());
+            screen.say(&format!("{name}: {}", view::word(service, UnixMillis::now()).text));
+            code = 1;
+        }
+        screen.say("nothing runs any more");
+        Ok(code)
+    }
+
+    /// Leaves the services running.
+    fn leave(mut self, screen: &mut Screen) -> Result<u8, Problem> {
+        let code = self.end_log(screen)?;
+        screen.say(&format!("the services run on; {}", super::up::FAREWELL));
+        Ok(code.unwrap_or(0))
+    }
+
+    /// Ends what it is about, and sooner with each Ctrl-C.
+    fn stop(mut self, screen: &mut Screen) -> Result<u8, Problem> {
+        let running = self.running()?;
+        let services = (!self.named.is_empty()).then(|| self.named.clone());
+        let request = |now| Request::Stop { project: self.project.id.clone(), services: services.clone(), now };
+        let (gently, at_once) = (request(false), request(true));
+        self.client.send(gently)?;
+        screen.say(&format!("stopping {}; press Ctrl-C again to kill them", view::count(running, "service")));
+        let mut is_hurried = false;
+        let outcome = loop {
+            // Where a log is shown, it shows the ends as well.
+            let mut reporter = match self.log {
+                Some(_) => Reporter::silent(screen),
+                None => Reporter::new(screen, Goal::Down, width(&self.about)),
+            };
+            let news = until_wished(&mut self.client, &mut reporter, None, &mut self.person);
+            reporter.finish();
+            match news {
+                Ok(Ok(outcome)) => break outcome,
+                Ok(Err(Wish::Stop)) if !is_hurried => {
+                    self.client.post(at_once.clone())?;
+                    screen.say("killing; press Ctrl-C again to leave that to the daemon");
+                    is_hurried = true;
+                }
+                Ok(Err(Wish::Stop | Wish::Leave)) => return Ok(left_to_the_daemon(screen)),
+                Ok(Err(Wish::LogEnded)) => {}
+                Err(failure) if failure.code == FailureCode::NotRunning => {
+                    break Outcome { services: Vec::new(), took: Duration::ZERO };
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+        };
+        if let Some(code) = self.end_log(screen)? {
+            return Ok(code);
+        }
+        let code = show_stop("up", None, &outcome, screen);
+        let was_forced = outcome.services.iter().any(|service| service.ended.as_ref().is_some_and(|end| end.forced));
+        Ok(stop_code(code, is_hurried, was_forced))
+    }
+
+    /// How many of the services it is about run, or are to.
+    fn running(&mut self) -> Result<usize, Failure> {
+        let projects = self.client.status(Some(&self.project.id))?;
+        let services = projects.iter().flat_map(|project| &project.services);
+        let meant = services.filter(|service| self.named.is_empty() || self.named.contains(&service.name));
+        Ok(meant.filter(|service| !is_over(&service.state)).count())
+    }
+
+    /// Has the log shown up to what is there, and waits for that. Some exit code if somebody does not want to wait.
+    fn end_log(&mut self, screen: &mut Screen) -> Result<Option<u8>, Failure> {
+        let Some(Log { until, thread }) = self.log.take() else { return Ok(None) };
+        drop(until);
+        while self.person.watches_log() {
+            match self.person.wait().map_err(|error| failure::io("wait for the log", &error))? {
+                Wish::LogEnded => {}
+                Wish::Stop | Wish::Leave => {
+                    screen.say("interrupted; not all of the log was shown");
+                    return Ok(Some(INTERRUPTED));
+                }
+            }
+        }
+        match thread.join() {
+            Ok(shown) => shown.map(|_| None),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+/// Waits for the outcome of the request that was sent, or for a wish.
+fn until_wished(
+    client: &mut Client,
+    reporter: &mut Reporter<'_>,
+    limit: Option<Limit>,
+    person: &mut Person,
+) -> Result<Result<Outcome, Wish>, Failure> {
+    let limit = limit.and_then(|limit| limit.timeout.checked_add(super::SLACK));
+    loop {
+        if let Some(outcome) = attend(client, reporter, limit, &person.fds())? {
+            return Ok(Ok(outcome));
+        }
+        if let Some(wish) = person.wish() {
+            return Ok(Err(wish));
+        }
+    }
+}
+
+/// Says that the end is not waited for.
+fn left_to_the_daemon(screen: &mut Screen) -> u8 {
+    screen.say("interrupted; the daemon goes on ending the services");
+    INTERRUPTED
+}
+
+/// Whether nothing of a service runs, and nothing will unless somebody asks for it.
+fn is_over(state: &State) -> bool {
+    match state {
+        State::Stopped | State::Completed | State::Failed { .. } => true,
+        State::Waiting { .. }
+        | State::Spawning
+        | State::Starting
+        | State::Ready
+        | State::Unready
+        | State::Stopping { .. }
+        | State::Backoff { .. }
+        | State::Unknown => false,
+    }
+}
+
+/// The exit code of a stop: `code` is that of the stop itself, which is 0 when nothing is left.
+fn stop_code(code: u8, is_hurried: bool, was_forced: bool) -> u8 {
+    match code {
+        0 if is_hurried => INTERRUPTED,
+        // It did not end when it was asked to.
+        0 if was_forced => FailureCode::Failed.exit_code(),
+        code => code,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_that_was_not_gentle_shows_in_its_code() {
+        for (code, is_hurried, was_forced, expected) in
+            [(0, false, false, 0), (0, false, true, 1), (0, true, true, 130), (0, true, false, 130), (1, true, true, 1)]
+        {
+            assert_eq!(stop_code(code, is_hurried, was_forced), expected, "{code} {is_hurried} {was_forced}");
+        }
+    }
+}
