@@ -162,7 +162,9 @@ fn what_waits_says_for_what() {
     let site = Site::new(&format!(
         "[services.db]\ncommand = 'exec sleep 600'\nport = {port}\n[services.web]\ncommand = 'x'\ndepends_on = [\"db\"]\n"
     ));
-    let up = answer(&site, "up --timeout 200ms", 124);
+    answer(&site, "up --timeout 1ms", 124);
+    site.await_state("db", "starting");
+    let up = answer(&site, "up --timeout 1ms", 124);
     let web = &up["services"][1];
     assert_eq!((&web["state"], &web["result"]), (&"waiting".into(), &"timed_out".into()));
     assert_eq!(web["waiting_for"], json!([{ "service": "db", "condition": "ready" }]));
