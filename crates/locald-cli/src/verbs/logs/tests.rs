@@ -439,8 +439,8 @@ fn follow_goes_on_over_restarts_and_deletion_and_sees_services_that_come_later()
     web.write(b"into the deleted file\n", at(2005));
     web.write(b"again\n", at(3000));
     let mut seen = Vec::new();
-    for json in following.shown.iter() {
-        seen.extend(json);
+    loop {
+        seen.extend(following.shown.recv_timeout(Duration::from_secs(20)).expect("more is shown"));
         if seen.ends_with(b"again\"}\n") {
             break;
         }

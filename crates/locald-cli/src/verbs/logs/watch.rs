@@ -4,8 +4,9 @@
 //! watching the nearest one that does. A report says only that it is time to look: what has changed, the followers find
 //! out, so reports may be many, few, or about something else.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +26,7 @@ const WATCHES_FILES: bool = !cfg!(target_os = "linux");
 pub(super) struct Watch {
     watcher: RecommendedWatcher,
     dirs: Vec<PathBuf>,
-    watched: BTreeSet<PathBuf>,
+    watched: BTreeMap<PathBuf, Identity>,
     wakes: Receiver<()>,
     news: Arc<News>,
 }
@@ -82,7 +83,7 @@ impl Watch {
             let _ = wake.try_send(());
         };
         let watcher = notify::recommended_watcher(on_event).map_err(|error| cannot_watch(None, &error))?;
-        let mut watch = Self { watcher, dirs, watched: BTreeSet::new(), wakes, news };
+        let mut watch = Self { watcher, dirs, watched: BTreeMap::new(), wakes, news };
         watch.renew()?;
         Ok(watch)
     }
@@ -93,30 +94,31 @@ impl Watch {
     /// When the system gives no watch.
     pub(super) fn renew(&mut self) -> Result<(), Failure> {
         if self.news.is_moved.swap(false, Ordering::AcqRel) {
-            for path in std::mem::take(&mut self.watched) {
+            for path in std::mem::take(&mut self.watched).into_keys() {
                 // The watch of something deleted has gone by itself.
                 let _ = self.watcher.unwatch(&path);
             }
         }
+        // A watch may have been given for something that was being deleted: nothing would ever be reported of it. So each
+        // counts only when the same thing still bears its name after the watch was given.
         loop {
-            let wanted: BTreeSet<PathBuf> = self.dirs.iter().flat_map(|dir| targets(dir)).collect();
+            let wanted: BTreeMap<PathBuf, Identity> = self.dirs.iter().flat_map(|dir| targets(dir)).collect();
             if wanted == self.watched {
                 return Ok(());
             }
-            for path in self.watched.difference(&wanted) {
-                let _ = self.watcher.unwatch(path);
+            for (path, _) in self.watched.extract_if(.., |path, identity| wanted.get(path) != Some(identity)) {
+                let _ = self.watcher.unwatch(&path);
             }
-            self.watched.retain(|path| wanted.contains(path));
-            for path in wanted {
-                if self.watched.contains(&path) {
+            for (path, identity) in wanted {
+                if self.watched.contains_key(&path) {
                     continue;
                 }
                 match self.watcher.watch(&path, RecursiveMode::NonRecursive) {
                     Ok(()) => {
-                        self.watched.insert(path);
+                        self.watched.insert(path, identity);
                     }
                     // Deleted in this moment. The next round finds what exists instead.
-                    Err(_) if !path.exists() => {}
+                    Err(_) if identify(&path) != Some(identity) => {}
                     Err(error) => return Err(cannot_watch(Some(&path), &error)),
                 }
             }
@@ -140,12 +142,21 @@ impl Watch {
     }
 }
 
+/// What a name stands for at the moment: device and inode.
+type Identity = (u64, u64);
+
+fn identify(path: &Path) -> Option<Identity> {
+    let meta = path.metadata().ok()?;
+    Some((meta.dev(), meta.ino()))
+}
+
 /// What has to be watched to learn about the log in `dir`.
-fn targets(dir: &Path) -> Vec<PathBuf> {
+fn targets(dir: &Path) -> Vec<(PathBuf, Identity)> {
+    let identified = |path: &Path| Some((path.to_owned(), identify(path)?));
     let mut targets = Vec::new();
-    targets.extend(dir.ancestors().find(|dir| dir.exists()).map(Path::to_owned));
+    targets.extend(dir.ancestors().find_map(identified));
     if WATCHES_FILES {
-        targets.extend([DATA_FILE, INDEX_FILE].map(|file| dir.join(file)).into_iter().filter(|file| file.exists()));
+        targets.extend([DATA_FILE, INDEX_FILE].iter().filter_map(|file| identified(&dir.join(file))));
     }
     targets
 }
