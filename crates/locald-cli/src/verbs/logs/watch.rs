@@ -151,10 +151,14 @@ fn identify(path: &Path) -> Option<Identity> {
 }
 
 /// What has to be watched to learn about the log in `dir`.
+///
+/// The directory, or the nearest that exists, and the one above it: as long as a deleted log is kept open, Linux does not
+/// report that its directory is deleted (inotify(7), IN_DELETE_SELF comes with the last reference), but the one above
+/// reports that an entry is gone.
 fn targets(dir: &Path) -> Vec<(PathBuf, Identity)> {
     let identified = |path: &Path| Some((path.to_owned(), identify(path)?));
     let mut targets = Vec::new();
-    targets.extend(dir.ancestors().find_map(identified));
+    targets.extend(dir.ancestors().filter_map(identified).take(2));
     if WATCHES_FILES {
         targets.extend([DATA_FILE, INDEX_FILE].iter().filter_map(|file| identified(&dir.join(file))));
     }
@@ -200,6 +204,13 @@ mod tests {
     /// Long enough for a busy machine; nothing waits for it to pass.
     const DEADLINE: Option<Duration> = Some(Duration::from_secs(20));
 
+    /// A log directory in one that nobody else writes to.
+    fn log_dir(base: &tempfile::TempDir) -> PathBuf {
+        let dir = base.path().join("services/web");
+        fs::create_dir_all(&dir).expect("a directory");
+        dir
+    }
+
     /// Takes the wakes that are on their way for what was done so far.
     fn settle(watch: &Watch) {
         while watch.wait(Some(Duration::from_millis(50))) == Wake::Changed {}
@@ -208,9 +219,9 @@ mod tests {
     #[test]
     fn a_write_wakes_and_a_read_does_not() {
         let base = tempfile::tempdir().expect("a temporary directory");
-        let log = base.path().join(DATA_FILE);
+        let log = log_dir(&base).join(DATA_FILE);
         fs::write(&log, "one").expect("a log");
-        let mut watch = Watch::new(vec![base.path().to_owned()], None, None).expect("a watch");
+        let mut watch = Watch::new(vec![log_dir(&base)], None, None).expect("a watch");
         settle(&watch);
         fs::read(&log).expect("the log");
         assert_eq!(watch.wait(Some(Duration::from_millis(50))), Wake::Quiet);
@@ -222,7 +233,9 @@ mod tests {
     #[test]
     fn a_directory_is_awaited_and_awaited_again_after_its_deletion() {
         let base = tempfile::tempdir().expect("a temporary directory");
-        let dir = base.path().join("a/b");
+        // Deep enough that nobody else writes to what is watched.
+        let dir = base.path().join("home/a/b");
+        fs::create_dir_all(base.path().join("home")).expect("a directory");
         let mut watch = Watch::new(vec![dir.clone()], None, None).expect("a watch");
         for round in 0..3 {
             fs::create_dir_all(&dir).expect("a directory");
@@ -241,7 +254,7 @@ mod tests {
             watch.renew().expect("a watch");
             fs::write(dir.join(DATA_FILE), "text").expect("a log");
             assert_eq!(watch.wait(DEADLINE), Wake::Changed, "round {round}");
-            fs::remove_dir_all(base.path().join("a")).expect("it was there");
+            fs::remove_dir_all(base.path().join("home/a")).expect("it was there");
             settle(&watch);
             watch.renew().expect("a watch");
         }
@@ -251,7 +264,7 @@ mod tests {
     fn a_reader_that_goes_away_wakes() {
         let base = tempfile::tempdir().expect("a temporary directory");
         let (read, write) = nix::unistd::pipe().expect("a pipe");
-        let watch = Watch::new(vec![base.path().to_owned()], Some(write), None).expect("a watch");
+        let watch = Watch::new(vec![log_dir(&base)], Some(write), None).expect("a watch");
         drop(read);
         assert_eq!(watch.wait(DEADLINE), Wake::HungUp);
     }
@@ -260,7 +273,7 @@ mod tests {
     fn closing_the_other_end_says_that_no_more_is_wanted() {
         let base = tempfile::tempdir().expect("a temporary directory");
         let (until, hold) = std::io::pipe().expect("a pipe");
-        let watch = Watch::new(vec![base.path().to_owned()], None, Some(until.into())).expect("a watch");
+        let watch = Watch::new(vec![log_dir(&base)], None, Some(until.into())).expect("a watch");
         settle(&watch);
         drop(hold);
         assert_eq!(watch.wait(DEADLINE), Wake::Ended);
