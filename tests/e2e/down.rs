@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{Site, send, service_of};
+use crate::support::{Site, free_port, send, service_of, zoo};
 
 /// How a service ended, from the answer of `down`.
 fn ended(down: &Value, service: &str) -> Value {
@@ -199,6 +199,46 @@ fn what_keeps_forking_while_it_is_killed_ends_too() {
     site.up();
     let web = ended(&site.down(), "web");
     assert_eq!((&web["stopped"], &web["survivors"]), (&true.into(), &Value::Array(Vec::new())));
+}
+
+#[test]
+fn a_second_down_does_not_wait_for_the_grace_period_either() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\ntrap 'echo asked >> $EVENTS' TERM\nwhile :; do sleep 600 & wait; done'''\nstop_grace = \"1h\"\n",
+    );
+    site.up();
+    let first = site.locald("down").start();
+    site.await_event("asked");
+    site.locald("down").run().ok();
+    first.finish().ok();
+    site.assert_no_service_is_left();
+}
+
+// Whoever was given the socket is no process of the run and gets no signal. But the port is not free, and `down` says so.
+#[test]
+fn a_port_that_was_given_away_is_not_called_free() {
+    let port = free_port();
+    let site = Site::new(&format!(
+        "[services.web]\ncommand = ['sh', '-c', 'exec \"$ZOO\" give $PORT taker']\nport = {port}\n"
+    ));
+    let mut taker = std::process::Command::new(zoo())
+        .args(["take", "taker"])
+        .current_dir(site.project())
+        .spawn()
+        .expect("the taker starts");
+    site.eventually("the taker to listen", || site.project().join("taker").exists().then_some(()));
+    site.up();
+    let down = site.locald("down --json").run();
+    let is_alive = taker.try_wait().expect("a child").is_none();
+    taker.kill().expect("a child of its own");
+    taker.wait().expect("reaped");
+    let down = down.code(1);
+    let down: Value = serde_json::from_str(&down.stdout).expect("an object");
+    let survivor = &ended(&down, "web")["survivors"][0];
+    assert_eq!(survivor["pid"], taker.id(), "{down}");
+    assert!(survivor["reason"].as_str().is_some_and(|reason| reason.contains(&port.to_string())), "{down}");
+    assert!(is_alive, "it is not ours to signal");
+    site.locald("down").run().ok();
 }
 
 #[test]

@@ -94,6 +94,100 @@ fn daemon_and_shim_killed_together_leave_a_service_that_can_be_ended() {
     site.assert_no_service_is_left();
 }
 
+// `down` used to wait for as long as somebody kept the shim from running.
+#[test]
+fn a_shim_that_is_stopped_keeps_no_service_from_ending() {
+    let site = Site::new("[services.web]\ncommand = 'sleep 600'\n");
+    site.up();
+    let (shim, web) = (site.recorded("web", "shim", "shim"), site.leader("web"));
+    send(shim, Signal::SIGSTOP);
+    let down = site.down();
+    assert!(!web.is_alive());
+    assert_eq!(down["services"][0]["ended"]["signal"], "SIGTERM", "{down}");
+}
+
+// As a shim that sleeps on a disk: it cannot be told to go on.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_shim_that_never_answers_is_ended_and_its_service_with_it() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\n\"$ZOO\" traceless sh -c 'echo $$ > \"$1\"; exec sleep 600' \"$PWD\" \"$PWD/child\"\n\
+         while :; do echo tick; sleep 0.02; done'''\n",
+    );
+    site.up();
+    let child = site.await_pid("child");
+    let (shim, web) = (site.recorded("web", "shim", "shim"), site.leader("web"));
+    let Some(frozen) = crate::support::Frozen::hold(shim) else {
+        eprintln!("this system lets nobody trace the shim, so it is not frozen");
+        return;
+    };
+    let down = site.locald("down").start();
+    site.await_end(web);
+    site.await_end(child);
+    drop(frozen);
+    down.finish().ok();
+    assert!(!shim.is_alive());
+    site.assert_no_service_is_left();
+}
+
+// The shim lives and goes on writing the log; only nobody can talk to it.
+#[test]
+fn a_runtime_directory_that_is_wiped_costs_no_service() {
+    let site = Site::new("[services.web]\ncommand = 'while :; do echo tick; sleep 0.02; done'\n");
+    site.up();
+    let (daemon, web) = (site.daemon(), site.leader("web"));
+    send(daemon, Signal::SIGKILL);
+    site.await_end(daemon);
+    std::fs::remove_dir_all(site.home().join("run")).expect("removed");
+    site.locald("daemon start").run().ok();
+    site.eventually("a note that its shim is out of reach", || {
+        site.service("web")["notes"].to_string().contains("degraded").then_some(())
+    });
+    assert_eq!(site.leader("web"), web);
+    let before = site.log("web").len();
+    site.eventually("more output", || (site.log("web").len() > before + 100).then_some(()));
+    site.up();
+    assert_eq!(site.leader("web"), web, "`up` changes nothing");
+    site.down();
+    assert!(!web.is_alive());
+}
+
+#[test]
+fn what_hides_ends_with_a_run_whose_leader_exits_without_a_shim() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\n\"$ZOO\" traceless sh -c 'trap \"\" TERM; echo $$ > \"$1\"; exec sleep 600' \"$PWD\" \"$PWD/child\"\n\
+         while [ ! -e go ]; do sleep 0.02; done; exit 7'''\nstop_grace = \"100ms\"\n",
+    );
+    site.up();
+    let child = site.await_pid("child");
+    let shim = site.recorded("web", "shim", "shim");
+    send(shim, Signal::SIGKILL);
+    site.await_end(shim);
+    site.write("go", "");
+    let web = site.await_state("web", "failed");
+    assert!(!child.is_alive());
+    let code = if ORPHANS_COME_TO_THE_SHIM { 7.into() } else { Value::Null };
+    assert_eq!(web["last"]["exit_code"], code, "{web}");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_hides_ends_although_daemon_and_shim_were_killed_together() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\n\"$ZOO\" traceless sh -c 'echo $$ > \"$1\"; exec sleep 600' \"$PWD\" \"$PWD/child\"\nsleep 600'''\n",
+    );
+    site.up();
+    let child = site.await_pid("child");
+    let (daemon, shim, web) = (site.daemon(), site.recorded("web", "shim", "shim"), site.leader("web"));
+    send(daemon, Signal::SIGKILL);
+    send(shim, Signal::SIGKILL);
+    site.await_end(daemon);
+    site.await_end(shim);
+    site.locald("down").run().ok();
+    assert!(!web.is_alive() && !child.is_alive());
+    site.assert_no_service_is_left();
+}
+
 // The order used to be lost with the shim that had not read it, and the service was `stopping` for ever.
 #[test]
 fn a_stop_that_its_shim_did_not_live_to_hear_is_carried_out() {

@@ -6,6 +6,8 @@
 //! log, the logs of the services and the processes are shown.
 
 mod call;
+#[cfg(target_os = "linux")]
+mod frozen;
 mod table;
 mod terminal;
 
@@ -25,6 +27,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub(crate) use call::{Call, Ran};
+#[cfg(target_os = "linux")]
+pub(crate) use frozen::Frozen;
 pub(crate) use table::Seen;
 pub(crate) use terminal::Terminal;
 

@@ -174,6 +174,9 @@ pub(crate) struct UpArgs {
     pub(crate) services: Services,
     #[command(flatten)]
     pub(crate) limit: Limit,
+    /// Start also where processes of an earlier run could not be ended. They are left alone, and shown.
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// The arguments of `down`.
@@ -199,6 +202,9 @@ pub(crate) struct StartArgs {
     pub(crate) services: Services,
     #[command(flatten)]
     pub(crate) limit: Limit,
+    /// Start also where processes of an earlier run could not be ended. They are left alone, and shown.
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// The arguments of `stop`.
@@ -224,6 +230,9 @@ pub(crate) struct RestartArgs {
     pub(crate) services: Services,
     #[command(flatten)]
     pub(crate) limit: Limit,
+    /// Start also where processes of an earlier run could not be ended. They are left alone, and shown.
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// The arguments of `status`.

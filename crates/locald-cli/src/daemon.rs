@@ -12,7 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use locald_utils::paths::Home;
-use locald_utils::process::Spawn;
+use locald_utils::process::mark::{self, SUPERVISOR_MARKER};
+use locald_utils::process::{RUN_MARKER, SERVICE_MARKER, Spawn};
 use locald_utils::protocol::{DaemonStart, Failure, FailureCode};
 use locald_utils::record;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -122,7 +123,10 @@ fn spawn(home: &Home, program: &Path) -> io::Result<OwnedFd> {
     let (reader, writer) = io::pipe()?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     let log = File::options().append(true).create(true).mode(0o600).open(home.daemon_log())?;
-    let spawn = Spawn::new(program).arg("--ready-fd").arg(READY_FD.to_string());
+    // A daemon that is started from within a run is none of it, and carries the mark of those who look after runs instead.
+    let env = std::env::vars_os().filter(|(name, _)| name != RUN_MARKER && name != SERVICE_MARKER);
+    let env = env.chain([(SUPERVISOR_MARKER.into(), mark::supervisor(home.state()).to_owned())]);
+    let spawn = Spawn::new(program).arg("--ready-fd").arg(READY_FD.to_string()).env(env);
     let spawn = spawn.descriptor(&null, 0)?.descriptor(&null, 1)?.descriptor(&log, 2)?.descriptor(&writer, READY_FD)?;
     // Nobody reaps it here: it outlives this process, and if it does not, the pipe tells.
     spawn.start()?;

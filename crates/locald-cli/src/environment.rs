@@ -13,8 +13,8 @@
 //!   (`*_API_KEY`) stay;
 //! - what names descriptors of the caller that no service inherits: `MAKEFLAGS`, `MFLAGS`, `MAKELEVEL`,
 //!   `CARGO_MAKEFLAGS`, `NOTIFY_SOCKET`, `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`;
-//! - locald's own about the caller: `LOCALD_SERVICE`, `LOCALD_RUN`, `LOCALD_FILE`. `LOCALD_HOME` stays, so that a
-//!   locald within a service finds the same home.
+//! - locald's own about the caller: `LOCALD_SERVICE`, `LOCALD_RUN`, `LOCALD_SUPERVISOR`, `LOCALD_FILE`. `LOCALD_HOME` stays,
+//!   so that a locald within a service finds the same home.
 //!
 //! `TERM` is always [`TERM`]: the terminal of a service is locald's, not the caller's.
 
@@ -41,6 +41,7 @@ const DROPPED: &[&str] = &[
     "LOCALD_FILE",
     "LOCALD_RUN",
     "LOCALD_SERVICE",
+    "LOCALD_SUPERVISOR",
     "MAKEFLAGS",
     "MAKELEVEL",
     "MFLAGS",

@@ -57,6 +57,7 @@ fn orphan(dir: &Path, service: &ServiceSpec) -> Option<ServiceStatus> {
         last: None,
         spec_digest: None,
         note: Some(NOTE.to_owned()),
+        left: Vec::new(),
     })
 }
 

@@ -54,6 +54,7 @@ pub(crate) fn service(service: &str, state: State) -> ServiceStatus {
         last: None,
         spec_digest: None,
         note: None,
+        left: Vec::new(),
     }
 }
 

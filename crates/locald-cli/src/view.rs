@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use locald_utils::protocol::{Desired, FailedReason, Outcome, OutcomeResult, ProjectStatus, ServiceStatus, State};
-use locald_utils::record::{Ended, ExitStatus};
+use locald_utils::record::{Ended, ExitStatus, Survivor};
 use locald_utils::spec::{Kind, ProjectSpec, ServiceSpec};
 use locald_utils::time::{UnixMillis, human};
 
@@ -142,6 +142,12 @@ impl Row {
             notes.push(format!("{lost} bytes of output lost"));
         }
         notes.extend(self.status.note.as_deref().map(clean));
+        if let Some(one) = self.status.left.first() {
+            let more = self.status.left.len() - 1;
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let (pid, command) = (one.process.pid, clean(&one.command));
+            notes.push(format!("pid {pid} ({command}){more} of an earlier run could not be ended"));
+        }
         notes
     }
 }
@@ -228,6 +234,7 @@ fn never_started(declared: &ServiceSpec) -> ServiceStatus {
         last: None,
         spec_digest: None,
         note: None,
+        left: Vec::new(),
     }
 }
 
@@ -317,15 +324,13 @@ pub(crate) fn stop_totals(outcome: &Outcome) -> StopTotals {
 }
 
 /// The processes of a service that could not be ended.
-pub(crate) fn survivors<'a>(
-    service: &'a ServiceStatus,
-    ended: Option<&'a Ended>,
-) -> &'a [locald_utils::record::Survivor] {
-    match (&service.state, ended) {
-        (State::Failed { reason: FailedReason::Survivors { survivors } }, _) => survivors,
+pub(crate) fn survivors<'a>(service: &'a ServiceStatus, ended: Option<&'a Ended>) -> Vec<&'a Survivor> {
+    let of_run = match (&service.state, ended) {
+        (State::Failed { reason: FailedReason::Survivors { survivors } }, _) => survivors.as_slice(),
         (_, Some(ended)) => &ended.survivors,
         (_, None) => &[],
-    }
+    };
+    of_run.iter().chain(&service.left).collect()
 }
 
 /// The exit code of a verb that was to bring something about: 0, 1, or 124 when only time was lacking.
@@ -371,7 +376,7 @@ pub(crate) fn clean(text: &str) -> String {
 mod tests {
     use locald_utils::process::ProcessId;
     use locald_utils::protocol::{ServiceOutcome, WaitingOn};
-    use locald_utils::record::{StartFailure, StartStage, Survivor};
+    use locald_utils::record::{StartFailure, StartStage};
     use locald_utils::spec::Condition;
 
     use super::*;

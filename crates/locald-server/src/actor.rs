@@ -14,13 +14,15 @@ use std::time::Duration;
 
 use locald_utils::name::{ProjectName, RunId, RunNumber, ServiceKey};
 use locald_utils::paths::{Home, service_dir};
+use locald_utils::process::cgroup::Hierarchy;
 use locald_utils::process::{self, ProcessId};
 use locald_utils::record::{self, Ended, RunRef, ShimRecord, StartFailure, StartStage};
 use locald_utils::shim_protocol::{FromShim, Kept, Phase, ShimIdentity, Snapshot, StartOrder, StopOrder, ToShim};
 use locald_utils::spec::{Environment, OsText, Ports, ServiceSpec};
 use locald_utils::time::UnixMillis;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
+use tokio::time::Instant;
 
 use crate::checkout::Checkouts;
 use crate::core::lifecycle::News;
@@ -28,7 +30,7 @@ use crate::ledger::{BaseEnvironment, Executable, Intent, Ledger};
 use crate::orphan;
 use crate::probe;
 use crate::reaper::Reaper;
-use crate::shim_link::ShimLink;
+use crate::shim_link::{self, ShimLink};
 
 /// What every actor needs.
 pub(crate) struct Context {
@@ -36,6 +38,8 @@ pub(crate) struct Context {
     pub(crate) ledger: Ledger,
     pub(crate) reaper: Reaper,
     pub(crate) checkouts: Checkouts,
+    /// Where runs have cgroups of their own, if anywhere.
+    pub(crate) cgroups: Option<Hierarchy>,
     pub(crate) boot: String,
     pub(crate) epoch: u64,
     pub(crate) shim_program: PathBuf,
@@ -51,6 +55,8 @@ pub(crate) struct Report {
     pub(crate) key: ServiceKey,
     pub(crate) run: RunNumber,
     pub(crate) news: News,
+    /// Dropped when the core has heard it and what follows from it is on its way to the ledger.
+    pub(crate) heard: Option<oneshot::Sender<()>>,
 }
 
 /// What the core orders of an actor.
@@ -123,7 +129,18 @@ pub(crate) struct Reporter {
 impl Reporter {
     pub(crate) fn report(&self, news: News) {
         // The core goes last; when it has gone, nobody is left to be told.
-        let _ = self.context.reports.send(Report { key: self.key.clone(), run: self.run, news });
+        let _ = self.context.reports.send(Report { key: self.key.clone(), run: self.run, news, heard: None });
+    }
+
+    /// Tells the core, and waits until what follows from it is in the ledger.
+    async fn report_for_good(&self, news: News) {
+        let (sender, heard) = oneshot::channel();
+        let report = Report { key: self.key.clone(), run: self.run, news, heard: Some(sender) };
+        if self.context.reports.send(report).is_ok() {
+            // Never sent, only dropped.
+            let _ = heard.await;
+            self.context.ledger.flush().await;
+        }
     }
 }
 
@@ -143,7 +160,8 @@ async fn set_up(context: &Context, assignment: &Assignment) -> Result<(ShimLink,
         number: *run,
         id,
     };
-    let order = start_order(assignment, &run, port)?;
+    let cgroup = context.cgroups.as_ref().map(|place| place.leaf(run.id.as_str()).dir().to_owned());
+    let order = start_order(assignment, &run, port, cgroup)?;
     let intent = intent(context, assignment, &run, &order, port);
     context.ledger.intend(intent).await.map_err(|error| StartFailure {
         stage: StartStage::Ledger,
@@ -176,15 +194,16 @@ async fn launch(
         socket: context.home.shim_socket(&run.id),
     };
     let (pid, stream) =
-        ShimLink::start(&context.shim_program, &identity, &context.log).map_err(|error| StartFailure {
-            path: Some(context.shim_program.clone()),
-            ..shim_failure(&format!("could not start {}", context.shim_program.display()), &error)
+        ShimLink::start(&context.shim_program, &identity, &context.log, context.home.state()).map_err(|error| {
+            StartFailure {
+                path: Some(context.shim_program.clone()),
+                ..shim_failure(&format!("could not start {}", context.shim_program.display()), &error)
+            }
         })?;
     let exit = context.reaper.exit_of(pid);
     let shim = ProcessId::of(pid);
-    let link = ShimLink::born(stream, context.epoch).await;
-    let mut link = match link {
-        Ok(link) => link,
+    match hand_over(stream, context.epoch, order).await {
+        Ok(link) => Ok((link, identity)),
         Err(error) => {
             // A shim that comes late must not meet the next one. It has started nothing yet; its own words are in the log.
             if let Some(shim) = shim {
@@ -192,13 +211,18 @@ async fn launch(
             }
             let _ = exit.await;
             forget(&identity);
-            return Err(shim_failure("its shim did not come up (the daemon's log says why)", &error));
+            Err(shim_failure("its shim did not come up (the daemon's log says why)", &error))
         }
-    };
-    link.send(&ToShim::Start(Box::new(order)))
-        .await
-        .map_err(|error| shim_failure("could not talk to its shim", &error))?;
-    Ok((link, identity))
+    }
+}
+
+/// Greets a new shim and tells it what to run.
+async fn hand_over(stream: std::os::unix::net::UnixStream, epoch: u64, order: StartOrder) -> io::Result<ShimLink> {
+    let mut link = ShimLink::born(stream, epoch).await?;
+    // An environment may be larger than what a socket holds for a shim that does not read.
+    let sent = tokio::time::timeout(shim_link::HELLO_LIMIT, link.send(&ToShim::Start(Box::new(order)))).await;
+    sent.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    Ok(link)
 }
 
 /// Takes away what a shim that never started anything has left.
@@ -259,7 +283,12 @@ fn check_port(port: u16) -> Result<(), StartFailure> {
     })
 }
 
-fn start_order(assignment: &Assignment, run: &RunRef, port: Option<u16>) -> Result<StartOrder, StartFailure> {
+fn start_order(
+    assignment: &Assignment,
+    run: &RunRef,
+    port: Option<u16>,
+    cgroup: Option<PathBuf>,
+) -> Result<StartOrder, StartFailure> {
     let Assignment { spec, ports, .. } = assignment;
     let unknown = |error: locald_utils::spec::UnknownPort| StartFailure {
         stage: StartStage::Port,
@@ -294,6 +323,7 @@ fn start_order(assignment: &Assignment, run: &RunRef, port: Option<u16>) -> Resu
                 .transpose()
                 .map_err(unknown)?,
         },
+        cgroup,
         keep: Kept { spec: ServiceSpec::clone(spec), port, environment: assignment.environment.digest.clone() },
     })
 }
@@ -353,26 +383,64 @@ enum Parting {
     Over,
     /// The connection is gone.
     Lost,
+    /// The shim does not carry out what it was told.
+    Silent,
+}
+
+/// 2 s: how long a shim may take to begin a stop. It takes less than a millisecond; one that is stopped, or sleeps on a disk
+/// that does not answer, never does it.
+const SILENCE_LIMIT: Duration = Duration::from_secs(2);
+
+/// 1 s: how long a shim that was told to go on (SIGCONT) is given.
+const WAKE_LIMIT: Duration = Duration::from_secs(1);
+
+/// A shim's answer that is waited for, and not for ever.
+#[derive(Default)]
+struct Silence {
+    until: Option<Instant>,
+    is_woken: bool,
+}
+
+impl Silence {
+    /// Begins to wait for an answer.
+    fn begin(&mut self) {
+        self.until.get_or_insert(Instant::now() + SILENCE_LIMIT);
+    }
+
+    /// Waits until the shim is not worth waiting for any longer; for ever when nothing was asked of it. May be dropped and
+    /// called again.
+    async fn is_over(&mut self, shim: ProcessId) {
+        let Some(until) = self.until else { return std::future::pending().await };
+        tokio::time::sleep_until(until).await;
+        if !self.is_woken {
+            self.is_woken = true;
+            // Somebody may have stopped it. One that is gone, or whose number is another's, gets nothing.
+            let _ = process::signal(shim, nix::sys::signal::Signal::SIGCONT);
+            let until = until + WAKE_LIMIT;
+            self.until = Some(until);
+            tokio::time::sleep_until(until).await;
+        }
+    }
 }
 
 impl Actor {
-    /// Looks for the shim of an earlier daemon, as long as it takes: no answer is no death.
-    async fn find(self, shim: ProcessId) {
-        let mut patience = Duration::from_millis(50);
-        loop {
-            match ShimLink::connect(&self.identity.socket, self.context.epoch).await {
-                Ok(link) if link.run.id == self.identity.run.id => return self.reunite(link).await,
-                Ok(_) => return self.inherit(shim).await,
-                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-                    return self.inherit(shim).await;
+    /// Looks for the shim of an earlier daemon, as long as it takes: no answer is no death. Only a stop is not kept waiting.
+    async fn find(mut self, shim: ProcessId) {
+        let mut silence = Silence::default();
+        let link = loop {
+            let search = knock(&self.context, &self.reporter, &self.identity);
+            tokio::select! {
+                link = search => break link,
+                Some(order) = self.orders.recv() => {
+                    self.stop = Some(order);
+                    silence.begin();
                 }
-                Err(error) => {
-                    tracing::warn!(%error, service = %self.reporter.key.service, "its shim does not answer");
-                    self.reporter.report(News::Silent);
-                    tokio::time::sleep(patience).await;
-                    patience = (patience * 2).min(Duration::from_secs(5));
-                }
+                () = silence.is_over(shim) => break None,
             }
+        };
+        match link {
+            Some(link) => self.reunite(link).await,
+            None => self.inherit(shim).await,
         }
     }
 
@@ -395,15 +463,26 @@ impl Actor {
                 drop(link);
                 Box::pin(self.lose(shim)).await;
             }
+            Parting::Silent => {
+                tracing::warn!(service = %self.reporter.key.service, shim = shim.pid, "its shim does not do what it is told");
+                drop(link);
+                self.inherit(shim).await;
+            }
         }
     }
 
     async fn converse(&mut self, link: &mut ShimLink) -> Parting {
+        let shim = link.shim;
         let mut probe: Option<probe::PortProbe> = None;
+        let mut silence = Silence::default();
+        if self.stop.is_some() {
+            silence.begin();
+        }
         loop {
             tokio::select! {
                 message = link.receive() => match message {
                     Ok(Some(message)) => {
+                        silence = Silence::default();
                         if let Some(parting) = self.hear(link, message, &mut probe).await {
                             return parting;
                         }
@@ -417,10 +496,12 @@ impl Actor {
                 Some(order) = self.orders.recv() => {
                     probe = None;
                     self.stop = Some(order);
+                    silence.begin();
                     if link.send(&self.in_shims_words(order)).await.is_err() {
                         return Parting::Lost;
                     }
                 }
+                () = silence.is_over(shim) => return Parting::Silent,
                 () = probe::opened(probe.as_mut()) => {
                     probe = None;
                     self.reporter.report(News::Ready);
@@ -528,10 +609,34 @@ impl Actor {
     }
 }
 
-/// Puts the end of a run on record, takes away what records it until then, and tells the core.
+/// Knocks at a shim until it answers. `None` when nobody is there, or another run's shim.
+async fn knock(context: &Context, reporter: &Reporter, identity: &ShimIdentity) -> Option<ShimLink> {
+    let mut patience = Duration::from_millis(50);
+    loop {
+        match ShimLink::connect(&identity.socket, context.epoch).await {
+            Ok(link) if link.run.id == identity.run.id => return Some(link),
+            Ok(_) => return None,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                return None;
+            }
+            Err(error) => {
+                tracing::warn!(%error, service = %reporter.key.service, "its shim does not answer");
+                reporter.report(News::Silent);
+                tokio::time::sleep(patience).await;
+                patience = (patience * 2).min(Duration::from_secs(5));
+            }
+        }
+    }
+}
+
+/// Puts the end of a run on record, tells the core, and takes away what recorded the end until then.
+///
+/// In this order, because a daemon that dies in between finds the record again, and what it tells twice is taken once. That
+/// a job has completed, and need not run again, is for the core to decide and the ledger to keep: it is waited for as well.
 pub(crate) async fn conclude(context: &Context, service_dir: &Path, reporter: &Reporter, ended: Arc<Ended>) {
-    match context.ledger.ended(ended.clone()).await {
-        // Only now may the shim's own record go.
+    let recorded = context.ledger.ended(ended.clone()).await;
+    reporter.report_for_good(News::Ended(ended)).await;
+    match recorded {
         Ok(()) => {
             if let Err(error) = record::remove(service_dir, record::EXIT) {
                 tracing::warn!(%error, service = %reporter.key.service, "could not remove an exit record");
@@ -541,5 +646,4 @@ pub(crate) async fn conclude(context: &Context, service_dir: &Path, reporter: &R
             tracing::error!(%error, service = %reporter.key.service, "could not record an exit; its record stays")
         }
     }
-    reporter.report(News::Ended(ended));
 }

@@ -12,7 +12,8 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use locald_utils::paths::Home;
-use locald_utils::process::{self, sys};
+use locald_utils::process::cgroup::Hierarchy;
+use locald_utils::process::{self, mark, sys};
 use locald_utils::protocol::{DaemonStart, Failure, FailureCode};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::UnixListener;
@@ -155,6 +156,9 @@ fn take_lock(path: &Path) -> Result<Result<Flock<File>, Option<u32>>, DaemonStar
 
 async fn serve(home: Home, starter: &mut Starter) -> Result<(), DaemonStart> {
     let boot = process::boot_id().map_err(|error| failed(format!("could not learn the boot id: {error}")))?;
+    // Whoever it was that started it: a daemon is of no run, and neither is what it starts.
+    mark::take_off();
+    let cgroups = Hierarchy::find(&locald_utils::digest::hex(home.state().as_os_str().as_encoded_bytes())[..8]);
     if let Err(error) = process::become_subreaper() {
         tracing::warn!(%error, "orphans of a shim that dies will not come to the daemon");
     }
@@ -184,6 +188,7 @@ async fn serve(home: Home, starter: &mut Starter) -> Result<(), DaemonStart> {
         shim_program: shim_program().map_err(|error| failed(format!("could not find locald-shim: {error}")))?,
         log: OwnedFd::from(log),
         home,
+        cgroups,
         ledger,
         reaper,
         boot,

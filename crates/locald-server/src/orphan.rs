@@ -1,10 +1,10 @@
-//! A run whose shim is gone: what it recorded is believed, what still runs is looked after.
+//! A run whose shim is gone, or does not answer: what it recorded is believed, what still runs is looked after.
 //!
 //! If the shim left an exit record, that is how the run ended. Otherwise the leader may well be alive: it has lost
 //! nothing but its shim, because the daemon holds a duplicate of its terminal. Then its output is taken on from there,
-//! with a mark where up to one read may be missing, and the daemon does the stop itself, with the same ladder.
+//! with a mark where up to one read may be missing, and the daemon does the stop itself, with the same sweep. A shim that
+//! is there and does not answer is looked below once more, and then killed: what it kept comes to the daemon.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -12,10 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use locald_utils::log::LogWriter;
-use locald_utils::process::ladder::{Action, Ladder, ROUND, View};
-use locald_utils::process::membership::{self, Evidence};
-use locald_utils::process::{self, Process, ProcessId};
-use locald_utils::record::{self, Ended, ExitStatus, PidRecord, Stray, Survivor};
+use locald_utils::process::cgroup::Cgroup;
+use locald_utils::process::ladder::{ROUND, View};
+use locald_utils::process::membership::Memory;
+use locald_utils::process::sweep::{Account, Sweep, Target};
+use locald_utils::process::{self, ProcessId, mark};
+use locald_utils::record::{self, Ended, ExitStatus, PidRecord};
 use locald_utils::shim_protocol::ShimIdentity;
 use locald_utils::spec::ServiceSpec;
 use locald_utils::time::UnixMillis;
@@ -27,11 +29,12 @@ use tokio::time::Instant;
 
 use crate::actor::{Context, Order, Reporter, conclude};
 use crate::core::lifecycle::News;
+use crate::reaper::Held;
 
 /// 4096 bytes: what a shim reads at a time, and so the most that is lost with it.
 const MOST_LOST: u64 = 4096;
 
-/// 1 s: how long a shim that closed its connections may take to be gone.
+/// 1 s: how long a shim that closed its connections, or was killed, may take to be gone.
 const SHIM_LIMIT: Duration = Duration::from_secs(1);
 
 /// 1 s: reading what is left in a terminal takes milliseconds.
@@ -50,50 +53,129 @@ pub(crate) struct Orphan {
     pub(crate) shim: ProcessId,
 }
 
-/// What the sweep of a run has done so far.
-struct Sweep {
-    ladder: Ladder,
-    requested: bool,
-    known: BTreeSet<ProcessId>,
-    killed: BTreeSet<ProcessId>,
-    strays: Vec<Stray>,
+/// What is known of the processes of a run, from its record and from what has been seen.
+struct Members {
+    record: PidRecord,
+    cgroup: Option<Cgroup>,
+    /// Where orphans of the run may be: with the shim's ancestors, and with this daemon.
+    reapers: Vec<i32>,
+    /// The leader, if it has become a child of the daemon.
+    held: Option<Held>,
+    terminal: Option<u64>,
+    memory: Memory,
 }
 
 impl Orphan {
     /// Looks after the run until it is over.
     pub(crate) async fn look_after(mut self) {
         // Its connections close some moments before its children become ours, and only then do they tell how they end.
-        // A shim that lives on although its socket is gone does not keep its service from being ended.
-        let _ = tokio::time::timeout(SHIM_LIMIT, exited(self.shim, None)).await;
+        let _ = tokio::time::timeout(SHIM_LIMIT, exited(self.shim)).await;
+        if self.stop.is_none() && self.shim.is_alive() {
+            self.wait_for_shim().await;
+        }
         let dir = self.identity.service_dir.clone();
-        let recorded = record::load::<Ended>(&dir, record::EXIT).unwrap_or_else(|error| {
-            tracing::error!(%error, service = %self.reporter.key.service, "an exit record cannot be read");
-            None
-        });
-        if let Some(ended) = recorded.filter(|ended| ended.run.id == self.identity.run.id) {
+        if let Some(ended) = self.recorded_end() {
             return self.over(ended).await;
         }
         let record = record::load::<PidRecord>(&dir, record::PID).ok().flatten();
-        let Some(record) =
-            record.filter(|record| record.run.id == self.identity.run.id && record.boot == self.context.boot)
-        else {
-            // No instruction of the service ever ran; whatever the shim had started ended with it.
-            let ended = self.ended(ExitStatus::Unknown, None, Duration::ZERO, None);
+        let record = record.filter(|record| record.run.id == self.identity.run.id && record.boot == self.context.boot);
+        let Some(record) = record else {
+            // No instruction of the service ever ran; whatever the shim had started ends with it.
+            self.end_shim().await;
+            let ended = self.ended(ExitStatus::Unknown, false, Account::default(), Duration::ZERO);
             return self.over(ended).await;
         };
-        tracing::warn!(service = %self.reporter.key.service, run = self.reporter.run.0, shim = self.shim.pid, "its shim is gone; the daemon takes over");
-        let (spec, leader) = (self.spec.clone(), Some(record.leader));
-        self.reporter.report(News::Found { spec, leader, shim: self.shim, started_at: None, ran_for: Duration::MAX });
-        self.reporter.report(News::Degraded);
+        tracing::warn!(service = %self.reporter.key.service, run = self.reporter.run.0, shim = self.shim.pid, "its shim is gone or does not answer; the daemon takes over");
+        let mut members = self.members(record);
+        if self.shim.is_alive() {
+            // Whatever hangs below it now is known by name when it comes to the daemon, or to the first process.
+            if let Ok(below) = self.target(&members, Some(self.shim.pid)).members(&members.memory) {
+                members.memory.add(&below);
+            }
+            self.end_shim().await;
+            // It may have come back to life for long enough to see the end.
+            if let Some(ended) = self.recorded_end() {
+                return self.over(ended).await;
+            }
+        }
+        let leader = members.record.leader;
+        members.held = self.context.reaper.hold(leader);
+        self.report_degraded(Some(leader));
+        // While it is held open here, the number of the terminal is given to nobody else.
+        let terminal = self.master.as_ref().and_then(|master| master.try_clone().ok());
+        members.terminal = process::look(leader.pid)
+            .filter(|process| terminal.is_some() && process.id == leader)
+            .map(|process| process.terminal);
         let pump = self.master.take().and_then(|master| self.pump(master));
-        let (status, stop_at_once) = self.wait_for_leader(record.leader).await;
-        let mut ended = self.sweep(record.leader, status, stop_at_once).await;
+        let (status, stop_at_once) = self.wait_for_leader(&mut members).await;
+        let mut ended = self.sweep(members, status, stop_at_once).await;
         if let Some(pump) = pump {
             ended.lost_output = MOST_LOST;
             // Nobody of the run is left to write, so the terminal ends; unless a stranger was given it.
             let _ = tokio::time::timeout(DRAIN_LIMIT, pump).await;
         }
+        drop(terminal);
         self.over(ended).await;
+    }
+
+    /// Leaves a shim alone that cannot be reached although it is there, its socket having been removed: it goes on writing the
+    /// log, and records the end. Until it is gone, or the run is to be ended.
+    async fn wait_for_shim(&mut self) {
+        tracing::warn!(service = %self.reporter.key.service, run = self.reporter.run.0, shim = self.shim.pid, "its shim lives and cannot be reached");
+        let record = record::load::<PidRecord>(&self.identity.service_dir, record::PID).ok().flatten();
+        self.report_degraded(record.map(|record| record.leader));
+        tokio::select! {
+            () = exited(self.shim) => {}
+            order = self.orders.recv() => match order {
+                Some(order) => self.stop = Some(order),
+                // The daemon goes down; the next one looks again.
+                None => std::future::pending().await,
+            },
+        }
+    }
+
+    fn report_degraded(&self, leader: Option<ProcessId>) {
+        let (spec, shim) = (self.spec.clone(), self.shim);
+        self.reporter.report(News::Found { spec, leader, shim, started_at: None, ran_for: Duration::MAX });
+        self.reporter.report(News::Degraded);
+    }
+
+    /// How the shim has recorded that this run ended, if it has.
+    fn recorded_end(&self) -> Option<Ended> {
+        let recorded = record::load::<Ended>(&self.identity.service_dir, record::EXIT).unwrap_or_else(|error| {
+            tracing::error!(%error, service = %self.reporter.key.service, "an exit record cannot be read");
+            None
+        });
+        recorded.filter(|ended| ended.run.id == self.identity.run.id)
+    }
+
+    /// Kills a shim that does not answer.
+    async fn end_shim(&self) {
+        // By its identity: one that is gone, or whose number is another's, gets nothing.
+        let _ = process::signal(self.shim, Signal::SIGKILL);
+        let _ = tokio::time::timeout(SHIM_LIMIT, exited(self.shim)).await;
+    }
+
+    fn members(&self, record: PidRecord) -> Members {
+        let mut reapers = record.reapers.clone();
+        reapers.push(std::process::id().cast_signed());
+        let cgroup = record.cgroup.clone().map(Cgroup::at);
+        Members { record, cgroup, reapers, held: None, terminal: None, memory: Memory::default() }
+    }
+
+    fn target<'a>(&'a self, members: &'a Members, keeper: Option<i32>) -> Target<'a> {
+        Target {
+            run: &self.identity.run.id,
+            leader: members.record.leader,
+            is_pinned: members.held.is_some(),
+            keeper,
+            reapers: &members.reapers,
+            terminal: members.terminal,
+            cgroup: members.cgroup.as_ref(),
+            home: Some(mark::supervisor(self.context.home.state())),
+            signal: self.spec.stop.signal.0,
+            command: None,
+        }
     }
 
     async fn over(&self, ended: Ended) {
@@ -130,13 +212,23 @@ impl Orphan {
     }
 
     /// Waits until the leader has exited, or the run is to be ended. `Some(at_once)` when it is to be ended.
-    async fn wait_for_leader(&mut self, leader: ProcessId) -> (Option<ExitStatus>, Option<bool>) {
+    async fn wait_for_leader(&mut self, members: &mut Members) -> (Option<ExitStatus>, Option<bool>) {
         if let Some(Order::Stop { at_once }) = self.stop {
             return (None, Some(at_once));
         }
-        let exit = self.exit_of(leader);
+        let leader = members.record.leader;
+        let context = self.context.clone();
+        let exit = async {
+            match &mut members.held {
+                Some(held) => (&mut held.exit).await.unwrap_or(ExitStatus::Unknown),
+                None => {
+                    exited(leader).await;
+                    context.reaper.remembers(leader).unwrap_or(ExitStatus::Unknown)
+                }
+            }
+        };
         tokio::select! {
-            status = exited(leader, exit) => (Some(status), None),
+            status = exit => (Some(status), None),
             order = self.orders.recv() => match order {
                 Some(Order::Stop { at_once }) => (None, Some(at_once)),
                 // The daemon goes down; the next one looks again.
@@ -145,145 +237,87 @@ impl Orphan {
         }
     }
 
-    /// The exit of a leader that came to this daemon as an orphan. One of an earlier daemon's only shows that it is gone.
-    fn exit_of(&self, leader: ProcessId) -> Option<oneshot::Receiver<ExitStatus>> {
-        let own = std::process::id().cast_signed();
-        let is_child = process::look(leader.pid).is_some_and(|process| process.id == leader && process.parent == own);
-        is_child.then(|| self.context.reaper.exit_of(leader.pid))
-    }
-
-    async fn sweep(&mut self, leader: ProcessId, status: Option<ExitStatus>, stop_at_once: Option<bool>) -> Ended {
+    async fn sweep(&mut self, mut members: Members, status: Option<ExitStatus>, stop_at_once: Option<bool>) -> Ended {
         let began = Instant::now();
         let mut actions = Vec::new();
         let grace = if stop_at_once == Some(true) { Duration::ZERO } else { self.spec.stop.grace };
-        let mut sweep = Sweep {
-            ladder: Ladder::begin(Duration::ZERO, grace, false, &mut actions),
-            requested: stop_at_once.is_some(),
-            known: BTreeSet::new(),
-            killed: BTreeSet::new(),
-            strays: Vec::new(),
-        };
-        let mut exit = if status.is_none() { self.exit_of(leader) } else { None };
-        let mut status = status;
+        let memory = std::mem::take(&mut members.memory);
+        let mut sweep = Sweep::begin(Duration::ZERO, grace, false, stop_at_once.is_some(), memory, &mut actions);
         self.reporter.report(News::Stopping {
             kill_at: UnixMillis(UnixMillis::now().0 + u64::try_from(grace.as_millis()).unwrap_or(0)),
         });
         loop {
-            let members = match self.members(leader, &sweep.known) {
-                Ok(members) => members,
+            let target = self.target(&members, None);
+            match sweep.look(&target) {
+                Ok(left) => {
+                    let now = began.elapsed();
+                    let empty = left.is_empty() && sweep.are_ports_free(now);
+                    sweep.step(now, View { empty, command_over: true }, &mut actions);
+                }
                 Err(error) => {
                     // A table that cannot be read shows nobody, but the run is not over by that.
                     tracing::error!(%error, "the process table cannot be read");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    continue;
-                }
-            };
-            sweep.see(leader, &members);
-            let view = View { empty: members.is_empty(), command_over: true };
-            sweep.ladder.step(began.elapsed(), view, &mut actions);
-            for action in actions.drain(..) {
-                match action {
-                    Action::Ask => ask(&members, self.spec.stop.signal.0),
-                    Action::Kill => sweep.kill(&members),
-                    Action::GiveUp => self.reporter.report(News::Survivors(members.iter().map(survivor).collect())),
-                    Action::RunCommand | Action::EndCommand => {}
                 }
             }
-            if sweep.ladder.is_done() {
+            if sweep.ladder().is_done() {
                 break;
             }
+            for action in actions.drain(..) {
+                if let Some(survivors) = sweep.carry_out(action, &target) {
+                    self.reporter.report(News::Survivors(survivors));
+                }
+            }
             // Members that are no children end without telling, so they are looked at while the sweep lasts.
-            let pause = if sweep.ladder.is_stuck() { Duration::from_secs(1) } else { ROUND };
+            let pause = if sweep.ladder().is_stuck() { Duration::from_secs(1) } else { ROUND };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 Some(Order::Stop { at_once: true }) = self.orders.recv() => {
-                    sweep.ladder.shorten(began.elapsed(), Duration::ZERO, &mut actions);
+                    sweep.ladder().shorten(began.elapsed(), Duration::ZERO, &mut actions);
                 }
             }
         }
-        if let Some(exit) = &mut exit {
-            status = tokio::time::timeout(ROUND, exit).await.ok().and_then(Result::ok);
-        }
-        self.ended(status.unwrap_or(ExitStatus::Unknown), Some(sweep), began.elapsed(), Some(leader))
-    }
-
-    fn members(&self, leader: ProcessId, known: &BTreeSet<ProcessId>) -> io::Result<Vec<Process>> {
-        let table = process::all()?;
-        let run = self.identity.run.id.as_str();
-        let marked =
-            |process: &Process| process::marker(process.id.pid, process::RUN_MARKER).is_some_and(|id| id == run);
-        let evidence = Evidence { leader, known, excluded: &[std::process::id().cast_signed(), self.shim.pid] };
-        Ok(membership::members(&table, &evidence, marked).into_iter().cloned().collect())
-    }
-
-    fn ended(&self, status: ExitStatus, sweep: Option<Sweep>, took: Duration, leader: Option<ProcessId>) -> Ended {
-        let now = UnixMillis::now();
-        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let (requested, known, killed, strays) = match sweep {
-            Some(sweep) => (sweep.requested, count(sweep.known.len()), count(sweep.killed.len()), sweep.strays),
-            None => (false, 0, 0, Vec::new()),
+        let leader = members.record.leader;
+        let status = match (status, &mut members.held) {
+            (Some(status), _) => status,
+            // It is a zombie by now; that the daemon hears of it may take another moment.
+            (None, Some(held)) => {
+                let exit = tokio::time::timeout(SHIM_LIMIT, &mut held.exit).await;
+                exit.ok().and_then(Result::ok).unwrap_or(ExitStatus::Unknown)
+            }
+            (None, None) => self.context.reaper.remembers(leader).unwrap_or(ExitStatus::Unknown),
         };
+        if let Some(cgroup) = &members.cgroup {
+            cgroup.remove();
+        }
+        sweep.reaped(leader.pid);
+        let requested = sweep.requested;
+        self.ended(status, requested, sweep.account(), began.elapsed())
+    }
+
+    fn ended(&self, status: ExitStatus, stopped: bool, account: Account, took: Duration) -> Ended {
+        let now = UnixMillis::now();
+        let Account { processes, killed, strays, holders } = account;
         Ended {
             run: self.identity.run.clone(),
             status,
             started_at: None,
             exited_at: now,
             ended_at: now,
-            stopped: requested,
+            stopped,
             forced: killed > 0,
-            processes: known.max(u32::from(leader.is_some())),
+            processes,
             killed,
             strays,
-            survivors: Vec::new(),
+            survivors: holders,
             stop_took: took,
             lost_output: 0,
         }
     }
 }
 
-impl Sweep {
-    fn see(&mut self, leader: ProcessId, members: &[Process]) {
-        for process in members {
-            if self.known.insert(process.id) && process.id != leader && process.group != leader.pid {
-                let command = process::command(process.id.pid).unwrap_or_else(|| process.name.clone());
-                self.strays.push(Stray { process: process.id, command });
-            }
-        }
-    }
-
-    fn kill(&mut self, members: &[Process]) {
-        for process in members {
-            // As for asking.
-            let _ = process::signal(process.id, Signal::SIGKILL);
-            self.killed.insert(process.id);
-        }
-    }
-}
-
-/// Asks each member by its identity: without an unreaped leader of ours a group's number proves nothing.
-fn ask(members: &[Process], signal: Signal) {
-    for process in members {
-        // Whoever is gone is gone, and whoever may not be signalled shows as a survivor.
-        let _ = process::signal(process.id, signal);
-        let _ = process::signal(process.id, Signal::SIGCONT);
-    }
-}
-
-fn survivor(process: &Process) -> Survivor {
-    Survivor {
-        process: process.id,
-        command: process::command(process.id.pid).unwrap_or_else(|| process.name.clone()),
-        uid: process.uid,
-        reason: "it did not end within 2s of SIGKILL".to_owned(),
-    }
-}
-
-/// Waits for the end of a process, and for its status where it is a child.
-async fn exited(leader: ProcessId, exit: Option<oneshot::Receiver<ExitStatus>>) -> ExitStatus {
-    if let Some(exit) = exit {
-        return exit.await.unwrap_or(ExitStatus::Unknown);
-    }
-    match process::exit_watch(leader).and_then(|watch| watch.map(readable).transpose()) {
+/// Waits for the end of a process. A zombie has ended.
+async fn exited(process: ProcessId) {
+    match process::exit_watch(process).and_then(|watch| watch.map(readable).transpose()) {
         Ok(None) => {}
         Ok(Some(watch)) => {
             // An error of the watch would be one of the runtime; the sweep looks for itself whether anyone is left.
@@ -291,12 +325,11 @@ async fn exited(leader: ProcessId, exit: Option<oneshot::Receiver<ExitStatus>>) 
         }
         // A kernel that cannot tell is asked once a second.
         Err(_) => {
-            while leader.is_alive() {
+            while process.is_alive() {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
     }
-    ExitStatus::Unknown
 }
 
 /// Has the runtime watch a descriptor for input. (A kqueue takes no other interest.)

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use locald_utils::frame::{self, Decoder};
+use locald_utils::process::mark::{self, SUPERVISOR_MARKER};
 use locald_utils::process::{ProcessId, Spawn, descriptors};
 use locald_utils::record::RunRef;
 use locald_utils::shim_protocol::{CONTROL_FD, FromShim, PROTOCOL, ShimIdentity, ToShim};
@@ -16,7 +17,7 @@ use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
 /// 5 s: how long a shim may take to say hello. It takes milliseconds; a machine that swaps takes longer.
-const HELLO_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const HELLO_LIMIT: Duration = Duration::from_secs(5);
 
 /// A connection over which the shim has said hello.
 pub(crate) struct ShimLink {
@@ -38,13 +39,14 @@ impl ShimLink {
         program: &Path,
         identity: &ShimIdentity,
         log: &OwnedFd,
+        home: &Path,
     ) -> io::Result<(i32, std::os::unix::net::UnixStream)> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
         let pid = Spawn::new(program)
             .arg("run")
             .arg(serde_json::to_string(identity)?)
-            .env([])
+            .env([(SUPERVISOR_MARKER.into(), mark::supervisor(home).to_owned())])
             .descriptor(&null, 0)?
             .descriptor(&null, 1)?
             .descriptor(log, 2)?

@@ -186,7 +186,8 @@ impl Supervisor {
     /// Hears one report while the fleet is being taken over.
     pub(crate) fn hear(&mut self, report: Report) {
         let mut effects = Vec::new();
-        let Report { key, run, news } = report;
+        // Dropped at the end of this, and whoever waits knows.
+        let Report { key, run, news, heard: _heard } = report;
         tracing::debug!(service = %key.service, run = run.0, ?news, "news");
         if let News::Ended(ended) = &news {
             self.note_end(&key, run, ended);
@@ -264,9 +265,9 @@ impl Supervisor {
 
     async fn serve(&mut self, client: &Client, id: u64, request: Request) -> Result<(), Failure> {
         match request {
-            Request::Apply { project, environment, services, action, timeout } => {
+            Request::Apply { project, environment, services, action, force, timeout } => {
                 let project_id = project.id.clone();
-                let goals = self.apply(client, *project, environment, &services, action).await?;
+                let goals = self.apply(client, *project, environment, &services, (action, force)).await?;
                 self.await_outcome(client, id, project_id, goals, Some(timeout));
             }
             Request::Stop { project, services, now } => {
@@ -305,7 +306,7 @@ impl Supervisor {
         project: ProjectSpec,
         environment: Environment,
         services: &[ServiceName],
-        action: Action,
+        (action, force): (Action, bool),
     ) -> Result<Vec<Goal>, Failure> {
         // As long as somebody waits for the end.
         if self.is_ending || self.pending.iter().any(|pending| pending.ends_daemon) {
@@ -319,7 +320,8 @@ impl Supervisor {
         })?;
         let id = project.id.clone();
         let mut effects = Vec::new();
-        let goals = self.fleet.apply(self.now(), project.clone(), &known.newest, services, action, &mut effects)?;
+        let goals =
+            self.fleet.apply(self.now(), project.clone(), &known.newest, services, action, force, &mut effects)?;
         let environment = Arc::new(BaseEnvironment::new(environment));
         for goal in &goals {
             self.environments
@@ -438,9 +440,7 @@ impl Supervisor {
             self.forget(&project);
         }
         let fleet = &self.fleet;
-        self.actors.retain(|(key, run), _| {
-            fleet.service(key).is_some_and(|service| service.life.newest == *run && service.life.is_occupied())
-        });
+        self.actors.retain(|(key, run), _| fleet.service(key).is_some_and(|service| service.life.is_open(*run)));
     }
 
     fn spawn(&mut self, key: ServiceKey, run: RunNumber) {

@@ -60,7 +60,10 @@ pub(crate) fn service(
         port: ports.and_then(|ports| ports.get(&key.service).copied()),
         last: life.last.as_ref().map(|last| last.as_ref().clone()),
         spec_digest: life.running.as_ref().map(|spec| spec.digest()),
-        note: life.is_degraded.then(|| "degraded: its shim died; restart it when convenient".to_owned()),
+        note: life
+            .is_degraded
+            .then(|| "degraded: its shim died or cannot be reached; restart it when convenient".to_owned()),
+        left: life.abandoned.values().flatten().cloned().collect(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The exec helper: the fresh, single-threaded image between spawn and exec, where anything may be allocated or asked.
 //!
-//! It leads a session already (posix_spawn made it). It takes the terminal, changes directory, finds the program,
+//! It leads a session already (posix_spawn made it). It takes the terminal, enters the run's cgroup, changes directory, finds the program,
 //! reports ready, waits at the gate, and becomes the program. Any step that fails is reported as (stage, errno, path)
 //! with an explanation; the exit code of a service is never one that a helper made up.
 
@@ -14,7 +14,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use locald_utils::frame;
-use locald_utils::process::{self, sys};
+use locald_utils::process::cgroup::Cgroup;
+use locald_utils::process::{self, mark, sys};
 use locald_utils::record::{StartFailure, StartStage};
 use nix::errno::Errno;
 
@@ -45,6 +46,11 @@ fn become_program(plan: &Plan, stream: &mut UnixStream) -> Result<std::convert::
         sys::take_controlling_terminal(io::stdin().as_fd())
             .map_err(|error| explain::step(StartStage::Session, &error, "could not take the terminal"))?;
     }
+    if let Some(cgroup) = &plan.cgroup {
+        // One that cannot be entered is one kind of evidence less; `locald doctor` tells.
+        let _ = Cgroup::at(cgroup.clone()).enter();
+    }
+    mark::put_on(&plan.run);
     std::env::set_current_dir(&plan.workdir).map_err(|error| explain::workdir(&plan.workdir, &error))?;
     let path = plan.environment.get("PATH").map(|path| path.as_os_str().to_owned());
     let argv = &plan.command.argv;

@@ -4,6 +4,7 @@
 //! step; no turn waits for anything but `poll`. Output has priority: it is read in every phase, because a service that
 //! cannot write does not end.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -11,9 +12,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use locald_utils::log::LogWriter;
-use locald_utils::process::ladder::{Action, View};
+use locald_utils::process::cgroup::Cgroup;
+use locald_utils::process::mark::SUPERVISOR_MARKER;
+use locald_utils::process::membership::Memory;
+use locald_utils::process::sweep::{Account, Sweep};
 use locald_utils::process::{self, ProcessId, sys};
-use locald_utils::record::{self, Ended, ExitStatus, PidRecord, ShimRecord, StartFailure, StartStage, StopRecord};
+use locald_utils::record::{self, Ended, ExitStatus, PidRecord, ShimRecord, StartFailure, StartStage};
 use locald_utils::shim_protocol::{FromShim, PROTOCOL, Phase, ShimIdentity, Snapshot, StartOrder, ToShim};
 use locald_utils::spec::Environment;
 use locald_utils::time::UnixMillis;
@@ -26,7 +30,6 @@ use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use crate::link::{Incoming, Link};
 use crate::spawn::{Helper, Plan, Progress, Terminal, failure};
-use crate::stop::{Stop, Target};
 
 /// 10 s: how long a shim waits to be told what to run, and how long to be told that its last word was heard.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -61,21 +64,28 @@ enum Source {
 }
 
 /// The run from the helper's start to the last process.
-struct Live {
-    order: StartOrder,
-    leader: ProcessId,
+pub(crate) struct Live {
+    pub(crate) order: StartOrder,
+    pub(crate) leader: ProcessId,
+    /// The number of its terminal in the process table.
+    pub(crate) terminal: u64,
+    /// Its cgroup, where one could be made.
+    pub(crate) cgroup: Option<Cgroup>,
     /// The helper until it has become the leader, and whether its gate is open.
-    helper: Option<(Helper, bool)>,
+    pub(crate) helper: Option<(Helper, bool)>,
     failed: Option<StartFailure>,
     started_at: Option<UnixMillis>,
     /// How and when the leader exited. Its zombie stays until the run is over.
-    exit: Option<(ExitStatus, UnixMillis)>,
-    stop: Option<Stop>,
-    command: Option<Helper>,
-    survivors: Vec<record::Survivor>,
+    pub(crate) exit: Option<(ExitStatus, UnixMillis)>,
+    /// Who has been seen of the run before its stop began.
+    pub(crate) memory: Memory,
+    pub(crate) stop: Option<Sweep>,
+    pub(crate) command: Option<Helper>,
+    pub(crate) survivors: Vec<record::Survivor>,
 }
 
-enum State {
+/// How far the shim is.
+pub(crate) enum State {
     /// Waits for Start.
     Idle,
     /// Carries the run.
@@ -88,15 +98,17 @@ enum State {
 
 /// The shim of one run.
 pub(crate) struct Pump {
-    identity: ShimIdentity,
+    pub(crate) identity: ShimIdentity,
     boot: String,
-    shim: ProcessId,
-    link: Link,
+    pub(crate) shim: ProcessId,
+    /// The mark of the home that this shim and its daemon carry.
+    pub(crate) home: Option<OsString>,
+    pub(crate) link: Link,
     signals: Signals,
     origin: Instant,
-    state: State,
+    pub(crate) state: State,
     master: Option<Rc<OwnedFd>>,
-    slave: Option<OwnedFd>,
+    pub(crate) slave: Option<OwnedFd>,
     log: Option<LogWriter>,
     lost_output: u64,
     /// Whether nothing on disk speaks of this shim any more.
@@ -110,6 +122,7 @@ impl Pump {
             identity,
             boot,
             shim,
+            home: std::env::var_os(SUPERVISOR_MARKER),
             link,
             signals,
             origin: Instant::now(),
@@ -133,7 +146,7 @@ impl Pump {
         self.leave();
     }
 
-    fn now(&self) -> Duration {
+    pub(crate) fn now(&self) -> Duration {
         self.origin.elapsed()
     }
 
@@ -297,7 +310,7 @@ impl Pump {
     }
 
     /// The wall-clock time of a deadline; now, when it has passed.
-    fn wall(&self, at: Option<Duration>) -> UnixMillis {
+    pub(crate) fn wall(&self, at: Option<Duration>) -> UnixMillis {
         let ahead = at.unwrap_or_default().saturating_sub(self.now());
         UnixMillis(UnixMillis::now().0 + u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX / 2))
     }
@@ -319,31 +332,40 @@ impl Pump {
             Terminal::open().map_err(|error| failure(StartStage::Terminal, &error, "could not open a terminal"))?;
         let log = LogWriter::open(&self.identity.service_dir, self.identity.run.number, UnixMillis::now())
             .map_err(|error| failure(StartStage::Log, &error, "could not open its log"))?;
+        // Where none can be made the run has none.
+        let cgroup = order.cgroup.clone().map(Cgroup::at).filter(|cgroup| cgroup.make().is_ok());
         let plan = Plan {
             command: order.command.clone(),
             workdir: order.workdir.clone(),
             environment: order.environment.clone(),
             takes_terminal: true,
+            run: self.identity.run.id.clone(),
+            cgroup: cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
         };
         let helper = Helper::start(&plan, &terminal.slave, &terminal.slave)
+            .inspect_err(|_| cgroup.iter().for_each(Cgroup::remove))
             .map_err(|error| failure(StartStage::Helper, &error, "could not start the exec helper"))?;
+        let number = terminal.number;
         self.master = Some(Rc::new(terminal.master));
         self.slave = Some(terminal.slave);
         self.log = Some(log);
         Ok(Live {
             order,
             leader: helper.process,
+            terminal: number,
+            cgroup,
             helper: Some((helper, false)),
             failed: None,
             started_at: None,
             exit: None,
+            memory: Memory::default(),
             stop: None,
             command: None,
             survivors: Vec::new(),
         })
     }
 
-    fn hear_helper(&mut self) {
+    pub(crate) fn hear_helper(&mut self) {
         let State::Live(live) = &mut self.state else { return };
         let Some((helper, gate_open)) = &mut live.helper else { return };
         match helper.progress() {
@@ -356,6 +378,8 @@ impl Pump {
                     pgid: live.leader.pid,
                     sid: live.leader.pid,
                     shim: self.shim,
+                    reapers: process::ancestors(self.shim.pid),
+                    cgroup: live.cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
                 };
                 let gate = record::store(&self.identity.service_dir, record::PID, &record)
                     .map_err(|error| failure(StartStage::Record, &error, "could not write the record of the run"))
@@ -423,11 +447,11 @@ impl Pump {
 
     /// Reads all that is left, when nobody is left to write more.
     fn drain(&mut self) {
-        let Some(master) = self.master.take() else { return };
         let Some(mut log) = self.log.take() else { return };
         let mut buffer = [0; READ_SIZE];
-        loop {
-            match nix::unistd::read(&*master, &mut buffer) {
+        // Where the terminal went with the leader, all there was has been read.
+        while let Some(master) = &self.master {
+            match nix::unistd::read(master, &mut buffer) {
                 // EAGAIN is the end: the kernel brings what is under way before it answers so (n_tty_read).
                 Ok(0) => break,
                 Ok(count) => log.write(&buffer[..count], UnixMillis::now()),
@@ -435,6 +459,7 @@ impl Pump {
                 Err(_) => break,
             }
         }
+        self.master = None;
         self.slave = None;
         self.lost_output = log.lost();
         log.end(UnixMillis::now());
@@ -489,181 +514,32 @@ impl Pump {
         }
     }
 
-    /// Whether only the leader's zombie is left.
-    fn is_empty(&self, live: &Live) -> bool {
-        if live.exit.is_none() {
-            return false;
-        }
-        // The stop command is not of the service; whether it is over is asked by itself.
-        let command = live.command.as_ref().map(|command| command.process.pid);
-        let is_child_left = match process::own_children() {
-            Ok(children) => children.iter().any(|&pid| pid != live.leader.pid && Some(pid) != command),
-            // Not knowing is not being empty.
-            Err(_) => true,
-        };
-        if process::ORPHANS_COME_TO_THE_SHIM || is_child_left {
-            return !is_child_left;
-        }
-        match &live.stop {
-            Some(stop) => !stop.is_anyone_left(&self.target(live)),
-            None => true,
-        }
-    }
-
-    // ---- stop
-
-    fn target<'a>(&'a self, live: &'a Live) -> Target<'a> {
-        Target {
-            shim: self.shim,
-            leader: live.leader,
-            run: self.identity.run.id.as_str(),
-            signal: live.order.stop.signal,
-            command: live.command.as_ref().map(|command| command.process),
-        }
-    }
-
-    fn stop(&mut self, grace: Duration) {
-        let now = self.now();
-        let State::Live(live) = &mut self.state else { return };
-        let mut actions = Vec::new();
-        match &mut live.stop {
-            Some(stop) => stop.ladder().shorten(now, grace, &mut actions),
-            None => {
-                let has_command = live.order.stop.command.is_some() && live.helper.is_none();
-                live.stop = Some(Stop::begin(now, grace, has_command, true, &mut actions));
-            }
-        }
-        self.tell_stopping();
-        self.carry_out(actions);
-    }
-
-    fn tell_stopping(&mut self) {
-        let State::Live(live) = &self.state else { return };
-        let Some(stop) = &live.stop else { return };
-        let kill_at = self.wall(stop.kill_at());
-        let record = StopRecord { run: self.identity.run.clone(), at: UnixMillis::now(), kill_at };
-        // The record helps whoever comes after a crash; a stop does not wait for a full disk.
-        let _ = record::store(&self.identity.service_dir, record::STOP, &record);
-        self.link.tell(&FromShim::Stopping { kill_at }, None);
-    }
-
-    /// Moves the run on: to its stop when the leader has exited, along the ladder, to its end.
-    fn step_run(&mut self) {
-        let now = self.now();
-        let State::Live(live) = &self.state else { return };
-        if live.exit.is_some() && live.helper.is_some() {
-            // What the helper had to say is in its socket.
-            self.hear_helper();
-        }
-        let State::Live(live) = &self.state else { return };
-        let view = View { empty: self.is_empty(live), command_over: live.command.is_none() };
-        if view.empty && view.command_over {
-            return self.finish();
-        }
-        let mut actions = Vec::new();
-        let State::Live(live) = &mut self.state else { return };
-        match (&mut live.stop, live.exit) {
-            (Some(stop), _) => stop.step(now, view, &mut actions),
-            (None, Some((status, at))) => {
-                // The leader has left others behind: they are ended before the run counts as over.
-                let grace = live.order.stop.grace;
-                live.stop = Some(Stop::begin(now, grace, false, false, &mut actions));
-                self.link.tell(&FromShim::LeaderExited { status, at }, None);
-                self.tell_stopping();
-            }
-            (None, None) => {}
-        }
-        self.carry_out(actions);
-    }
-
-    fn carry_out(&mut self, actions: Vec<Action>) {
-        for action in actions {
-            let State::Live(live) = &mut self.state else { return };
-            // Taken out while it acts, because it looks at the rest of the run.
-            let Some(mut stop) = live.stop.take() else { return };
-            let State::Live(live) = &self.state else { return };
-            let target = self.target(live);
-            let mut survivors = None;
-            let mut command = None;
-            match action {
-                Action::Ask => stop.ask(&target),
-                Action::Kill => stop.kill(&target),
-                Action::GiveUp => survivors = Some(stop.survivors(&target)),
-                Action::RunCommand => command = self.run_command(live),
-                Action::EndCommand => {
-                    if let Some(command) = target.command {
-                        // It leads a session of its own, and is unreaped: the number is its.
-                        let _ = process::signal_group(command.pid, Signal::SIGKILL);
-                    }
-                }
-            }
-            let State::Live(live) = &mut self.state else { return };
-            live.stop = Some(stop);
-            if let Some(survivors) = survivors {
-                live.survivors.clone_from(&survivors);
-                self.link.tell(&FromShim::Survivors { survivors }, None);
-            }
-            let State::Live(live) = &mut self.state else { return };
-            match command {
-                Some(Ok(command)) => live.command = Some(command),
-                Some(Err(error)) => self.note(&format!("stop_command could not be started: {error}")),
-                None => {}
-            }
-        }
-    }
-
-    /// Starts the stop command, with its output in the log. One that cannot be run says so there, and the stop goes on.
-    fn run_command(&self, live: &Live) -> Option<io::Result<Helper>> {
-        let command = live.order.stop.command.clone()?;
-        let slave = self.slave.as_ref()?;
-        let plan = Plan {
-            command,
-            workdir: live.order.workdir.clone(),
-            environment: live.order.environment.clone(),
-            takes_terminal: false,
-        };
-        Some(std::fs::File::open("/dev/null").and_then(|null| Helper::start(&plan, &null, slave)))
-    }
-
-    fn hear_command(&mut self) {
-        let State::Live(live) = &mut self.state else { return };
-        let Some(command) = &mut live.command else { return };
-        match command.progress() {
-            Progress::Waiting | Progress::Running => {}
-            Progress::Ready => {
-                // A gate that does not open is a command that is gone; its exit follows.
-                let _ = command.open_gate();
-            }
-            Progress::Failed(failure) => {
-                let text = format!("stop_command could not be run: {}", failure.message);
-                self.note(&text);
-            }
-        }
-    }
+    // ---- the end
 
     /// Writes a line of locald's own to the log, behind what the service has written so far.
-    fn note(&mut self, text: &str) {
+    pub(crate) fn note(&mut self, text: &str) {
         self.read_terminal();
         if let Some(log) = &mut self.log {
             log.write(format!("locald: {text}\n").as_bytes(), UnixMillis::now());
         }
     }
 
-    // ---- the end
-
-    fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.drain();
         let now = self.now();
         let State::Live(live) = std::mem::replace(&mut self.state, State::Over) else { return };
-        let Live { leader, failed, started_at, exit, stop, .. } = *live;
+        let Live { leader, cgroup, failed, started_at, exit, stop, .. } = *live;
         // Nothing else bears the leader's number any more: its zombie may go.
         let _ = waitpid(Pid::from_raw(leader.pid), None);
+        if let Some(cgroup) = cgroup {
+            cgroup.remove();
+        }
         if let Some(failure) = failed {
             return self.tell_failure(failure);
         }
         let (status, exited_at) = exit.unwrap_or((ExitStatus::Unknown, UnixMillis::now()));
         let (began, requested) = stop.as_ref().map_or((now, false), |stop| (stop.began, stop.requested));
-        let (others, killed, strays) = stop.map_or((0, 0, Vec::new()), |mut stop| {
+        let Account { processes, killed, strays, holders } = stop.map_or_else(Account::default, |mut stop| {
             stop.reaped(leader.pid);
             stop.account()
         });
@@ -675,10 +551,10 @@ impl Pump {
             ended_at: UnixMillis::now(),
             stopped: requested,
             forced: killed > 0,
-            processes: others.max(1),
+            processes: processes.max(1),
             killed,
             strays,
-            survivors: Vec::new(),
+            survivors: holders,
             stop_took: now.saturating_sub(began),
             lost_output: self.lost_output,
         };

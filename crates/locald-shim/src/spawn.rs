@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use locald_utils::frame;
+use locald_utils::name::RunId;
 use locald_utils::process::{self, ProcessId, Spawn, sys};
 use locald_utils::record::{StartFailure, StartStage};
 use locald_utils::spec::{Environment, Invocation};
@@ -35,6 +36,10 @@ pub(crate) struct Plan {
     pub(crate) environment: Environment,
     /// Whether descriptor 0 becomes its controlling terminal.
     pub(crate) takes_terminal: bool,
+    /// The run whose marks it carries.
+    pub(crate) run: RunId,
+    /// The cgroup it enters.
+    pub(crate) cgroup: Option<PathBuf>,
 }
 
 /// What a helper says.
@@ -51,6 +56,8 @@ pub(crate) enum FromHelper {
 pub(crate) struct Terminal {
     pub(crate) master: OwnedFd,
     pub(crate) slave: OwnedFd,
+    /// Its number in the process table.
+    pub(crate) number: u64,
 }
 
 impl Terminal {
@@ -69,7 +76,8 @@ impl Terminal {
         termios.input_flags.insert(nix::sys::termios::InputFlags::IUTF8);
         nix::sys::termios::tcsetattr(&slave, nix::sys::termios::SetArg::TCSANOW, &termios)?;
         set_nonblocking(&master)?;
-        Ok(Self { master, slave })
+        let number = process::terminal_number(&slave)?;
+        Ok(Self { master, slave, number })
     }
 }
 

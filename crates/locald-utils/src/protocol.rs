@@ -93,6 +93,9 @@ pub enum Request {
         services: Vec<ServiceName>,
         /// What to do with those that run already.
         action: Action,
+        /// Whether to start also beside what is left of a run that could not be ended.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        force: bool,
         /// How long the outcome is waited for.
         #[serde(rename = "timeout_ms", with = "crate::time::millis")]
         timeout: Duration,
@@ -263,6 +266,9 @@ pub struct ServiceStatus {
     pub spec_digest: Option<String>,
     /// Something a person should know that is no state: "degraded: its shim died".
     pub note: Option<String>,
+    /// What is left of runs that could not be ended, and beside which a new one was started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<Survivor>,
 }
 
 /// What a person wants of a service.

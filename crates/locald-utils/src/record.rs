@@ -162,7 +162,7 @@ pub struct Ended {
     /// Members that had left the leader's group or outlived it.
     #[serde(default)]
     pub strays: Vec<Stray>,
-    /// What could not be ended and is still alive: empty unless the stop failed.
+    /// Who was given a socket of the run and keeps its port from being free: empty, as a rule.
     #[serde(default)]
     pub survivors: Vec<Survivor>,
     /// How long the stop took, from the request (or the leader's exit) to the last process.
@@ -250,6 +250,12 @@ pub struct PidRecord {
     pub sid: i32,
     /// The shim that carries the run.
     pub shim: ProcessId,
+    /// The shim's ancestors, less the first process: where orphans of the run go when the shim is gone.
+    #[serde(default)]
+    pub reapers: Vec<i32>,
+    /// The run's cgroup, where it has one.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
 }
 
 /// The record `services/<name>/stop`: written by the shim before the first signal of a stop.

@@ -80,6 +80,9 @@ pub struct StartOrder {
     pub environment: Environment,
     /// How to end it, for the shim.
     pub stop: StopOrder,
+    /// The cgroup to make for the run, where one can be had.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
     /// The spec and the base environment, kept by the shim for the daemon that adopts the run.
     pub keep: Kept,
 }

@@ -192,7 +192,7 @@ pub(crate) fn not_stopped(outcome: &Outcome, user: impl Fn(u32) -> String, now: 
     for service in &outcome.services {
         let name = &service.service.name;
         let survivors = view::survivors(&service.service, service.ended.as_ref());
-        for survivor in survivors {
+        for survivor in &survivors {
             let (pid, command) = (survivor.process.pid, clean(&survivor.command));
             let (user, reason) = (user(survivor.uid), clean(&survivor.reason));
             text.push_str(&format!("{error} {name}: pid {pid} ({command}) of user {user} is still alive: {reason}\n"));

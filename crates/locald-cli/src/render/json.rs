@@ -292,6 +292,9 @@ struct Service<'a> {
     /// How the newest run that is over has ended.
     last: Option<End<'a>>,
     notes: Vec<String>,
+    /// What is left of earlier runs that could not be ended; absent unless there is any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    left: Vec<Process<'a>>,
     /// Absent outside of `status`.
     #[serde(skip_serializing_if = "Option::is_none")]
     configured: Option<bool>,
@@ -342,6 +345,7 @@ impl<'a> Service<'a> {
             failure: detail.failure,
             last: status.last.as_ref().map(End::of),
             notes: row.notes(),
+            left: status.left.iter().map(Process::of_survivor).collect(),
             configured: None,
             changed: None,
             usage: None,

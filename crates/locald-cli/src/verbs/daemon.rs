@@ -4,7 +4,9 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
+use locald_utils::process::mark::{self, SUPERVISOR_MARKER};
 use locald_utils::process::{self, ProcessId};
+use locald_utils::process::{RUN_MARKER, SERVICE_MARKER};
 use locald_utils::protocol::{FailureCode, Request};
 use locald_utils::time::UnixMillis;
 
@@ -113,8 +115,11 @@ fn status(context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
 
 /// Becomes the daemon. Returns only if it cannot.
 fn run_in_foreground(context: &Context) -> Result<u8, Problem> {
-    context.home()?.prepare().map_err(|error| failure::home(&error))?;
+    let home = context.home()?;
+    home.prepare().map_err(|error| failure::home(&error))?;
     let program = starter::program()?;
-    let error = Command::new(&program).exec();
+    let mut command = Command::new(&program);
+    command.env_remove(RUN_MARKER).env_remove(SERVICE_MARKER);
+    let error = command.env(SUPERVISOR_MARKER, mark::supervisor(home.state())).exec();
     Err(failure::io(format_args!("run {}", program.display()), &error).into())
 }

@@ -126,6 +126,8 @@ struct Start<'a> {
     action: Action,
     services: &'a Services,
     limit: Limit,
+    /// Whether to start also beside what could not be ended.
+    force: bool,
     /// Said when all went well.
     farewell: Option<&'static str>,
 }
@@ -162,6 +164,7 @@ impl Start<'_> {
             environment: context.environment(),
             services,
             action: self.action,
+            force: self.force,
             timeout: self.limit.timeout,
         }
     }

@@ -10,5 +10,6 @@ use crate::screen::Screen;
 
 pub(super) fn run(args: &RestartArgs, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
     let (services, limit) = (&args.services, args.limit);
-    Start { verb: "restart", action: Action::Restart, services, limit, farewell: None }.run(context, screen)
+    Start { verb: "restart", action: Action::Restart, services, limit, force: args.force, farewell: None }
+        .run(context, screen)
 }

@@ -10,5 +10,6 @@ use crate::screen::Screen;
 
 pub(super) fn run(args: &StartArgs, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
     let (services, limit) = (&args.services, args.limit);
-    Start { verb: "start", action: Action::Start, services, limit, farewell: None }.run(context, screen)
+    Start { verb: "start", action: Action::Start, services, limit, force: args.force, farewell: None }
+        .run(context, screen)
 }

@@ -15,7 +15,7 @@ pub(super) const FAREWELL: &str = "follow with `locald logs -f`, stop with `loca
 pub(super) fn run(args: &UpArgs, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
     let (services, limit) = (&args.services, args.limit);
     let farewell = (!args.follow).then_some(FAREWELL);
-    let start = Start { verb: "up", action: Action::Up, services, limit, farewell };
+    let start = Start { verb: "up", action: Action::Up, services, limit, force: args.force, farewell };
     if !args.follow {
         return start.run(context, screen);
     }

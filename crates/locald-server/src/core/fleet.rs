@@ -148,6 +148,16 @@ impl Fleet {
     /// Judges a goal. `None` while it is open. A service that is gone has nothing left.
     pub(crate) fn judge(&self, project: &ProjectId, goal: &Goal) -> Option<OutcomeResult> {
         match self.service(&ServiceKey { project: project.clone(), service: goal.service.clone() }) {
+            // A run that ended while the request was open, and left a port with somebody, has not ended well.
+            Some(Service { life, .. })
+                if goal.want == Want::Down
+                    && !goal.unchanged
+                    && !life.has_left()
+                    && life.newest >= goal.run_before
+                    && life.last.as_ref().is_some_and(|last| !last.survivors.is_empty()) =>
+            {
+                Some(OutcomeResult::Failed)
+            }
             Some(service) => judge(goal.want, &service.spec, &service.life),
             None => Some(match goal.want {
                 Want::Down | Want::Wait(WaitFor::Stopped) => OutcomeResult::Done,
@@ -229,7 +239,7 @@ impl Fleet {
         }
         // What is no longer written and still runs stays until it is ended.
         for name in old_order {
-            if let Some(service) = old_services.remove(&name).filter(|service| service.life.is_occupied()) {
+            if let Some(service) = old_services.remove(&name).filter(|service| service.life.has_left()) {
                 order.push(name.clone());
                 kept.insert(name, service);
             }
@@ -237,7 +247,8 @@ impl Fleet {
         self.projects.insert(id, Project { name, dir, file, order, services: kept, is_ending: false });
     }
 
-    /// Starts services and what they depend on. Returns what has to come about.
+    /// Starts services and what they depend on. Returns what has to come about. With `force`, also beside what is left of runs
+    /// that cannot be ended.
     ///
     /// # Errors
     /// When a name is unknown or the dependencies are impossible; then nothing has changed.
@@ -248,6 +259,7 @@ impl Fleet {
         newest: &BTreeMap<ServiceName, RunNumber>,
         named: &[ServiceName],
         action: Action,
+        force: bool,
         effects: &mut Vec<Effect>,
     ) -> Result<Vec<Goal>, Failure> {
         let id = spec.id.clone();
@@ -264,6 +276,9 @@ impl Fleet {
             let unchanged = service.life.desired == Desired::Up
                 && judge(Want::Up, &service.spec, &service.life) == Some(OutcomeResult::Done);
             let is_named = named.is_empty() || named.contains(&name);
+            if force && is_named {
+                service.life.abandon();
+            }
             service.ask_up(action, is_named);
             let unchanged = unchanged && !service.life.is_leaving();
             goals.push(Goal { service: name.clone(), want: Want::Up, run_before, unchanged });
@@ -297,15 +312,31 @@ impl Fleet {
             let life = &mut service.life;
             // A job that has completed is not stopped by this, and neither is what failed or never got to start.
             let is_over = matches!(life.actual, Actual::Completed | Actual::Failed(_) | Actual::Blocked { .. });
-            let unchanged = !life.is_occupied() && (life.desired == Desired::Down || is_over);
+            let unchanged = !life.has_left() && (life.desired == Desired::Down || is_over);
             goals.push(Goal { service: name.clone(), want: Want::Down, run_before: life.newest, unchanged });
+            let is_asked_again = life.desired == Desired::Down;
             life.want_down(at_once);
             let key = ServiceKey { project: id.clone(), service: name };
-            // A stop under way is shortened, one that failed is tried again.
-            if let Actual::Stopping { .. } | Actual::Stuck { .. } = life.actual
-                && at_once
-            {
-                effects.push(Effect::Stop(key.clone(), life.newest, true));
+            // A stop under way is shortened when it is asked for again, one that failed is tried again.
+            match life.actual {
+                Actual::Stopping { .. } if at_once || is_asked_again => {
+                    effects.push(Effect::Stop(key.clone(), life.newest, true));
+                }
+                Actual::Stuck { .. } => effects.push(Effect::Stop(key.clone(), life.newest, true)),
+                Actual::Stopping { .. }
+                | Actual::Stopped
+                | Actual::Waiting
+                | Actual::Blocked { .. }
+                | Actual::Spawning
+                | Actual::Starting { .. }
+                | Actual::Ready { .. }
+                | Actual::Backoff { .. }
+                | Actual::Completed
+                | Actual::Failed(_)
+                | Actual::Unknown => {}
+            }
+            for &run in life.abandoned.keys() {
+                effects.push(Effect::Stop(key.clone(), run, true));
             }
             effects.push(Effect::Changed(key));
         }
@@ -414,10 +445,8 @@ impl Fleet {
                 break;
             }
         }
-        let is_over = project
-            .services
-            .values()
-            .all(|service| service.life.desired == Desired::Down && !service.life.is_occupied());
+        let is_over =
+            project.services.values().all(|service| service.life.desired == Desired::Down && !service.life.has_left());
         if project.is_ending && is_over {
             effects.push(Effect::Over(id.clone()));
         }

@@ -79,6 +79,7 @@ fn up(spec: &ServiceSpec, life: &Lifecycle) -> Option<OutcomeResult> {
 
 fn down(life: &Lifecycle) -> Option<OutcomeResult> {
     match life.actual {
+        _ if !life.is_occupied() && !life.abandoned.is_empty() => Some(OutcomeResult::Failed),
         Actual::Stuck { .. } => Some(OutcomeResult::Failed),
         Actual::Stopped
         | Actual::Waiting

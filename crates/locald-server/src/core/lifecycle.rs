@@ -13,7 +13,7 @@
 //!                   +--- Backoff    Completed, Failed
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -146,6 +146,8 @@ pub(crate) struct Lifecycle {
     ready_for: Duration,
     /// How the run before, or the newest if it is over, ended.
     pub(crate) last: Option<Arc<Ended>>,
+    /// Runs that could not be ended and were given up by a person, who wanted a new one: what is left of them.
+    pub(crate) abandoned: BTreeMap<RunNumber, Vec<Survivor>>,
 }
 
 impl Lifecycle {
@@ -167,6 +169,7 @@ impl Lifecycle {
             started_at: None,
             ready_for: Duration::ZERO,
             last: None,
+            abandoned: BTreeMap::new(),
         }
     }
 
@@ -186,6 +189,16 @@ impl Lifecycle {
             | Actual::Completed
             | Actual::Failed(_) => false,
         }
+    }
+
+    /// Whether processes of any run are left, or may be.
+    pub(crate) fn has_left(&self) -> bool {
+        self.is_occupied() || !self.abandoned.is_empty()
+    }
+
+    /// Whether its actor is needed: the run is the current one and not over, or was given up and is not over.
+    pub(crate) fn is_open(&self, run: RunNumber) -> bool {
+        (run == self.newest && self.is_occupied()) || self.abandoned.contains_key(&run)
     }
 
     /// Whether the current run has to go: nobody wants it, or a newer one is wanted.
@@ -238,6 +251,17 @@ impl Lifecycle {
         self.is_urgent = false;
         self.at_least = self.newest.next();
         self.forget_failures();
+    }
+
+    /// Gives up a run that cannot be ended, so that another may start beside what is left of it. Anything else is not given up.
+    pub(crate) fn abandon(&mut self) {
+        if let Actual::Stuck { survivors } = &mut self.actual {
+            self.abandoned.insert(self.newest, std::mem::take(survivors));
+            self.actual = Actual::Stopped;
+            self.leader = None;
+            self.shim = None;
+            self.is_degraded = false;
+        }
     }
 
     /// Asks for it not to run.
@@ -305,6 +329,20 @@ impl Lifecycle {
 
     /// Takes news of `run`. Returns whether it was news; late news of an old run are not.
     pub(crate) fn hear(&mut self, now: Time, run: RunNumber, news: News) -> bool {
+        if let Some(left) = self.abandoned.get_mut(&run) {
+            match news {
+                News::Survivors(survivors) => *left = survivors,
+                News::Ended(_) | News::StartFailed(_) => drop(self.abandoned.remove(&run)),
+                News::Started { .. }
+                | News::Ready
+                | News::LeaderExited(_)
+                | News::Stopping { .. }
+                | News::Silent
+                | News::Degraded
+                | News::Found { .. } => return false,
+            }
+            return true;
+        }
         if run != self.newest || !self.is_occupied() {
             return false;
         }

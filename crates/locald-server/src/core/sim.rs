@@ -59,6 +59,8 @@ struct Run {
     end: Option<ExitStatus>,
     /// Whether the daemon knows how it ended.
     is_over: bool,
+    /// Whether a person has given it up, because it could not be ended, and wanted another.
+    is_abandoned: bool,
 }
 
 struct World {
@@ -154,7 +156,7 @@ impl World {
                 }
                 Effect::Over(id) => {
                     self.tell("over".into());
-                    if self.runs.values().any(|run| run.is_alive) {
+                    if self.runs.values().any(|run| run.is_alive && !run.is_over) {
                         self.fail("the project counts as over and a process is alive");
                     }
                     self.fleet.forget(&id);
@@ -169,7 +171,7 @@ impl World {
 
     fn spawn(&mut self, name: &ServiceName, run: RunNumber) {
         self.tell(format!("spawn {name}{run}"));
-        if self.runs.iter().any(|((other, _), run)| other == name && !run.is_over) {
+        if self.runs.iter().any(|((other, _), run)| other == name && !run.is_over && !run.is_abandoned) {
             self.fail(&format!("two runs of {name} at a time"));
         }
         if run <= self.newest(name) {
@@ -188,6 +190,7 @@ impl World {
             is_known_to_stop: false,
             end: None,
             is_over: false,
+            is_abandoned: false,
         };
         self.runs.insert((name.clone(), run), made);
     }
@@ -209,7 +212,7 @@ impl World {
 
     fn stop(&mut self, name: &ServiceName, number: RunNumber, at_once: bool) {
         self.tell(format!("stop {name}{number}"));
-        for (other, run) in self.runs.iter().filter(|(_, run)| run.is_alive && !at_once) {
+        for (other, run) in self.runs.iter().filter(|(_, run)| run.is_alive && !at_once && !run.is_abandoned) {
             let depends = run.spec.depends_on.iter().any(|dependency| dependency.service == *name);
             let is_leaving = self.fleet.service(&self.key(&other.0)).is_some_and(|service| service.life.is_leaving());
             if depends && is_leaving && !run.is_over {
@@ -254,14 +257,24 @@ impl World {
         }
         let action = [Action::Up, Action::Start, Action::Restart][usize::try_from(self.dice.roll(3)).expect("small")];
         let services = self.some_services();
-        self.tell(format!("{action:?} {services:?}"));
-        self.apply_to(&services, action);
+        let force = self.dice.one_in(3);
+        self.tell(format!("{action:?} {services:?}{}", if force { " by force" } else { "" }));
+        self.apply_to(&services, action, force);
     }
 
-    fn apply_to(&mut self, services: &[ServiceName], action: Action) -> Vec<super::goal::Goal> {
+    fn apply_to(&mut self, services: &[ServiceName], action: Action, force: bool) -> Vec<super::goal::Goal> {
+        for name in self.specs.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>() {
+            let is_stuck = matches!(fleet_state(&self.fleet, &self.id, &name), Some(Actual::Stuck { .. }));
+            if force && is_stuck && (services.is_empty() || services.contains(&name)) {
+                let newest = self.newest(&name);
+                if let Some(run) = self.runs.get_mut(&(name, newest)) {
+                    run.is_abandoned = true;
+                }
+            }
+        }
         let newest = self.specs.iter().map(|spec| (spec.name.clone(), self.newest(&spec.name))).collect();
         let mut effects = Vec::new();
-        let goals = match self.fleet.apply(self.now, self.project(), &newest, services, action, &mut effects) {
+        let goals = match self.fleet.apply(self.now, self.project(), &newest, services, action, force, &mut effects) {
             Ok(goals) => goals,
             Err(failure) => self.fail(&failure.message),
         };
@@ -302,6 +315,7 @@ impl World {
         let was_started = run.untold.iter().any(|news| matches!(news, News::Started { .. }))
             || !matches!(fleet_state(&self.fleet, &self.id, &key.0), Some(Actual::Spawning));
         let news = match fate {
+            0 | 1 if run.is_stopping && is_rough => Some(News::Survivors(Vec::new())),
             _ if run.is_stopping => Some(end(run, key.1, ExitStatus::Signal(15))),
             0 | 1 if !was_started => Some(started()),
             2 if !was_started && is_rough => {
@@ -390,6 +404,11 @@ impl World {
         let open: Vec<_> = self.runs.iter().filter(|(_, run)| !run.is_over).map(|(key, _)| key.clone()).collect();
         for key in &open {
             let Some(run) = self.runs.get_mut(key) else { continue };
+            if run.is_abandoned {
+                // The records of the service are the newer run's. What is left of this one is for `locald doctor` to find.
+                (run.is_over, run.is_alive) = (true, false);
+                continue;
+            }
             let (spec, end) = (run.spec.clone(), run.end);
             // What was under way to the old daemon is lost; how the run stands is asked of its shim.
             run.untold.clear();
@@ -442,7 +461,10 @@ impl World {
             let Some(service) = self.fleet.service(&self.key(name)) else {
                 self.fail(&format!("{name}{number} is alive and the daemon has forgotten it"));
             };
-            if service.life.newest != *number || !service.life.is_occupied() {
+            if run.is_abandoned && !service.life.abandoned.contains_key(number) {
+                self.fail(&format!("what is left of {name}{number} is not shown"));
+            }
+            if !run.is_abandoned && (service.life.newest != *number || !service.life.is_occupied()) {
                 self.fail(&format!("{name}{number} is alive and counts as {:?}", service.life.actual));
             }
         }
@@ -467,10 +489,14 @@ impl World {
     /// Nothing fails any more: whatever is asked now must come about.
     fn finish(mut self) {
         self.is_rough = false;
-        // What has already gone wrong is told first.
+        // What has already gone wrong is told first, and what could not be ended ends after all.
+        self.go_on(&[]);
+        while self.runs.values().any(|run| run.is_alive && run.is_stopping) {
+            self.something_happens_to_a_run();
+        }
         self.go_on(&[]);
         self.tell("restart, and nothing fails".into());
-        let goals = self.apply_to(&[], Action::Restart);
+        let goals = self.apply_to(&[], Action::Restart, false);
         self.go_on(&goals);
         for goal in &goals {
             let result = self.fleet.judge(&self.id, goal);

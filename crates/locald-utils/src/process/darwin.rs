@@ -719,6 +719,7 @@ mod tests {
             uid: 501,
             state: ProcessState::Stopped,
             name: "postgres".into(),
+            lineage: None,
         };
         let zombie = Process {
             id: ProcessId { pid: 800, start: 1_000_002 },

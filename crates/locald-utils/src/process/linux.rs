@@ -1,5 +1,6 @@
 //! How Linux is asked about processes: `/proc`, pidfds, the subreaper attribute.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,7 +9,7 @@ use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
-use super::{Listener, Process, ProcessId, ProcessState, SignalError, sent, sys};
+use super::{Listener, Process, ProcessId, ProcessState, SignalError, Socket, sent, sys};
 
 /// The id of this boot (random(4), `/proc/sys/kernel/random/boot_id`).
 ///
@@ -169,6 +170,17 @@ pub fn command(pid: i32) -> Option<String> {
     if text.is_empty() { None } else { Some(text) }
 }
 
+/// The number under which the process table has a terminal.
+///
+/// # Errors
+/// Those of fstat(2).
+pub fn terminal_number(terminal: impl AsFd) -> io::Result<u64> {
+    let device = nix::sys::stat::fstat(terminal)?.st_rdev;
+    // proc_pid_stat(5), field 7: the kernel's own 32-bit form, which differs from that of user space.
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    Ok((minor & 0xff) | (major << 8) | ((minor & !0xff) << 12))
+}
+
 /// The working directory of a process, where we may see it.
 #[must_use]
 pub fn working_directory(pid: i32) -> Option<PathBuf> {
@@ -236,45 +248,84 @@ pub fn release_memory() {
 /// # Errors
 /// When the tables cannot be read.
 pub fn listeners(port: u16, among: Option<&[i32]>) -> io::Result<Vec<Listener>> {
-    let mut sockets: Vec<(u64, bool)> = Vec::new();
+    let mut sockets = listening()?;
+    sockets.retain(|(socket, _)| socket.port == port);
+    let holders = holders(&sockets.iter().map(|(socket, _)| *socket).collect::<Vec<_>>(), among)?;
+    Ok(sockets.into_iter().zip(holders).map(|((_, v6), process)| Listener { process, v6 }).collect())
+}
+
+/// The listening TCP sockets of these processes.
+///
+/// # Errors
+/// When the tables cannot be read.
+pub fn sockets_of(pids: &[i32]) -> io::Result<Vec<Socket>> {
+    let held: BTreeSet<u64> = pids.iter().flat_map(|&pid| socket_inodes(pid)).collect();
+    // Most services that listen have few sockets, and most others none: then there is nothing to look up.
+    if held.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sockets = listening()?.into_iter().map(|(socket, _)| socket);
+    Ok(sockets.filter(|socket| held.contains(&socket.number)).collect())
+}
+
+/// Those of `sockets` that somebody still listens on, and who, where the kernel shows it.
+///
+/// # Errors
+/// When the tables cannot be read.
+pub fn still_open(sockets: &[Socket]) -> io::Result<Vec<(Socket, Option<Process>)>> {
+    let mut open: Vec<Socket> = listening()?.into_iter().map(|(socket, _)| socket).collect();
+    open.retain(|socket| sockets.contains(socket));
+    let holders = holders(&open, None)?;
+    Ok(open.into_iter().zip(holders).collect())
+}
+
+/// Every listening TCP socket, and whether it is of IPv6.
+fn listening() -> io::Result<Vec<(Socket, bool)>> {
+    let mut sockets = Vec::new();
     for (table, v6) in [("/proc/net/tcp", false), ("/proc/net/tcp6", true)] {
         match fs::read_to_string(table) {
-            Ok(text) => sockets.extend(listening_inodes(&text, port).map(|inode| (inode, v6))),
+            Ok(text) => sockets.extend(parse_listening(&text).map(|socket| (socket, v6))),
             // A kernel without IPv6.
             Err(error) if error.kind() == io::ErrorKind::NotFound && v6 => {}
             Err(error) => return Err(error),
         }
     }
+    Ok(sockets)
+}
+
+/// Who holds each of these sockets, of `among` or of all processes: whoever had it first.
+fn holders(sockets: &[Socket], among: Option<&[i32]>) -> io::Result<Vec<Option<Process>>> {
+    let mut found = vec![None; sockets.len()];
     if sockets.is_empty() {
-        return Ok(Vec::new());
+        return Ok(found);
     }
     let candidates = match among {
         Some(among) => among.to_vec(),
         None => pids()?.collect(),
     };
-    let mut found: Vec<Listener> = sockets.iter().map(|&(_, v6)| Listener { process: None, v6 }).collect();
     for pid in candidates {
         for inode in socket_inodes(pid) {
-            if let Some(index) = sockets.iter().position(|&(wanted, _)| wanted == inode) {
-                found[index].process = super::first_holder(found[index].process.take(), look(pid));
+            if let Some(index) = sockets.iter().position(|socket| socket.number == inode) {
+                found[index] = super::first_holder(found[index].take(), look(pid));
             }
         }
     }
     Ok(found)
 }
 
-/// Reads the inodes of sockets that listen on `port` out of `/proc/net/tcp` or `tcp6` (proc_pid_net(5)).
-fn listening_inodes(table: &str, port: u16) -> impl Iterator<Item = u64> {
+/// Reads the sockets that listen out of `/proc/net/tcp` or `tcp6` (proc_pid_net(5)).
+fn parse_listening(table: &str) -> impl Iterator<Item = Socket> {
     const LISTEN: &str = "0A";
     table.lines().skip(1).filter_map(move |line| {
         let mut fields = line.split_ascii_whitespace();
         let local = fields.nth(1)?;
         let state = fields.nth(1)?;
         let (_, hex) = local.rsplit_once(':')?;
-        if state != LISTEN || u16::from_str_radix(hex, 16).ok()? != port {
+        if state != LISTEN {
             return None;
         }
-        fields.nth(5)?.parse().ok()
+        let port = u16::from_str_radix(hex, 16).ok()?;
+        Some(Socket { port, number: fields.nth(5)?.parse().ok()? })
     })
 }
 
@@ -289,6 +340,27 @@ fn socket_inodes(pid: i32) -> impl Iterator<Item = u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_has_one_number_for_its_device_and_for_the_process_table() {
+        let pair = nix::pty::openpty(None, None).expect("a terminal");
+        let name = nix::unistd::ttyname(&pair.slave).expect("a name");
+        // script(1) would do the same, and is not everywhere: a session leader that opens a terminal gets it.
+        let child = std::process::Command::new("setsid")
+            .args(["sh", "-c", "exec 3<>\"$1\"; read x <&3", "sh"])
+            .arg(&name)
+            .stdin(std::process::Stdio::null())
+            .spawn();
+        let mut child = child.expect("setsid");
+        let number = terminal_number(&pair.slave).expect("a device");
+        let pid = child.id().cast_signed();
+        while look(pid).is_some_and(|process| process.terminal != number && process.state != ProcessState::Zombie) {
+            std::thread::yield_now();
+        }
+        assert_eq!(look(pid).map(|process| process.terminal), Some(number));
+        child.kill().expect("a child of its own");
+        child.wait().expect("reaped");
+    }
 
     #[test]
     fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields() {
@@ -309,11 +381,12 @@ mod tests {
     }
 
     #[test]
-    fn only_listening_sockets_of_the_port_count() {
+    fn only_sockets_that_listen_count() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
             0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4242 1 0\n\
             1: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 00000000     0        0 4343 1 0\n\
             2: 00000000:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4444 1 0\n";
-        assert_eq!(listening_inodes(table, 0x1f90).collect::<Vec<_>>(), [4242]);
+        let found: Vec<Socket> = parse_listening(table).collect();
+        assert_eq!(found, [Socket { port: 0x1f90, number: 4242 }, Socket { port: 0x1f91, number: 4444 }]);
     }
 }

@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::mem::{offset_of, size_of};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getsid};
 
 use super::darwin::{self, Arguments, ListeningSocket};
-use super::{Listener, Process, ProcessId, SignalError, sent, sys};
+use super::{Listener, Process, ProcessId, SignalError, Socket, sent, sys};
 
 /// `PROC_PIDFDSOCKETINFO` (sys/proc_info.h), which libc does not name.
 const PROC_PIDFDSOCKETINFO: libc::c_int = 3;
@@ -179,6 +179,44 @@ pub fn listeners(port: u16, among: Option<&[i32]>) -> io::Result<Vec<Listener>> 
         }
     }
     Ok(found.into_iter().map(|(_, listener)| listener).collect())
+}
+
+/// The listening TCP sockets of these processes.
+///
+/// # Errors
+/// Never on macOS: sockets that may not be seen are left out.
+pub fn sockets_of(pids: &[i32]) -> io::Result<Vec<Socket>> {
+    let sockets = pids.iter().flat_map(|&pid| listening_sockets(pid));
+    let mut sockets: Vec<Socket> = sockets.map(|socket| Socket { port: socket.port, number: socket.handle }).collect();
+    sockets.sort();
+    sockets.dedup();
+    Ok(sockets)
+}
+
+/// Those of `sockets` that some process of ours still listens on, and which.
+///
+/// # Errors
+/// When the process table cannot be read.
+pub fn still_open(sockets: &[Socket]) -> io::Result<Vec<(Socket, Option<Process>)>> {
+    let mut open: Vec<(Socket, Option<Process>)> = Vec::new();
+    for process in all()? {
+        for held in listening_sockets(process.id.pid) {
+            let held = Socket { port: held.port, number: held.handle };
+            if sockets.contains(&held) && !open.iter().any(|(socket, _)| *socket == held) {
+                open.push((held, Some(process.clone())));
+            }
+        }
+    }
+    Ok(open)
+}
+
+/// The number under which the process table has a terminal.
+///
+/// # Errors
+/// Those of fstat(2).
+pub fn terminal_number(terminal: impl AsFd) -> io::Result<u64> {
+    // `e_tdev` and `st_rdev` are the same 32-bit number there.
+    Ok(u64::from(nix::sys::stat::fstat(terminal)?.st_rdev.cast_unsigned()))
 }
 
 /// The listening sockets of a process; none where we may not see them.

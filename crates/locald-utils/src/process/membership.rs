@@ -1,81 +1,255 @@
-//! Who belongs to a run: one pure decision over a process table.
+//! Who belongs to a run, and in which order to signal: one pure decision over a process table.
 //!
-//! The evidence of several kinds is taken together, because each alone misses something: descent (lost when a parent
-//! dies before it was seen), process group and session (left by setsid), a marker in the environment (cleared, or hidden
-//! by macOS), and identities seen earlier. A stranger must never be a member: every signal of a sweep rests on this.
+//! Evidence of several kinds is taken together, because each alone misses something. *Descent* is proof while every parent is
+//! there, or while a keeper collects the orphans; *lineage* is descent by numbers that outlive the parent (macOS). A *session*
+//! or *process group* is left by setsid, a *terminal* with it. A *cgroup* is left by nobody, but not always to be had. A *mark*
+//! in a limit is inherited and nothing else, one in the environment is cleared or hidden by some. And *memory*: who was a
+//! member once stays one.
+//!
+//! A stranger must never be a member: every signal of a sweep rests on this. So what can be copied proves little: the
+//! environment counts for an orphan alone, because whoever has another parent than the reapers of the run has an ancestor to be
+//! judged by. (An editor hands the environment of whoever called it to a terminal of its own.)
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Process, ProcessId};
+use super::{Process, ProcessId, ProcessState};
 
 /// What is known of a run.
 #[derive(Clone, Debug)]
 pub struct Evidence<'a> {
     /// The run's leader.
     pub leader: ProcessId,
-    /// Members seen earlier.
-    pub known: &'a BTreeSet<ProcessId>,
-    /// Processes that look after the run and are no members: shim, daemon, the caller.
-    pub excluded: &'a [i32],
+    /// Who collects the orphans of this run and of no other: the shim, while it is there and the system has subreapers.
+    pub keeper: Option<i32>,
+    /// Who else may have become the parent of an orphan: the ancestors of the shim. The first process always may.
+    pub reapers: &'a [i32],
+    /// The run's terminal, as long as somebody of ours keeps its number from being given out again.
+    pub terminal: Option<u64>,
+    /// The processes in the run's cgroup.
+    pub cgroup: &'a BTreeSet<i32>,
+    /// Who has been a member.
+    pub memory: &'a Memory,
 }
 
-/// Finds the members of a run in `table`, zombies left out.
-///
-/// `is_marked` tells whether a process carries this run's marker; it is asked last, of what nothing else proves, because
-/// it costs a look at the process.
-///
-/// A group or session that bears the leader's number counts as the run's while the leader itself is in the table, zombie
-/// or not: that pins the number. When the leader is gone the number may be a stranger's, so then the group or session
-/// counts only if another kind of evidence proves one of its processes.
-pub fn members<'t>(
-    table: &'t [Process],
-    evidence: &Evidence<'_>,
-    is_marked: impl Fn(&Process) -> bool,
-) -> Vec<&'t Process> {
-    let leader = evidence.leader;
-    let candidates: Vec<&Process> = table
-        .iter()
-        .filter(|process| {
-            process.id.pid > 1 && process.id.start >= leader.start && !evidence.excluded.contains(&process.id.pid)
-        })
-        .collect();
-    let mut found: BTreeSet<ProcessId> = candidates
-        .iter()
-        .filter(|process| process.id == leader || evidence.known.contains(&process.id) || is_marked(process))
-        .map(|process| process.id)
-        .collect();
-    // Grows until nothing new is proven: a child of a member, and whoever shares a proven group or session of the run.
-    loop {
-        let pids: BTreeSet<i32> = found.iter().map(|id| id.pid).collect();
-        let proven = |of: fn(&Process) -> i32| {
-            candidates.iter().any(|process| of(process) == leader.pid && found.contains(&process.id))
-        };
-        let (group, session) = (proven(|process| process.group), proven(|process| process.session));
-        let new: Vec<ProcessId> = candidates
-            .iter()
-            .filter(|process| !found.contains(&process.id))
-            .filter(|process| {
-                pids.contains(&process.parent)
-                    || (group && process.group == leader.pid)
-                    || (session && process.session == leader.pid)
-            })
-            .map(|process| process.id)
-            .collect();
-        if new.is_empty() {
-            break;
+/// Who has been seen to be a member of a run, for as long as the run lives.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    known: BTreeSet<ProcessId>,
+    /// The lineage numbers of all of them, dead ones included: their children are members, whoever is their parent now.
+    lineages: BTreeSet<u64>,
+}
+
+impl Memory {
+    /// Remembers members. Returns those that are new.
+    pub fn add<'p>(&mut self, members: impl IntoIterator<Item = &'p Process>) -> Vec<&'p Process> {
+        let mut new = Vec::new();
+        for process in members {
+            self.lineages.extend(process.lineage.map(|lineage| lineage.own));
+            if self.known.insert(process.id) {
+                new.push(process);
+            }
         }
-        found.extend(new);
+        new
     }
-    candidates
-        .into_iter()
-        .filter(|process| found.contains(&process.id) && process.state != super::ProcessState::Zombie)
-        .collect()
+
+    /// How many members there have been.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether no member has been seen yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+}
+
+/// What a look at one process tells, which costs a question to the kernel and is asked of few.
+pub trait Clues {
+    /// Whether it carries a mark of this run that only a member can have given it, by starting it.
+    fn inherits_mark(&self, process: &Process) -> bool;
+
+    /// Whether it carries a mark of this run that it may have from elsewhere.
+    fn carries_mark(&self, process: &Process) -> bool;
+
+    /// Whether it looks after runs of this home: its daemon, or a shim. It is no member, and what hangs below it is not for
+    /// that reason.
+    fn is_supervisor(&self, process: &Process) -> bool;
+}
+
+/// Finds the members of a run in `table`, zombies left out, parents before their children.
+///
+/// In that order they are to be signalled: a parent that restarts its children goes before them.
+pub fn members<'t>(table: &'t [Process], evidence: &Evidence<'_>, clues: &impl Clues) -> Vec<&'t Process> {
+    let mut search = Search::new(table, evidence, clues);
+    search.seeds();
+    search.grow();
+    search.marked();
+    search.grow();
+    search.in_order()
+}
+
+struct Search<'t, 'a, C> {
+    table: &'t [Process],
+    evidence: &'a Evidence<'a>,
+    clues: &'a C,
+    by_pid: BTreeMap<i32, &'t Process>,
+    children: BTreeMap<i32, Vec<&'t Process>>,
+    sessions: BTreeMap<i32, Vec<&'t Process>>,
+    groups: BTreeMap<i32, Vec<&'t Process>>,
+    heirs: BTreeMap<u64, Vec<&'t Process>>,
+    /// What has been decided: whether it is a member.
+    decided: BTreeMap<i32, bool>,
+    /// Members whose neighbours have not been looked at.
+    open: Vec<&'t Process>,
+    members: Vec<&'t Process>,
+}
+
+impl<'t, 'a, C: Clues> Search<'t, 'a, C> {
+    fn new(table: &'t [Process], evidence: &'a Evidence<'a>, clues: &'a C) -> Self {
+        let mut search = Self {
+            table,
+            evidence,
+            clues,
+            by_pid: table.iter().map(|process| (process.id.pid, process)).collect(),
+            children: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            heirs: BTreeMap::new(),
+            decided: BTreeMap::new(),
+            open: Vec::new(),
+            members: Vec::new(),
+        };
+        for process in table {
+            search.children.entry(process.parent).or_default().push(process);
+            search.sessions.entry(process.session).or_default().push(process);
+            search.groups.entry(process.group).or_default().push(process);
+            if let Some(lineage) = process.lineage {
+                search.heirs.entry(lineage.parent).or_default().push(process);
+            }
+        }
+        search
+    }
+
+    /// What is older than the run cannot be of it. Start times are as fine as the clock: the same is not older.
+    fn is_older(&self, process: &Process) -> bool {
+        process.id.start < self.evidence.leader.start
+    }
+
+    fn add(&mut self, process: &'t Process) {
+        if !self.is_older(process) {
+            self.admit(process);
+        }
+    }
+
+    /// Adds whoever was started by a member, whatever its start time says: macOS takes that from a clock that can be set
+    /// back, while lineage numbers only grow.
+    fn admit(&mut self, process: &'t Process) {
+        let pid = process.id.pid;
+        if pid <= 1 || Some(pid) == self.evidence.keeper || self.decided.contains_key(&pid) {
+            return;
+        }
+        let is_member = !self.clues.is_supervisor(process);
+        self.decided.insert(pid, is_member);
+        if is_member {
+            self.members.push(process);
+            self.open.push(process);
+        }
+    }
+
+    /// Members that need no other member to prove it.
+    fn seeds(&mut self) {
+        let evidence = self.evidence;
+        for process in self.table {
+            let is_seed = process.id == evidence.leader
+                || evidence.memory.known.contains(&process.id)
+                || evidence.keeper == Some(process.parent)
+                || evidence.cgroup.contains(&process.id.pid)
+                || (evidence.terminal == Some(process.terminal) && process.terminal != 0);
+            if is_seed {
+                self.add(process);
+            }
+            if process.lineage.is_some_and(|lineage| evidence.memory.lineages.contains(&lineage.parent)) {
+                self.admit(process);
+            }
+        }
+    }
+
+    /// Whoever descends from a member is one, and whoever shares its session or group: those are inherited, and only
+    /// members have one that began within the run.
+    fn grow(&mut self) {
+        while let Some(member) = self.open.pop() {
+            if let Some(heirs) = member.lineage.and_then(|lineage| self.heirs.get(&lineage.own)).cloned() {
+                heirs.into_iter().for_each(|process| self.admit(process));
+            }
+            let mut new: Vec<&'t Process> = self.children.get(&member.id.pid).cloned().unwrap_or_default();
+            if self.began_within(member.session) {
+                new.extend(self.sessions.get(&member.session).into_iter().flatten());
+            }
+            if self.began_within(member.group) {
+                new.extend(self.groups.get(&member.group).into_iter().flatten());
+            }
+            for process in new {
+                self.add(process);
+            }
+        }
+    }
+
+    /// Whether a session or group with this number can be of the run: its leader is younger than the run, or gone. (0 is no
+    /// number: macOS tells none for some zombies.)
+    fn began_within(&self, number: i32) -> bool {
+        number > 1 && self.by_pid.get(&number).is_none_or(|leader| !self.is_older(leader))
+    }
+
+    /// Whoever nothing else proves is looked at.
+    fn marked(&mut self) {
+        for process in self.table {
+            let is_open = process.state != ProcessState::Zombie
+                && !self.is_older(process)
+                && !self.decided.contains_key(&process.id.pid);
+            if !is_open {
+                continue;
+            }
+            let is_orphan = process.parent <= 1 || self.evidence.reapers.contains(&process.parent);
+            if self.clues.inherits_mark(process) || (is_orphan && self.clues.carries_mark(process)) {
+                self.add(process);
+            }
+        }
+    }
+
+    fn in_order(self) -> Vec<&'t Process> {
+        let is_member = |pid: i32| self.decided.get(&pid) == Some(&true);
+        let mut ordered: Vec<&'t Process> = Vec::with_capacity(self.members.len());
+        let mut roots: Vec<&'t Process> =
+            self.members.iter().copied().filter(|process| !is_member(process.parent)).collect();
+        roots.sort_by_key(|process| process.id);
+        let mut open: Vec<&'t Process> = roots.into_iter().rev().collect();
+        let mut seen = BTreeSet::new();
+        while let Some(process) = open.pop() {
+            if !seen.insert(process.id.pid) {
+                continue;
+            }
+            ordered.push(process);
+            let children = self.children.get(&process.id.pid).into_iter().flatten();
+            open.extend(children.filter(|child| is_member(child.id.pid)));
+        }
+        // A table that was read while it changed may show a circle of parents; nobody is left out because of that.
+        ordered.extend(self.members.iter().filter(|process| !seen.contains(&process.id.pid)));
+        ordered.retain(|process| process.state != ProcessState::Zombie);
+        ordered
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::ProcessState;
+    use proptest::prelude::*;
+
+    use super::super::Lineage;
     use super::*;
+
+    const LEADER: ProcessId = ProcessId { pid: 100, start: 50 };
+    const SHIM: i32 = 99;
 
     fn process(pid: i32, start: u64, parent: i32, group: i32, session: i32) -> Process {
         Process {
@@ -91,49 +265,419 @@ mod tests {
         }
     }
 
-    fn find(table: &[Process], known: &[ProcessId], marked: &[i32]) -> Vec<i32> {
-        let known = known.iter().copied().collect();
-        let evidence = Evidence { leader: ProcessId { pid: 100, start: 50 }, known: &known, excluded: &[99] };
-        members(table, &evidence, |process| marked.contains(&process.id.pid))
-            .iter()
-            .map(|process| process.id.pid)
-            .collect()
+    /// Marks and supervisors by number.
+    #[derive(Default)]
+    struct Told {
+        inheriting: BTreeSet<i32>,
+        marked: BTreeSet<i32>,
+        supervisors: BTreeSet<i32>,
+    }
+
+    impl Clues for Told {
+        fn inherits_mark(&self, process: &Process) -> bool {
+            self.inheriting.contains(&process.id.pid)
+        }
+
+        fn carries_mark(&self, process: &Process) -> bool {
+            self.marked.contains(&process.id.pid)
+        }
+
+        fn is_supervisor(&self, process: &Process) -> bool {
+            self.supervisors.contains(&process.id.pid)
+        }
+    }
+
+    /// What one kind of evidence has to say, and nothing else.
+    #[derive(Default)]
+    struct Case {
+        keeper: Option<i32>,
+        reapers: Vec<i32>,
+        terminal: Option<u64>,
+        cgroup: BTreeSet<i32>,
+        memory: Memory,
+        told: Told,
+    }
+
+    impl Case {
+        fn find(&self, table: &[Process]) -> Vec<i32> {
+            let evidence = Evidence {
+                leader: LEADER,
+                keeper: self.keeper,
+                reapers: &self.reapers,
+                terminal: self.terminal,
+                cgroup: &self.cgroup,
+                memory: &self.memory,
+            };
+            members(table, &evidence, &self.told).iter().map(|process| process.id.pid).collect()
+        }
+
+        fn found(&self, table: &[Process]) -> BTreeSet<i32> {
+            self.find(table).into_iter().collect()
+        }
     }
 
     #[test]
-    fn group_session_descent_marker_and_memory_each_prove_a_member() {
+    fn descent_group_and_session_prove_a_member() {
         let table = [
             process(1, 0, 0, 1, 1),
-            process(99, 40, 1, 99, 99),
-            process(100, 50, 99, 100, 100),
+            process(SHIM, 40, 1, SHIM, SHIM),
+            process(100, 50, SHIM, 100, 100),
             process(101, 51, 100, 101, 100), // left the group
             process(102, 52, 101, 102, 102), // left the session, still a child
-            process(103, 53, 1, 103, 103),   // carries the marker
-            process(104, 54, 103, 104, 104), // child of the marked one
-            process(105, 55, 1, 105, 105),   // seen earlier
+            process(103, 53, 1, 102, 102),   // orphan in the session of that one
             process(106, 56, 1, 100, 100),   // orphan in the group
             process(200, 57, 1, 200, 200),   // a stranger
         ];
-        assert_eq!(find(&table, &[ProcessId { pid: 105, start: 55 }], &[103]), [100, 101, 102, 103, 104, 105, 106]);
+        assert_eq!(Case::default().found(&table), [100, 101, 102, 103, 106].into());
+    }
+
+    #[test]
+    fn each_other_kind_of_evidence_proves_a_member_alone() {
+        let stray = process(105, 55, 1, 105, 105);
+        let table = [process(SHIM, 40, 1, SHIM, SHIM), process(200, 57, 1, 200, 200), stray.clone()];
+        assert_eq!(Case::default().find(&table), [0; 0]);
+        let cgroup = Case { cgroup: [105].into(), ..Case::default() };
+        let marked = Case { told: Told { marked: [105].into(), ..Told::default() }, ..Case::default() };
+        let limited = Case { told: Told { inheriting: [105].into(), ..Told::default() }, ..Case::default() };
+        let mut memory = Memory::default();
+        memory.add([&stray]);
+        let known = Case { memory, ..Case::default() };
+        for case in [cgroup, marked, limited, known] {
+            assert_eq!(case.find(&table), [105]);
+        }
+        let below = [process(105, 55, SHIM, 105, 105)];
+        assert_eq!(Case { keeper: Some(SHIM), ..Case::default() }.find(&below), [105]);
+        let terminal = [Process { terminal: 34816, ..stray.clone() }, Process { terminal: 7, ..table[1].clone() }];
+        assert_eq!(Case { terminal: Some(34816), ..Case::default() }.find(&terminal), [105]);
+        // Its parent was a member, is gone, and launchd is what it has now. Its clock says that it is older.
+        let mut memory = Memory::default();
+        memory
+            .add([&Process { lineage: Some(Lineage { own: 7000, parent: 6999 }), ..process(104, 54, 100, 100, 100) }]);
+        let heir = [Process { lineage: Some(Lineage { own: 7001, parent: 7000 }), ..process(105, 49, 1, 105, 105) }];
+        assert_eq!(Case { memory, ..Case::default() }.find(&heir), [105]);
+    }
+
+    #[test]
+    fn a_mark_that_was_copied_makes_no_member_of_a_strangers_child() {
+        let table = [
+            process(300, 10, 1, 300, 300),   // somebody's editor, older than the run
+            process(301, 60, 300, 301, 301), // its terminal, which was handed the environment of a member
+            process(302, 61, 12, 302, 302),  // an orphan that came to the daemon's parent
+        ];
+        let told = || Told { marked: [301, 302].into(), ..Told::default() };
+        assert_eq!(Case { told: told(), ..Case::default() }.find(&table), [0; 0]);
+        assert_eq!(Case { told: told(), reapers: vec![12], ..Case::default() }.find(&table), [302]);
+        // What cannot be copied proves it, whoever the parent is.
+        let told = Told { inheriting: [301].into(), ..Told::default() };
+        assert_eq!(Case { told, ..Case::default() }.find(&table), [301]);
+    }
+
+    #[test]
+    fn the_session_of_a_stranger_is_not_the_runs_because_a_member_is_in_it() {
+        let table = [
+            process(300, 10, 1, 300, 300),   // a login shell, older than the run
+            process(301, 60, 300, 301, 300), // its child
+            process(302, 61, 1, 302, 300),   // an orphan of that session, which carries the mark
+        ];
+        let told = Told { marked: [302].into(), ..Told::default() };
+        assert_eq!(Case { told, ..Case::default() }.find(&table), [302]);
+    }
+
+    #[test]
+    fn the_daemon_and_the_shims_of_the_home_are_never_members_and_neither_is_what_they_look_after() {
+        let table = [
+            process(SHIM, 40, 1, SHIM, SHIM),
+            process(100, 50, SHIM, 100, 100),
+            process(110, 60, 100, 110, 110), // a daemon that was started from within the run
+            process(111, 61, 110, 111, 111), // its shim
+            process(112, 62, 111, 112, 112), // that one's leader
+            process(120, 63, SHIM, 120, 120), // a shim whose daemon has died
+            process(121, 64, 120, 121, 121),
+        ];
+        let told = Told { supervisors: [110, 111, 120].into(), ..Told::default() };
+        assert_eq!(Case { keeper: Some(SHIM), told, ..Case::default() }.find(&table), [100]);
+        // Those of another home end with the run.
+        assert_eq!(Case { keeper: Some(SHIM), ..Case::default() }.found(&table), [100, 110, 111, 112, 120, 121].into());
     }
 
     #[test]
     fn a_recycled_number_makes_no_member() {
-        // The leader is gone and a stranger has its number; a known pid has been recycled too.
+        // The leader is gone and a stranger has its number; that of a member has been given out again too.
         let table = [process(100, 900, 1, 100, 100), process(101, 901, 100, 100, 100), process(105, 902, 1, 105, 105)];
-        assert_eq!(find(&table, &[ProcessId { pid: 105, start: 55 }], &[]), [0; 0]);
+        let mut memory = Memory::default();
+        memory.add([&process(105, 55, 1, 105, 105)]);
+        assert_eq!(Case { memory, ..Case::default() }.find(&table), [0; 0]);
     }
 
     #[test]
     fn without_its_leader_a_group_counts_when_one_of_it_is_proven() {
         let table = [process(101, 60, 1, 100, 100), process(102, 61, 1, 100, 100)];
-        assert_eq!(find(&table, &[], &[]), [0; 0]);
-        assert_eq!(find(&table, &[], &[102]), [101, 102]);
+        assert_eq!(Case::default().find(&table), [0; 0]);
+        let told = Told { marked: [102].into(), ..Told::default() };
+        assert_eq!(Case { told, ..Case::default() }.found(&table), [101, 102].into());
+    }
+
+    #[test]
+    fn a_zombie_leader_proves_its_group_and_is_not_signalled() {
+        let leader = Process { state: ProcessState::Zombie, ..process(100, 50, SHIM, 100, 100) };
+        assert_eq!(Case::default().find(&[process(101, 60, 1, 100, 100), leader]), [101]);
     }
 
     #[test]
     fn what_is_older_than_the_run_is_no_member() {
-        let table = [process(100, 50, 99, 100, 100), process(90, 49, 100, 100, 100)];
-        assert_eq!(find(&table, &[], &[90]), [100]);
+        let table = [process(100, 50, SHIM, 100, 100), process(90, 49, 100, 100, 100)];
+        let told = Told { marked: [90].into(), ..Told::default() };
+        assert_eq!(Case { told, cgroup: [90].into(), ..Case::default() }.find(&table), [100]);
+    }
+
+    #[test]
+    fn parents_are_signalled_before_their_children() {
+        let table = [
+            process(104, 54, 103, 103, 103),
+            process(103, 53, 100, 103, 103),
+            process(101, 51, 100, 100, 100),
+            process(102, 52, 101, 100, 100),
+            process(100, 50, SHIM, 100, 100),
+        ];
+        let found = Case { keeper: Some(SHIM), ..Case::default() }.find(&table);
+        let place = |pid: i32| found.iter().position(|&found| found == pid).expect("a member");
+        assert_eq!(found.len(), 5);
+        assert!(place(100) < place(101) && place(101) < place(102) && place(103) < place(104), "{found:?}");
+    }
+
+    // ---- whole machines, made at random
+
+    /// What happens on a made machine. Numbers choose among the processes that are there.
+    #[derive(Clone, Debug)]
+    enum Deed {
+        /// A process forks.
+        Fork(usize),
+        /// A process leaves its session.
+        Setsid(usize),
+        /// A process makes a group of its own.
+        Setpgid(usize),
+        /// A process clears its environment, and with it the mark in it.
+        ClearEnvironment(usize),
+        /// A process changes the limit that is a mark.
+        ClearLimit(usize),
+        /// A process ends, and is reaped at once: its children get a new parent.
+        Exit(usize),
+        /// A process ends and stays a zombie.
+        Zombie(usize),
+        /// Somebody who is no member gets the environment of a member.
+        Copy(usize, usize),
+        /// The daemon looks at the table and remembers the members.
+        Look,
+    }
+
+    #[derive(Clone, Debug)]
+    struct Made {
+        process: Process,
+        /// Whether it descends from the leader: the truth that is to be found.
+        is_member: bool,
+        has_environment: bool,
+        has_limit: bool,
+    }
+
+    struct Machine {
+        made: Vec<Made>,
+        next: i32,
+        clock: u64,
+        has_keeper: bool,
+        has_lineage: bool,
+    }
+
+    impl Machine {
+        /// The first process, a login shell, the daemon, the shim, the leader, and a stranger that is younger than it.
+        fn new(has_keeper: bool, has_lineage: bool) -> Self {
+            let mut machine = Self { made: Vec::new(), next: 500, clock: 60, has_keeper, has_lineage };
+            for (pid, start, parent) in
+                [(1, 0, 0), (20, 5, 1), (30, 30, 1), (SHIM, 40, 30), (100, 50, SHIM), (200, 55, 20)]
+            {
+                let is_member = pid == LEADER.pid;
+                let mut process = process(pid, start, parent, pid, pid);
+                process.lineage = machine.lineage(pid, parent);
+                machine.made.push(Made { process, is_member, has_environment: is_member, has_limit: is_member });
+            }
+            machine
+        }
+
+        fn lineage(&self, pid: i32, parent: i32) -> Option<Lineage> {
+            let number = |pid: i32| 10_000 + u64::from(pid.unsigned_abs());
+            self.has_lineage.then(|| Lineage { own: number(pid), parent: number(parent) })
+        }
+
+        /// A process that may do something: no system process, no zombie.
+        fn chosen(&self, choice: usize) -> Option<usize> {
+            let able: Vec<usize> = (0..self.made.len())
+                .filter(|&index| {
+                    let process = &self.made[index].process;
+                    process.state == ProcessState::Live && (process.id.pid >= 100 || process.id.pid == 20)
+                })
+                .collect();
+            (!able.is_empty()).then(|| able[choice % able.len()])
+        }
+
+        /// Where an orphan goes: to the shim from below it, to the daemon from below that, to the first process otherwise.
+        fn reaper(&self, of: &Made) -> i32 {
+            if !of.is_member || self.has_lineage {
+                1
+            } else if self.has_keeper {
+                SHIM
+            } else {
+                30
+            }
+        }
+
+        fn apply(&mut self, deed: &Deed) {
+            self.clock += 1;
+            match *deed {
+                Deed::Fork(choice) => {
+                    let Some(parent) = self.chosen(choice).map(|index| self.made[index].clone()) else { return };
+                    let pid = self.next;
+                    self.next += 1;
+                    let mut process = Process { id: ProcessId { pid, start: self.clock }, ..parent.process.clone() };
+                    process.parent = parent.process.id.pid;
+                    process.lineage = self.lineage(pid, process.parent);
+                    self.made.push(Made { process, ..parent });
+                }
+                Deed::Setsid(choice) => {
+                    let Some(index) = self.chosen(choice) else { return };
+                    let process = &mut self.made[index].process;
+                    if process.group != process.id.pid {
+                        (process.group, process.session) = (process.id.pid, process.id.pid);
+                    }
+                }
+                Deed::Setpgid(choice) => {
+                    let Some(index) = self.chosen(choice) else { return };
+                    let process = &mut self.made[index].process;
+                    if process.session != process.id.pid {
+                        process.group = process.id.pid;
+                    }
+                }
+                Deed::ClearEnvironment(choice) => {
+                    if let Some(index) = self.chosen(choice) {
+                        self.made[index].has_environment = false;
+                    }
+                }
+                Deed::ClearLimit(choice) => {
+                    if let Some(index) = self.chosen(choice) {
+                        self.made[index].has_limit = false;
+                    }
+                }
+                Deed::Exit(choice) | Deed::Zombie(choice) => {
+                    let Some(index) = self.chosen(choice) else { return };
+                    let gone = self.made[index].clone();
+                    let pid = gone.process.id.pid;
+                    let reaper = self.reaper(&gone);
+                    // Who carries a mark and has no ancestor left to be judged by is a member by definition.
+                    let leaves_a_copy =
+                        self.made.iter().any(|other| other.process.parent == pid && other.has_environment);
+                    if !gone.is_member && leaves_a_copy {
+                        return;
+                    }
+                    for other in &mut self.made {
+                        if other.process.parent == pid {
+                            other.process.parent = reaper;
+                        }
+                    }
+                    // The leader's zombie stays, as the shim or the daemon has it.
+                    if matches!(deed, Deed::Zombie(_)) || pid == LEADER.pid {
+                        self.made[index].process.state = ProcessState::Zombie;
+                    } else {
+                        self.made.remove(index);
+                    }
+                }
+                Deed::Copy(from, to) => {
+                    let (Some(from), Some(to)) = (self.chosen(from), self.chosen(to)) else { return };
+                    // A stranger with a parent that lives: an editor's terminal. Orphans are told by their marks.
+                    let has_parent = self.made[to].process.parent > 1;
+                    if !self.made[to].is_member && has_parent {
+                        self.made[to].has_environment |= self.made[from].has_environment;
+                    }
+                }
+                Deed::Look => {}
+            }
+        }
+
+        fn table(&self) -> Vec<Process> {
+            self.made.iter().map(|made| made.process.clone()).collect()
+        }
+    }
+
+    fn deeds() -> impl Strategy<Value = Vec<Deed>> {
+        let choice = 0usize..40;
+        let deed = prop_oneof![
+            6 => choice.clone().prop_map(Deed::Fork),
+            3 => choice.clone().prop_map(Deed::Setsid),
+            1 => choice.clone().prop_map(Deed::Setpgid),
+            2 => choice.clone().prop_map(Deed::ClearEnvironment),
+            1 => choice.clone().prop_map(Deed::ClearLimit),
+            4 => choice.clone().prop_map(Deed::Exit),
+            1 => choice.clone().prop_map(Deed::Zombie),
+            1 => (choice.clone(), choice).prop_map(|(from, to)| Deed::Copy(from, to)),
+            1 => Just(Deed::Look),
+        ];
+        proptest::collection::vec(deed, 0..60)
+    }
+
+    /// Lives through a history, and says who is a member, who was found, and who is beyond what can be known.
+    fn live_through(
+        deeds: &[Deed],
+        has_keeper: bool,
+        has_lineage: bool,
+    ) -> (BTreeSet<i32>, BTreeSet<i32>, BTreeSet<i32>) {
+        let mut machine = Machine::new(has_keeper, has_lineage);
+        let mut case =
+            Case { keeper: (has_keeper && !has_lineage).then_some(SHIM), reapers: vec![30], ..Case::default() };
+        let tell = |machine: &Machine, case: &mut Case| {
+            let marked = machine.made.iter().filter(|made| made.has_environment);
+            case.told.marked = marked.map(|made| made.process.id.pid).collect();
+            let inheriting = machine.made.iter().filter(|made| made.has_limit);
+            case.told.inheriting = inheriting.map(|made| made.process.id.pid).collect();
+            case.told.supervisors = [30, SHIM].into();
+        };
+        for deed in deeds {
+            machine.apply(deed);
+            // Lineage numbers are of use as far as they are kept: a fork is told, and the table is looked at.
+            if matches!(deed, Deed::Look) || (has_lineage && matches!(deed, Deed::Fork(_))) {
+                tell(&machine, &mut case);
+                let table = machine.table();
+                let found = case.found(&table);
+                case.memory.add(table.iter().filter(|process| found.contains(&process.id.pid)));
+            }
+        }
+        tell(&machine, &mut case);
+        let truth = machine.made.iter().filter(|made| made.is_member && made.process.state != ProcessState::Zombie);
+        let truth = truth.map(|made| made.process.id.pid).collect();
+        // What has neither the limit, nor the environment and no parent but a reaper: only a keeper or a lineage could tell.
+        let is_hidden = |made: &&Made| !made.has_limit && !(made.has_environment && made.process.parent == 30);
+        let hidden = machine.made.iter().filter(|made| made.is_member).filter(is_hidden);
+        let hidden = hidden.map(|made| made.process.id.pid).collect();
+        (truth, case.found(&machine.table()), hidden)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        #[test]
+        fn under_a_keeper_all_members_are_found_and_no_stranger(deeds in deeds()) {
+            let (truth, found, _) = live_through(&deeds, true, false);
+            prop_assert_eq!(truth, found);
+        }
+
+        #[test]
+        fn by_lineage_all_members_are_found_and_no_stranger(deeds in deeds()) {
+            let (truth, found, _) = live_through(&deeds, false, true);
+            prop_assert_eq!(truth, found);
+        }
+
+        #[test]
+        fn without_either_no_stranger_is_found_and_only_whoever_lost_every_mark_is_missed(deeds in deeds()) {
+            let (truth, found, hidden) = live_through(&deeds, false, false);
+            prop_assert!(found.is_subset(&truth), "strangers: {:?}", found.difference(&truth));
+            let missed: BTreeSet<i32> = truth.difference(&found).copied().collect();
+            prop_assert!(missed.is_subset(&hidden), "missed: {:?}", missed);
+        }
     }
 }

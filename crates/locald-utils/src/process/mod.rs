@@ -3,7 +3,7 @@
 //! Callers see no difference between systems: [`linux`](self) and `macos` are twins with the same functions, and only
 //! they know how a kernel is asked. What the kernel of macOS answers is read by the pure [`darwin`], which is compiled
 //! and tested everywhere. Who belongs to a run is decided by one pure function in [`membership`], when to signal whom by
-//! the pure [`ladder`]. Unsafe calls live in `sys`, one small function each.
+//! the pure [`ladder`]; [`sweep`] carries both out. Unsafe calls live in `sys`, one small function each.
 
 use std::ffi::OsStr;
 use std::io;
@@ -16,11 +16,14 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+pub mod cgroup;
 pub mod darwin;
 pub mod descriptors;
 pub mod ladder;
+pub mod mark;
 pub mod membership;
 mod spawn;
+pub mod sweep;
 pub mod sys;
 
 #[cfg(target_os = "linux")]
@@ -32,7 +35,7 @@ mod os;
 
 pub use os::{
     all, become_subreaper, boot_id, children, command, descendants, exit_watch, listeners, look, marker, own_children,
-    own_executable, release_memory, working_directory,
+    own_executable, release_memory, sockets_of, still_open, terminal_number, working_directory,
 };
 pub use spawn::Spawn;
 
@@ -134,6 +137,15 @@ pub struct Listener {
     pub v6: bool,
 }
 
+/// A listening TCP socket, as the kernel tells it from every other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Socket {
+    /// The port it listens on.
+    pub port: u16,
+    /// Its number: the inode on Linux, the address of the kernel's structure on macOS.
+    pub number: u64,
+}
+
 /// A process that holds something we want, described for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
@@ -219,6 +231,19 @@ fn sent(result: nix::Result<()>) -> Result<bool, SignalError> {
 pub fn port_holders(port: u16) -> io::Result<Vec<Option<Holder>>> {
     let listeners = listeners(port, None)?;
     Ok(listeners.into_iter().map(|listener| listener.process.map(Holder::describe)).collect())
+}
+
+/// The parents of a process, its own first, less the first process of the system.
+#[must_use]
+pub fn ancestors(pid: i32) -> Vec<i32> {
+    let mut found = Vec::new();
+    let mut next = look(pid).map(|process| process.parent);
+    // A chain that is read while it changes may lead anywhere, but not for ever.
+    while let Some(parent) = next.filter(|&parent| parent > 1 && !found.contains(&parent)) {
+        found.push(parent);
+        next = look(parent).map(|process| process.parent);
+    }
+    found
 }
 
 /// Of two processes that hold one socket, the one that had it first: it made the socket, the other inherited it, often

@@ -57,6 +57,22 @@ pub fn exited(pid: libc::pid_t) -> nix::Result<Option<crate::record::ExitStatus>
     Ok(Some(if info.si_code == libc::CLD_EXITED { ExitStatus::Code(status) } else { ExitStatus::Signal(status) }))
 }
 
+/// The number of a child that has ended and was not reaped, which it stays (waitid(2), P_ALL and WNOWAIT). `None` when there
+/// is none; the same one again until somebody reaps it.
+///
+/// # Errors
+/// ECHILD when there are no children.
+pub fn any_exited() -> nix::Result<Option<libc::pid_t>> {
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: siginfo_t is plain data for which zero bytes are a value; waitid overwrites it.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` outlives the call, and the other arguments are integers.
+    Errno::result(unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, flags) })?;
+    // SAFETY: waitid fills in the fields of a SIGCHLD, or leaves the zeros when nothing has ended.
+    let child = unsafe { info.si_pid() };
+    Ok((child != 0).then_some(child))
+}
+
 /// Ignores a signal from now on; programs started by [`super::Spawn`] have the default again.
 ///
 /// # Errors
@@ -156,6 +172,19 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: nix::sys::signal::Signal
     let result =
         unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal as libc::c_int, no_info, 0) };
     Errno::result(result).map(drop)
+}
+
+/// Asks for the soft limit of another process on real-time computing, in microseconds (prlimit(2), RLIMIT_RTTIME).
+///
+/// # Errors
+/// ESRCH when it is gone, EPERM when it runs as somebody else.
+#[cfg(target_os = "linux")]
+pub fn rttime_limit(pid: libc::pid_t) -> nix::Result<u64> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel reads nothing, because no new limit is given, and writes one rlimit64, which outlives the call.
+    let result = unsafe { libc::prlimit64(pid, libc::RLIMIT_RTTIME, std::ptr::null(), &raw mut limit) };
+    Errno::result(result)?;
+    Ok(limit.rlim_cur)
 }
 
 /// Asks for a value of the kernel by its number (sysctl(3)). Returns how many bytes of `buffer` were written.

@@ -1,0 +1,188 @@
+//! The marks of a run, which all its processes inherit: one in the environment, and on Linux one in a limit.
+//!
+//! A process that is started with a clean environment loses the first. The second is the soft limit on real-time computing
+//! (RLIMIT_RTTIME, setrlimit(2)), in microseconds: unlimited as a rule, it becomes a number of more than 100,000 years that
+//! holds the run's id. It means nothing to a program, is inherited over fork, exec, setsid and a change of user, and anybody
+//! may read it. Whoever wants a limit of their own sets it, and is found by other evidence.
+//!
+//! What looks after runs carries a mark as well, so that a daemon or shim is never taken for what it looks after.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::membership::Clues;
+use super::{Process, RUN_MARKER, marker};
+use crate::name::RunId;
+
+/// The variable that the daemon and the shims of a home carry: the directory of its state.
+pub const SUPERVISOR_MARKER: &str = "LOCALD_SUPERVISOR";
+
+/// What the names of our supervisors begin with, as the kernel knows them.
+const PROGRAMS: &str = "locald-s";
+
+/// The looks at a process that tell whether it is of a run or looks after runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Marks<'a> {
+    /// The run whose marks count.
+    pub run: &'a RunId,
+    /// The state directory of the home whose supervisors are no members.
+    pub home: Option<&'a OsStr>,
+}
+
+impl<'a> Marks<'a> {
+    /// The marks of a run, and of the supervisors that carry the same as this process.
+    #[must_use]
+    pub fn of(run: &'a RunId, home: Option<&'a OsStr>) -> Self {
+        Self { run, home }
+    }
+}
+
+impl Clues for Marks<'_> {
+    fn inherits_mark(&self, process: &Process) -> bool {
+        limit::value(self.run).is_some_and(|mark| limit::of(process.id.pid) == Some(mark))
+    }
+
+    fn carries_mark(&self, process: &Process) -> bool {
+        marker(process.id.pid, RUN_MARKER).is_some_and(|run| run == self.run.as_str())
+    }
+
+    fn is_supervisor(&self, process: &Process) -> bool {
+        // The name is at hand, and spares nearly everybody the look. Both lead a session of their own.
+        process.name.starts_with(PROGRAMS)
+            && process.session == process.id.pid
+            && self.home.is_some_and(|home| {
+                marker(process.id.pid, SUPERVISOR_MARKER).is_some_and(|marked| marked.as_bytes() == home.as_bytes())
+            })
+    }
+}
+
+/// Marks the calling process, and with it everything that it will ever start, by the limit. Where that limit is in use, or
+/// there is none, nothing changes.
+pub fn put_on(run: &RunId) {
+    limit::set(limit::value(run));
+}
+
+/// Takes the limit's mark off the calling process: a daemon that was started from within a run is none of it.
+pub fn take_off() {
+    limit::set(None);
+}
+
+/// The value of [`SUPERVISOR_MARKER`] for the home with this state directory.
+#[must_use]
+pub fn supervisor(state: &Path) -> &OsStr {
+    state.as_os_str()
+}
+
+#[cfg(target_os = "linux")]
+mod limit {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+
+    use crate::name::RunId;
+    use crate::process::sys;
+
+    /// 2^62 us, 146,000 years: a value from here on is a mark, and below infinity.
+    const FIRST: u64 = 1 << 62;
+
+    /// The limit that marks a run: its id's lower 62 bits.
+    pub(super) fn value(run: &RunId) -> Option<u64> {
+        u64::from_str_radix(run.as_str(), 16).ok().map(|id| FIRST | (id & (FIRST - 1)))
+    }
+
+    /// Sets or takes off the mark. A limit that somebody has set for a purpose stays.
+    pub(super) fn set(mark: Option<u64>) {
+        let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_RTTIME) else { return };
+        if soft >= FIRST && hard == RLIM_INFINITY {
+            // A run without this mark has the others.
+            let _ = setrlimit(Resource::RLIMIT_RTTIME, mark.unwrap_or(RLIM_INFINITY), hard);
+        }
+    }
+
+    /// The mark of another process; `None` where it cannot be asked for.
+    pub(super) fn of(pid: i32) -> Option<u64> {
+        match sys::rttime_limit(pid) {
+            Ok(soft) => Some(soft),
+            // It runs as somebody else now. What it shows to everybody takes longer to read.
+            Err(nix::errno::Errno::EPERM) => shown(&std::fs::read_to_string(format!("/proc/{pid}/limits")).ok()?),
+            Err(_) => None,
+        }
+    }
+
+    /// Reads the soft limit out of `/proc/PID/limits` (proc_pid_limits(5)).
+    fn shown(text: &str) -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix("Max realtime timeout"))?;
+        line.split_ascii_whitespace().next()?.parse().ok()
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn the_limit_is_read_as_the_kernel_shows_it() {
+            let text = std::fs::read_to_string("/proc/self/limits").expect("shown");
+            assert!(text.lines().any(|line| line.starts_with("Max realtime timeout")), "{text}");
+            let marked = "Max realtime priority     0                    0                    \n\
+                          Max realtime timeout      4611686018427387905  unlimited            us        \n";
+            assert_eq!(shown(marked), Some(FIRST + 1));
+            assert_eq!(shown("Max realtime timeout      unlimited            unlimited            us\n"), None);
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod limit {
+    use crate::name::RunId;
+
+    // No limit of this kind, and the limits of another process are not to be seen.
+    pub(super) fn value(_: &RunId) -> Option<u64> {
+        None
+    }
+
+    pub(super) fn set(_: Option<u64>) {}
+
+    pub(super) fn of(_: i32) -> Option<u64> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ProcessId, Spawn, look};
+    use super::*;
+
+    /// Starts a shell that is marked, and then has a child with an empty environment in a session of its own.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_limit_marks_what_has_cleared_its_environment() {
+        use nix::sys::wait::waitpid;
+        use nix::unistd::Pid;
+        let run = RunId::random().expect("random");
+        let (input, gate) = std::io::pipe().expect("a pipe");
+        // This process may not be marked: other tests run in it. Its child is, by itself.
+        let limit = limit::value(&run).expect("hexadecimal");
+        let script = format!("ulimit -S -R {limit} && exec env -i setsid sh -c 'read x'");
+        let pid = Spawn::new("/bin/bash").arg("-c").arg(script).descriptor(&input, 0).expect("a duplicate").start();
+        let pid = pid.expect("a child");
+        let process = ProcessId::of(pid).expect("alive");
+        let other = RunId::random().expect("random");
+        let is_marked = |run: &RunId| look(pid).is_some_and(|process| Marks::of(run, None).inherits_mark(&process));
+        while !is_marked(&run) {
+            assert!(process.is_alive(), "bash has ended: has it no `ulimit -R`?");
+            std::thread::yield_now();
+        }
+        assert!(!is_marked(&other));
+        assert_eq!(marker(pid, "LOCALD_NO_SUCH_VARIABLE"), None);
+        drop(gate);
+        waitpid(Pid::from_raw(pid), None).expect("reaped");
+    }
+
+    #[test]
+    fn whoever_does_not_carry_the_homes_name_is_no_supervisor() {
+        let run = RunId::random().expect("random");
+        let own = look(std::process::id().cast_signed()).expect("shown");
+        let posing = Process { name: "locald-server".into(), session: own.id.pid, ..own };
+        let marks = Marks::of(&run, Some(OsStr::new("/no/such/home")));
+        assert!(!marks.is_supervisor(&posing));
+    }
+}

@@ -1,0 +1,339 @@
+//! Ending a run: finds its members, carries out what the stop ladder orders, and counts what it sees.
+//!
+//! The [`ladder`](super::ladder) decides when, [`membership`](super::membership) decides who; this asks the kernel, sends the
+//! signals, and keeps the account that becomes the report. The shim sweeps its own run, the daemon a run whose shim is dead or
+//! does not answer; [`Target`] says what they know of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::io;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::cgroup::Cgroup;
+use super::ladder::{Action, Ladder, ROUND, View};
+use super::mark::Marks;
+use super::membership::{self, Clues, Evidence, Memory};
+use super::{ORPHANS_COME_TO_THE_SHIM, Process, ProcessId, ProcessState, SignalError, Socket};
+use crate::name::RunId;
+use crate::record::{Stray, Survivor};
+
+/// 500 ms: how long a socket may stay open behind the last process that had it. The kernel closes most at once, those of
+/// asynchronous input and output (io_uring) a little later.
+const PORT_LIMIT: Duration = Duration::from_millis(500);
+
+/// What is known of a run whose processes are to be found.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// The run.
+    pub run: &'a RunId,
+    /// Its leader.
+    pub leader: ProcessId,
+    /// Whether the leader is a child of the caller that nobody has reaped: then its number, and its group's, are its own.
+    pub is_pinned: bool,
+    /// The shim, while it is there: on Linux whatever hangs below it is of the run.
+    pub keeper: Option<i32>,
+    /// Who may be the parent of an orphan of the run.
+    pub reapers: &'a [i32],
+    /// The run's terminal, while the caller holds it open.
+    pub terminal: Option<u64>,
+    /// The run's cgroup, where it has one.
+    pub cgroup: Option<&'a Cgroup>,
+    /// The home whose daemon and shims are no members.
+    pub home: Option<&'a OsStr>,
+    /// The signal that asks for the end.
+    pub signal: Signal,
+    /// The stop command, while it runs. It and what it has started have a time of their own.
+    pub command: Option<ProcessId>,
+}
+
+impl Target<'_> {
+    /// Finds the members, zombies left out, in the order in which they are to be signalled.
+    ///
+    /// # Errors
+    /// When the process table cannot be read. Then nobody can say who is left.
+    pub fn members(&self, memory: &Memory) -> io::Result<Vec<Process>> {
+        let cgroup: BTreeSet<i32> = self.cgroup.map(Cgroup::processes).unwrap_or_default().into_iter().collect();
+        let table = match self.keeper {
+            Some(keeper) if ORPHANS_COME_TO_THE_SHIM => {
+                let mut table = super::descendants(keeper)?;
+                let below: BTreeSet<i32> = table.iter().map(|process| process.id.pid).collect();
+                table.extend(cgroup.difference(&below).filter_map(|&pid| super::look(pid)));
+                table
+            }
+            Some(_) | None => super::all()?,
+        };
+        let evidence = Evidence {
+            leader: self.leader,
+            keeper: self.keeper,
+            reapers: self.reapers,
+            terminal: self.terminal,
+            cgroup: &cgroup,
+            memory,
+        };
+        let found = membership::members(&table, &evidence, &self.marks());
+        Ok(found.into_iter().filter(|process| !self.is_of_command(process)).cloned().collect())
+    }
+
+    fn marks(&self) -> Marks<'_> {
+        Marks::of(self.run, self.home)
+    }
+
+    fn is_of_command(&self, process: &Process) -> bool {
+        self.command.is_some_and(|command| process.session == command.pid)
+    }
+
+    /// Whether no process of the run is left but the leader's zombie and the stop command; for the shim, which must know by
+    /// its own wait that the leader has exited.
+    ///
+    /// On Linux this is a proof: every member is a child of the shim, or hangs below one.
+    #[must_use]
+    pub fn is_empty(&self, memory: &Memory) -> bool {
+        let is_known = |pid: i32| pid == self.leader.pid || self.command.is_some_and(|command| command.pid == pid);
+        // Not knowing is not being empty.
+        let Ok(children) = super::own_children() else { return false };
+        // A supervisor that was started from within the run, and lost its parent, is no member and outlives it. A zombie is
+        // reaped first, so that it is counted.
+        let is_member = |pid: &i32| super::look(*pid).is_some_and(|process| !self.marks().is_supervisor(&process));
+        if children.iter().filter(|&&pid| !is_known(pid)).any(is_member) {
+            return false;
+        }
+        if ORPHANS_COME_TO_THE_SHIM && self.cgroup.is_none_or(|cgroup| cgroup.processes().is_empty()) {
+            return true;
+        }
+        self.members(memory).is_ok_and(|members| members.iter().all(|process| process.id == self.leader))
+    }
+}
+
+/// What the end of a run is reported by.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// How many processes were seen to end.
+    pub processes: u32,
+    /// How many of them had to be killed.
+    pub killed: u32,
+    /// Which had left the leader's group or outlived the leader.
+    pub strays: Vec<Stray>,
+    /// Who has ports of the run now that it is over.
+    pub holders: Vec<Survivor>,
+}
+
+/// A stop under way.
+#[derive(Debug)]
+pub struct Sweep {
+    ladder: Ladder,
+    /// When it began.
+    pub began: Duration,
+    /// Whether somebody asked for it, rather than the leader having exited by itself.
+    pub requested: bool,
+    memory: Memory,
+    /// Numbers of processes seen since it began.
+    seen: BTreeSet<i32>,
+    killed: BTreeSet<ProcessId>,
+    strays: BTreeMap<ProcessId, Stray>,
+    /// The sockets on which members listened when the stop began.
+    sockets: Option<Vec<Socket>>,
+    /// Until when a socket that is still open is waited for, and when to look at it next.
+    ports: Option<(Duration, Duration)>,
+    holders: Vec<Survivor>,
+}
+
+impl Sweep {
+    /// Begins a stop that may take `grace`; what to do first is added to `actions`. `memory` has the members seen so far.
+    pub fn begin(
+        now: Duration,
+        grace: Duration,
+        has_command: bool,
+        requested: bool,
+        memory: Memory,
+        actions: &mut Vec<Action>,
+    ) -> Self {
+        Self {
+            ladder: Ladder::begin(now, grace, has_command, actions),
+            began: now,
+            requested,
+            memory,
+            seen: BTreeSet::new(),
+            killed: BTreeSet::new(),
+            strays: BTreeMap::new(),
+            sockets: None,
+            ports: None,
+            holders: Vec::new(),
+        }
+    }
+
+    /// The ladder, to be told of time and requests.
+    pub fn ladder(&mut self) -> &mut Ladder {
+        &mut self.ladder
+    }
+
+    /// When what is left will be killed; `None` once that has begun.
+    #[must_use]
+    pub fn kill_at(&self) -> Option<Duration> {
+        self.ladder.kill_at()
+    }
+
+    /// Who has been a member.
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Takes the next step, knowing what is left.
+    pub fn step(&mut self, now: Duration, view: View, actions: &mut Vec<Action>) {
+        self.ladder.step(now, view, actions);
+    }
+
+    /// When to look again, even if nothing happens.
+    #[must_use]
+    pub fn deadline(&self, now: Duration) -> Option<Duration> {
+        let deadline = [self.ladder.deadline(), self.ports.map(|(_, next)| next)].into_iter().flatten().min();
+        if ORPHANS_COME_TO_THE_SHIM || self.ladder.is_stuck() {
+            return deadline;
+        }
+        // Members that are no children end without telling; while a stop is under way they are looked at every 10 ms.
+        Some(deadline.unwrap_or(Duration::MAX).min(now + ROUND))
+    }
+
+    /// Notes that a process of the run was reaped.
+    pub fn reaped(&mut self, pid: i32) {
+        self.seen.insert(pid);
+    }
+
+    /// Finds the members, and writes down those not seen before.
+    ///
+    /// # Errors
+    /// When the process table cannot be read.
+    pub fn look(&mut self, target: &Target<'_>) -> io::Result<Vec<Process>> {
+        let members = target.members(&self.memory)?;
+        self.see(target.leader, &members);
+        Ok(members)
+    }
+
+    fn see(&mut self, leader: ProcessId, members: &[Process]) {
+        self.memory.add(members);
+        self.seen.extend(members.iter().map(|process| process.id.pid));
+        let is_leader_gone = !members.iter().any(|process| process.id == leader);
+        for process in members {
+            if (is_leader_gone || process.group != leader.pid) && !self.strays.contains_key(&process.id) {
+                self.strays.insert(process.id, Stray { process: process.id, command: command_of(process) });
+            }
+        }
+    }
+
+    /// Carries out an order of the ladder. The stop command is the caller's to start and to end. A report of survivors is
+    /// returned.
+    pub fn carry_out(&mut self, action: Action, target: &Target<'_>) -> Option<Vec<Survivor>> {
+        // A table that cannot be read shows nobody; the next round asks again, and the run is not over by that.
+        match action {
+            Action::Ask => {
+                let members = self.look(target).unwrap_or_default();
+                self.note_sockets(&members);
+                for signal in [target.signal, Signal::SIGCONT] {
+                    send(target, &members, signal);
+                }
+            }
+            Action::Kill => {
+                // What is forked while this is written is killed as well. It needs no list, but the report does.
+                let members = self.look(target).unwrap_or_default();
+                self.note_sockets(&members);
+                if let Some(cgroup) = target.cgroup {
+                    // A kernel that cannot do it, or a leaf that is gone: what follows does the same, in rounds.
+                    let _ = cgroup.kill();
+                }
+                send(target, &members, Signal::SIGKILL);
+                self.killed.extend(members.iter().map(|process| process.id));
+            }
+            Action::GiveUp => {
+                return Some(self.look(target).unwrap_or_default().iter().map(survivor).collect());
+            }
+            Action::RunCommand | Action::EndCommand => {}
+        }
+        None
+    }
+
+    /// Notes on which sockets the members listen, once: what they are asked for, they close.
+    fn note_sockets(&mut self, members: &[Process]) {
+        if self.sockets.is_none() {
+            let pids: Vec<i32> = members.iter().map(|process| process.id.pid).collect();
+            self.sockets = Some(super::sockets_of(&pids).unwrap_or_default());
+        }
+    }
+
+    /// Whether the ports are free on which members listened. To be asked when no member is left; `false` asks to be asked
+    /// again at the next [`Sweep::deadline`], and is not said for ever: then somebody else has the socket, who is named in
+    /// the account.
+    pub fn are_ports_free(&mut self, now: Duration) -> bool {
+        let Some(sockets) = self.sockets.as_deref().filter(|sockets| !sockets.is_empty()) else { return true };
+        let open = super::still_open(sockets).unwrap_or_default();
+        let (until, _) = *self.ports.get_or_insert((now + PORT_LIMIT, now));
+        if open.is_empty() || now >= until {
+            self.holders = open.into_iter().map(|(socket, holder)| holder_of(socket, holder)).collect();
+            self.sockets = None;
+            self.ports = None;
+            return true;
+        }
+        self.ports = Some((until, now + ROUND));
+        false
+    }
+
+    /// The account.
+    #[must_use]
+    pub fn account(self) -> Account {
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Account {
+            processes: count(self.seen.len()),
+            killed: count(self.killed.len()),
+            strays: self.strays.into_values().collect(),
+            holders: self.holders,
+        }
+    }
+}
+
+/// Sends a signal to the group as a whole, where its number is known to be its own, and to every member by its identity.
+fn send(target: &Target<'_>, members: &[Process], signal: Signal) {
+    // Whoever is gone is gone, and whoever may not be signalled shows as a survivor.
+    if target.is_pinned {
+        let _: Result<bool, SignalError> = super::signal_group(target.leader.pid, signal);
+    }
+    for process in members.iter().filter(|process| !target.is_pinned || process.group != target.leader.pid) {
+        let _: Result<bool, SignalError> = super::signal(process.id, signal);
+    }
+}
+
+fn command_of(process: &Process) -> String {
+    super::command(process.id.pid).unwrap_or_else(|| process.name.clone())
+}
+
+/// Says why a process is still there.
+#[must_use]
+pub fn survivor(process: &Process) -> Survivor {
+    let own = nix::unistd::getuid().as_raw();
+    let reason = match process.state {
+        ProcessState::Uninterruptible => {
+            "it sleeps where no signal reaches it (state D), most likely on a disk or a network file system".to_owned()
+        }
+        _ if process.uid != own && own != 0 => {
+            format!("it runs as {}, and you may not signal it", super::user_name(process.uid))
+        }
+        ProcessState::Live | ProcessState::Stopped => "it did not end within 2s of SIGKILL".to_owned(),
+        ProcessState::Zombie => "it has ended, and its parent has not taken notice".to_owned(),
+    };
+    Survivor { process: process.id, command: command_of(process), uid: process.uid, reason }
+}
+
+/// Says who has a socket of a run that is over.
+fn holder_of(socket: Socket, holder: Option<Process>) -> Survivor {
+    let reason =
+        format!("it is no process of the run, and has been given its socket: port {} is not free", socket.port);
+    match holder {
+        Some(process) => Survivor { process: process.id, command: command_of(&process), uid: process.uid, reason },
+        None => Survivor {
+            process: ProcessId { pid: 0, start: 0 },
+            command: "a process that is not shown to you".to_owned(),
+            uid: 0,
+            reason,
+        },
+    }
+}
