@@ -133,6 +133,7 @@ fn process(record: &[u8]) -> Option<Process> {
         uid: u32::from_le_bytes(bytes_at(record, kinfo::REAL_UID)?),
         state,
         name: String::from_utf8_lossy(until_nul(record.get(kinfo::NAME..)?.get(..kinfo::NAME_SIZE)?)).into_owned(),
+        lineage: None,
     })
 }
 
@@ -718,6 +719,7 @@ mod tests {
             uid: 501,
             state: ProcessState::Stopped,
             name: "postgres".into(),
+            lineage: None,
         };
         let zombie = Process {
             id: ProcessId { pid: 800, start: 1_000_002 },

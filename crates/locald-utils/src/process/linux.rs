@@ -71,6 +71,7 @@ fn parse_stat(line: &[u8], uid: u32) -> Option<Process> {
         uid,
         state,
         name,
+        lineage: None,
     })
 }
 

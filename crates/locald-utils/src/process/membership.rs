@@ -87,6 +87,7 @@ mod tests {
             uid: 1000,
             state: ProcessState::Live,
             name: "x".into(),
+            lineage: None,
         }
     }
 

@@ -99,6 +99,17 @@ pub struct Process {
     pub state: ProcessState,
     /// The kernel's short name for it, at most 15 bytes on Linux.
     pub name: String,
+    /// Who started it, in numbers that no kernel gives out twice; macOS has them, Linux does not.
+    pub lineage: Option<Lineage>,
+}
+
+/// Numbers of processes that are unique within a boot: unlike a pid and a parent they outlive whoever they name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lineage {
+    /// Its own.
+    pub own: u64,
+    /// That of the process that started it, even when that one is gone and launchd is its parent.
+    pub parent: u64,
 }
 
 /// What a process does, as far as it matters for ending it.
