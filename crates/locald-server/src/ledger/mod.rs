@@ -1,0 +1,312 @@
+//! The ledger: every run and event, and what an interrupted daemon has to know again, in one SQLite database.
+//!
+//! One thread owns the connection. It takes whatever is waiting, writes it in one transaction, and then answers, so a
+//! hundred starts at once cost one commit. Nothing here decides; the callers say what happened. Commits are not synced:
+//! they outlive every process, and a machine that crashes takes the runs with it (WAL, synchronous = NORMAL).
+//!
+//! Here are the database and its thread; what is written and read is in `projects`, `runs` and `ports`.
+
+use std::path::Path;
+use std::sync::mpsc;
+
+use locald_utils::time::UnixMillis;
+use rusqlite::{Connection, OptionalExtension, Transaction};
+use tokio::sync::oneshot;
+
+use ports::AUTO_PORTS;
+pub(crate) use projects::{BaseEnvironment, Left};
+pub(crate) use runs::{Executable, Intent};
+
+mod ports;
+mod projects;
+mod runs;
+
+/// The layout of the database. A later build migrates from it; an earlier one refuses a newer one.
+const SCHEMA_VERSION: i64 = 1;
+
+/// 200,000 events: years of a busy project, some 20 MB.
+const MOST_EVENTS: i64 = 200_000;
+
+/// 1,000 runs of each service. A service that restarts every minute has its last day on record.
+const MOST_RUNS: i64 = 1_000;
+
+const SCHEMA: &str = "
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE projects (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, dir TEXT NOT NULL, spec TEXT NOT NULL, changed_at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE services (
+    project TEXT NOT NULL, service TEXT NOT NULL, desired TEXT NOT NULL, environment TEXT, resting TEXT,
+    PRIMARY KEY (project, service)
+) WITHOUT ROWID;
+CREATE TABLE environments (digest TEXT PRIMARY KEY, variables TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE ports (
+    project TEXT NOT NULL, service TEXT NOT NULL, port INTEGER NOT NULL UNIQUE, PRIMARY KEY (project, service)
+) WITHOUT ROWID;
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY, project TEXT NOT NULL, project_name TEXT NOT NULL, service TEXT NOT NULL, number INTEGER NOT NULL,
+    asked_by TEXT NOT NULL, asked_at INTEGER NOT NULL, boot TEXT NOT NULL,
+    argv TEXT NOT NULL, workdir TEXT NOT NULL, executable TEXT, executable_mtime INTEGER, executable_size INTEGER,
+    environment TEXT NOT NULL, spec_digest TEXT NOT NULL, port INTEGER, git_commit TEXT, git_dirty INTEGER,
+    pid INTEGER, started_at INTEGER, exited_at INTEGER, ended_at INTEGER, outcome TEXT, exit_code INTEGER, exit_signal INTEGER,
+    stopped INTEGER, forced INTEGER, processes INTEGER, killed INTEGER, ended TEXT, failure TEXT,
+    UNIQUE (project, service, number)
+);
+CREATE INDEX open_runs ON runs (project, service) WHERE ended_at IS NULL;
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, project TEXT NOT NULL, service TEXT, run INTEGER,
+    kind TEXT NOT NULL, data TEXT
+);
+CREATE INDEX events_of_service ON events (project, service, seq);
+";
+
+/// Says why the ledger cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LedgerError {
+    /// SQLite refused.
+    #[error("{0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// A newer locald made this database.
+    #[error("it was made by a newer locald (layout {found}, this one knows {SCHEMA_VERSION})")]
+    Newer {
+        /// The layout found.
+        found: i64,
+    },
+    /// A value cannot be written or read as JSON.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    /// Its file cannot be made.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// Every port of the range for `port = "auto"` is taken.
+    #[error("no port between {} and {} is free", AUTO_PORTS.start(), AUTO_PORTS.end())]
+    NoPort,
+    /// The thread that owns the database is gone.
+    #[error("the ledger has been closed")]
+    Closed,
+}
+
+type Work = Box<dyn FnOnce(&Transaction<'_>) -> Box<dyn FnOnce(bool) + Send> + Send>;
+
+/// A handle to the ledger's thread.
+#[derive(Clone)]
+pub(crate) struct Ledger {
+    work: mpsc::Sender<Work>,
+}
+
+impl Ledger {
+    /// Opens or makes the database, and starts its thread. Returns the epoch of this daemon as well.
+    ///
+    /// # Errors
+    /// When it cannot be opened, is no database, or is from the future.
+    pub(crate) fn open(path: &Path) -> Result<(Self, u64), LedgerError> {
+        make_private(path)?;
+        let mut connection = Connection::open(path)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.pragma_update(None, "busy_timeout", 2000)?;
+        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+        // A megabyte of pages is plenty for a few tables, and the daemon promises to stay small.
+        connection.pragma_update(None, "cache_size", -512)?;
+        let epoch = migrate(&mut connection)?;
+        let (work, inbox) = mpsc::channel::<Work>();
+        std::thread::Builder::new()
+            .name("ledger".into())
+            .stack_size(256 * 1024)
+            .spawn(move || serve(&mut connection, &inbox))
+            .map_err(|_| LedgerError::Closed)?;
+        Ok((Self { work }, epoch))
+    }
+
+    /// Has `work` done within the next transaction, and returns its result when that is committed.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let (answer, result) = oneshot::channel();
+        let work: Work = Box::new(move |transaction| {
+            let done = work(transaction);
+            Box::new(move |is_committed| {
+                // A caller that no longer waits has no use for the answer.
+                let _ = answer.send(if is_committed { done } else { Err(LedgerError::Closed) });
+            })
+        });
+        self.work.send(work).map_err(|_| LedgerError::Closed)?;
+        result.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    /// As [`Ledger::run`], for what nobody waits for: a failure is logged.
+    fn note(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&Transaction<'_>) -> Result<(), LedgerError> + Send + 'static,
+    ) {
+        let work: Work = Box::new(move |transaction| {
+            if let Err(error) = work(transaction) {
+                tracing::error!(%error, what, "could not write to the ledger");
+            }
+            Box::new(|_| {})
+        });
+        if self.work.send(work).is_err() {
+            tracing::error!(what, "the ledger's thread is gone");
+        }
+    }
+
+    /// Waits until everything asked for so far is committed.
+    pub(crate) async fn flush(&self) {
+        // Only fails when the thread is gone, and then there is nothing to wait for.
+        let _ = self.run(|_| Ok(())).await;
+    }
+}
+
+fn millis(at: UnixMillis) -> i64 {
+    i64::try_from(at.0).unwrap_or(i64::MAX)
+}
+
+/// Makes the database's file, for us alone: it holds environments. SQLite gives the files beside it the same mode.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map(drop)
+}
+
+fn migrate(connection: &mut Connection) -> Result<u64, LedgerError> {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    match version {
+        0 => {
+            transaction.execute_batch(SCHEMA)?;
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        }
+        SCHEMA_VERSION => {}
+        found => return Err(LedgerError::Newer { found }),
+    }
+    let before: Option<i64> =
+        transaction.query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| row.get(0)).optional()?;
+    let epoch = before.unwrap_or(0) + 1;
+    transaction.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?1)", [epoch])?;
+    transaction.execute("DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?1", [MOST_EVENTS])?;
+    transaction.execute(
+        "DELETE FROM runs WHERE ended_at IS NOT NULL AND number <=
+         (SELECT max(number) FROM runs AS newer WHERE newer.project = runs.project AND newer.service = runs.service) - ?1",
+        [MOST_RUNS],
+    )?;
+    transaction.commit()?;
+    Ok(epoch.cast_unsigned())
+}
+
+/// 200 transactions: some megabytes of write-ahead log.
+const CHECKPOINT_AFTER: u32 = 200;
+
+/// The thread: one transaction for all that is waiting, then the answers.
+fn serve(connection: &mut Connection, inbox: &mpsc::Receiver<Work>) {
+    let mut since_checkpoint = 0;
+    loop {
+        let first = match inbox.try_recv() {
+            Ok(first) => first,
+            Err(mpsc::TryRecvError::Empty) => {
+                // A checkpoint waits for the disk. It is made while nobody waits for the ledger.
+                if since_checkpoint >= CHECKPOINT_AFTER {
+                    since_checkpoint = 0;
+                    checkpoint(connection);
+                }
+                match inbox.recv() {
+                    Ok(first) => first,
+                    Err(mpsc::RecvError) => return,
+                }
+            }
+            Err(mpsc::TryRecvError::Disconnected) => return,
+        };
+        since_checkpoint += 1;
+        let mut answers = Vec::new();
+        let is_committed = match connection.transaction() {
+            Ok(transaction) => {
+                answers.push(first(&transaction));
+                answers.extend(inbox.try_iter().map(|work| work(&transaction)));
+                transaction
+                    .commit()
+                    .inspect_err(|error| tracing::error!(%error, "could not commit to the ledger"))
+                    .is_ok()
+            }
+            // The work is dropped, and with it the answer's sender: the caller hears that the ledger is closed.
+            Err(error) => {
+                tracing::error!(%error, "could not begin a transaction in the ledger");
+                false
+            }
+        };
+        for answer in answers {
+            answer(is_committed);
+        }
+    }
+}
+
+fn checkpoint(connection: &Connection) {
+    let checkpoint = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+    if let Err(error) = checkpoint {
+        tracing::warn!(%error, "could not checkpoint the ledger");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::future::Future;
+
+    use locald_utils::name::{ProjectId, RunId, RunNumber};
+    use locald_utils::record::RunRef;
+    use locald_utils::spec::{PortSpec, ProjectSpec};
+
+    use super::*;
+    use crate::core::lifecycle::tests::spec;
+
+    pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
+    }
+
+    pub(super) fn open(dir: &tempfile::TempDir) -> (Ledger, u64) {
+        Ledger::open(&dir.path().join("ledger.db")).expect("opens")
+    }
+
+    pub(super) fn project() -> ProjectSpec {
+        let mut web = spec("web");
+        web.port = Some(PortSpec::Auto);
+        ProjectSpec {
+            id: ProjectId::from_recorded("p"),
+            name: "shop".parse().expect("valid"),
+            dir: "/shop".into(),
+            file: "/shop/locald.toml".into(),
+            services: vec![web, spec("db")],
+        }
+    }
+
+    pub(super) fn intent(number: u32) -> Intent {
+        Intent {
+            run: RunRef {
+                project: ProjectId::from_recorded("p"),
+                project_name: "shop".parse().expect("valid"),
+                service: "web".parse().expect("valid"),
+                number: RunNumber(number),
+                id: RunId::random().expect("random"),
+            },
+            asked_by: "up".into(),
+            asked_at: UnixMillis(1),
+            boot: "this boot".into(),
+            argv: vec!["web".into()],
+            workdir: "/shop".into(),
+            executable: None,
+            environment: BTreeMap::new(),
+            spec_digest: "d".into(),
+            port: None,
+        }
+    }
+
+    #[test]
+    fn a_ledger_from_the_future_and_a_file_that_is_none_are_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        drop(open(&dir));
+        let path = dir.path().join("ledger.db");
+        Connection::open(&path).and_then(|ledger| ledger.pragma_update(None, "user_version", 99)).expect("changed");
+        assert!(matches!(Ledger::open(&path), Err(LedgerError::Newer { found: 99 })));
+        std::fs::write(&path, "no database at all, but long enough to be looked at as one").expect("written");
+        assert!(matches!(Ledger::open(&path), Err(LedgerError::Sqlite(_))));
+    }
+}
