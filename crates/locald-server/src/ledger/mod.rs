@@ -4,19 +4,23 @@
 //! hundred starts at once cost one commit. Nothing here decides; the callers say what happened. Commits are not synced:
 //! they outlive every process, and a machine that crashes takes the runs with it (WAL, synchronous = NORMAL).
 //!
-//! Here are the database and its thread; what is written and read is in `projects`, `runs` and `ports`.
+//! Here are the database and its thread; what is written and read is in `projects`, `runs` and `ports`, and `checkpoints`
+//! keeps the log of writes short.
 
 use std::path::Path;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use locald_utils::time::UnixMillis;
 use rusqlite::{Connection, OptionalExtension, Transaction};
 use tokio::sync::oneshot;
 
+use checkpoints::Checkpoints;
 use ports::AUTO_PORTS;
 pub(crate) use projects::{BaseEnvironment, Left};
 pub(crate) use runs::{Executable, Intent};
 
+mod checkpoints;
 mod ports;
 mod projects;
 mod runs;
@@ -29,6 +33,9 @@ const MOST_EVENTS: i64 = 200_000;
 
 /// 1,000 runs of each service. A service that restarts every minute has its last day on record.
 const MOST_RUNS: i64 = 1_000;
+
+/// 2 s: how long somebody else may hold the database. Nobody but a person who looks into it does.
+const BUSY_LIMIT: Duration = Duration::from_secs(2);
 
 const SCHEMA: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -75,7 +82,7 @@ pub(crate) enum LedgerError {
     /// A value cannot be written or read as JSON.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
-    /// Its file cannot be made.
+    /// Its file or its threads cannot be made.
     #[error("{0}")]
     Io(#[from] std::io::Error),
     /// Every port of the range for `port = "auto"` is taken.
@@ -95,27 +102,20 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Opens or makes the database, and starts its thread. Returns the epoch of this daemon as well.
+    /// Opens or makes the database, and starts its threads. Returns the epoch of this daemon as well.
     ///
     /// # Errors
     /// When it cannot be opened, is no database, or is from the future.
     pub(crate) fn open(path: &Path) -> Result<(Self, u64), LedgerError> {
-        make_private(path)?;
-        let mut connection = Connection::open(path)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "NORMAL")?;
-        connection.pragma_update(None, "busy_timeout", 2000)?;
-        connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-        // A megabyte of pages is plenty for a few tables, and the daemon promises to stay small.
-        connection.pragma_update(None, "cache_size", -512)?;
-        let epoch = migrate(&mut connection)?;
+        let (connection, epoch) = connect(path)?;
+        Ok((Self::start(connection, Checkpoints::start(path)?)?, epoch))
+    }
+
+    /// Starts the thread that owns the connection. It ends with the last handle.
+    fn start(connection: Connection, checkpoints: Checkpoints) -> Result<Self, LedgerError> {
         let (work, inbox) = mpsc::channel::<Work>();
-        std::thread::Builder::new()
-            .name("ledger".into())
-            .stack_size(256 * 1024)
-            .spawn(move || serve(&mut connection, &inbox))
-            .map_err(|_| LedgerError::Closed)?;
-        Ok((Self { work }, epoch))
+        start_thread("ledger", move || serve(connection, &inbox, checkpoints))?;
+        Ok(Self { work })
     }
 
     /// Has `work` done within the next transaction, and returns its result when that is committed.
@@ -159,6 +159,20 @@ impl Ledger {
     }
 }
 
+/// Opens or makes the database. Returns the epoch of this daemon as well.
+fn connect(path: &Path) -> Result<(Connection, u64), LedgerError> {
+    make_private(path)?;
+    let mut connection = Connection::open(path)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.busy_timeout(BUSY_LIMIT)?;
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    // Half a megabyte of pages is plenty for a few tables, and the daemon promises to stay small.
+    connection.pragma_update(None, "cache_size", -512)?;
+    let epoch = migrate(&mut connection)?;
+    Ok((connection, epoch))
+}
+
 fn millis(at: UnixMillis) -> i64 {
     i64::try_from(at.0).unwrap_or(i64::MAX)
 }
@@ -194,29 +208,9 @@ fn migrate(connection: &mut Connection) -> Result<u64, LedgerError> {
     Ok(epoch.cast_unsigned())
 }
 
-/// 200 transactions: some megabytes of write-ahead log.
-const CHECKPOINT_AFTER: u32 = 200;
-
 /// The thread: one transaction for all that is waiting, then the answers.
-fn serve(connection: &mut Connection, inbox: &mpsc::Receiver<Work>) {
-    let mut since_checkpoint = 0;
-    loop {
-        let first = match inbox.try_recv() {
-            Ok(first) => first,
-            Err(mpsc::TryRecvError::Empty) => {
-                // A checkpoint waits for the disk. It is made while nobody waits for the ledger.
-                if since_checkpoint >= CHECKPOINT_AFTER {
-                    since_checkpoint = 0;
-                    checkpoint(connection);
-                }
-                match inbox.recv() {
-                    Ok(first) => first,
-                    Err(mpsc::RecvError) => return,
-                }
-            }
-            Err(mpsc::TryRecvError::Disconnected) => return,
-        };
-        since_checkpoint += 1;
+fn serve(mut connection: Connection, inbox: &mpsc::Receiver<Work>, mut checkpoints: Checkpoints) {
+    while let Ok(first) = inbox.recv() {
         let mut answers = Vec::new();
         let is_committed = match connection.transaction() {
             Ok(transaction) => {
@@ -236,14 +230,14 @@ fn serve(connection: &mut Connection, inbox: &mpsc::Receiver<Work>) {
         for answer in answers {
             answer(is_committed);
         }
+        checkpoints.after_transaction(&connection);
     }
 }
 
-fn checkpoint(connection: &Connection) {
-    let checkpoint = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-    if let Err(error) = checkpoint {
-        tracing::warn!(%error, "could not checkpoint the ledger");
-    }
+/// Starts a thread with a small stack: the daemon promises to stay small.
+fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), LedgerError> {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(256 * 1024).spawn(run)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -259,7 +253,8 @@ mod tests {
     use crate::core::lifecycle::tests::spec;
 
     pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), future).await.expect("in time") })
     }
 
     pub(super) fn open(dir: &tempfile::TempDir) -> (Ledger, u64) {
