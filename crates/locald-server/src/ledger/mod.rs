@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use checkpoints::Checkpoints;
 use ports::AUTO_PORTS;
 pub(crate) use projects::{BaseEnvironment, Left};
+use runs::Limits;
 pub(crate) use runs::{Executable, Intent};
 
 mod checkpoints;
@@ -27,12 +28,6 @@ mod runs;
 
 /// The layout of the database. A later build migrates from it; an earlier one refuses a newer one.
 const SCHEMA_VERSION: i64 = 1;
-
-/// 200,000 events: years of a busy project, some 20 MB.
-const MOST_EVENTS: i64 = 200_000;
-
-/// 1,000 runs of each service. A service that restarts every minute has its last day on record.
-const MOST_RUNS: i64 = 1_000;
 
 /// 2 s: how long somebody else may hold the database. Nobody but a person who looks into it does.
 const BUSY_LIMIT: Duration = Duration::from_secs(2);
@@ -99,6 +94,7 @@ type Work = Box<dyn FnOnce(&Transaction<'_>) -> Box<dyn FnOnce(bool) + Send> + S
 #[derive(Clone)]
 pub(crate) struct Ledger {
     work: mpsc::Sender<Work>,
+    limits: Limits,
 }
 
 impl Ledger {
@@ -115,7 +111,7 @@ impl Ledger {
     fn start(connection: Connection, checkpoints: Checkpoints) -> Result<Self, LedgerError> {
         let (work, inbox) = mpsc::channel::<Work>();
         start_thread("ledger", move || serve(connection, &inbox, checkpoints))?;
-        Ok(Self { work })
+        Ok(Self { work, limits: Limits::default() })
     }
 
     /// Has `work` done within the next transaction, and returns its result when that is committed.
@@ -198,12 +194,6 @@ fn migrate(connection: &mut Connection) -> Result<u64, LedgerError> {
         transaction.query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| row.get(0)).optional()?;
     let epoch = before.unwrap_or(0) + 1;
     transaction.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?1)", [epoch])?;
-    transaction.execute("DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?1", [MOST_EVENTS])?;
-    transaction.execute(
-        "DELETE FROM runs WHERE ended_at IS NOT NULL AND number <=
-         (SELECT max(number) FROM runs AS newer WHERE newer.project = runs.project AND newer.service = runs.service) - ?1",
-        [MOST_RUNS],
-    )?;
     transaction.commit()?;
     Ok(epoch.cast_unsigned())
 }

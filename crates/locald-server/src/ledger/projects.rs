@@ -90,7 +90,7 @@ impl Ledger {
                 let digest = environment.as_ref().map(|environment| environment.digest.as_str());
                 insert.execute(params![spec.id.as_str(), service.as_str(), desired_text(desired), digest])?;
             }
-            Ok(())
+            forget_environments(transaction)
         });
     }
 
@@ -125,11 +125,7 @@ impl Ledger {
         self.note("the end of a project", move |transaction| {
             transaction.execute("DELETE FROM projects WHERE id = ?1", [project.as_str()])?;
             transaction.execute("DELETE FROM services WHERE project = ?1", [project.as_str()])?;
-            transaction.execute(
-                "DELETE FROM environments WHERE digest NOT IN (SELECT environment FROM services WHERE environment IS NOT NULL)",
-                [],
-            )?;
-            Ok(())
+            forget_environments(transaction)
         });
     }
 
@@ -157,6 +153,16 @@ fn desired_text(desired: Desired) -> &'static str {
         Desired::Up => "up",
         Desired::Down => "down",
     }
+}
+
+/// Forgets the environments that no service has any more.
+fn forget_environments(transaction: &Transaction<'_>) -> Result<(), LedgerError> {
+    transaction
+        .prepare_cached(
+            "DELETE FROM environments WHERE digest NOT IN (SELECT environment FROM services WHERE environment IS NOT NULL)",
+        )?
+        .execute([])?;
+    Ok(())
 }
 
 fn left_project(transaction: &Transaction<'_>, spec: ProjectSpec) -> Result<Left, LedgerError> {
@@ -259,5 +265,21 @@ mod tests {
         assert_eq!(*kept, environment);
         ledger.forget_project(key.project);
         assert!(block_on(ledger.left()).expect("readable").is_empty());
+    }
+    // They used to stay until their project was over.
+    #[test]
+    fn an_environment_that_no_service_has_any_more_is_forgotten() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (ledger, _) = open(&dir);
+        let web: ServiceName = "web".parse().expect("valid");
+        for value in ["1", "2", "3"] {
+            let environment = BaseEnvironment::new(Environment::from([("A".into(), value.into())]));
+            ledger.save_project(project(), vec![(web.clone(), Desired::Up)], Some(Arc::new(environment)));
+        }
+        let kept = ledger.run(|transaction| {
+            let mut statement = transaction.prepare("SELECT variables FROM environments")?;
+            Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?)
+        });
+        assert_eq!(block_on(kept).expect("readable"), [r#"{"A":"3"}"#]);
     }
 }

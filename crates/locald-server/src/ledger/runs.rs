@@ -1,4 +1,4 @@
-//! Runs and events: what is written of them as they come and go.
+//! Runs and events: what is written of them as they come and go, and how long it is kept.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,6 +9,24 @@ use locald_utils::time::UnixMillis;
 use rusqlite::{Transaction, params};
 
 use super::{Ledger, LedgerError, millis};
+
+/// How much is kept. What is older goes as the new comes, so that a daemon that lives for months stays bounded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    events: i64,
+    runs_of_a_service: u32,
+}
+
+impl Default for Limits {
+    /// 200,000 events: years of a busy project, some 20 MB. 1,000 runs of each service: one that restarts every minute has
+    /// its last day on record.
+    fn default() -> Self {
+        Self { events: 200_000, runs_of_a_service: 1_000 }
+    }
+}
+
+/// 100: events go by the hundred, which takes a millisecond.
+const EVENTS_AT_ONCE: i64 = 100;
 
 /// What is written before a run is started.
 #[derive(Clone, Debug)]
@@ -37,6 +55,7 @@ pub(crate) struct Executable {
 impl Ledger {
     /// Writes that a run is about to be started. When this returns it is on record.
     pub(crate) async fn intend(&self, intent: Intent) -> Result<(), LedgerError> {
+        let oldest = intent.run.number.0.saturating_sub(self.limits.runs_of_a_service);
         self.run(move |transaction| {
             let executable = intent.executable.as_ref();
             transaction
@@ -63,6 +82,12 @@ impl Ledger {
                     intent.spec_digest,
                     intent.port,
                 ])?;
+            // The newest number is never among them: a service's numbers only grow.
+            transaction
+                .prepare_cached(
+                    "DELETE FROM runs WHERE project = ?1 AND service = ?2 AND number <= ?3 AND ended_at IS NOT NULL",
+                )?
+                .execute(params![intent.run.project.as_str(), intent.run.service.as_str(), oldest])?;
             Ok(())
         })
         .await
@@ -158,13 +183,17 @@ impl Ledger {
     /// Writes that something happened.
     pub(crate) fn event(&self, key: &ServiceKey, run: Option<RunNumber>, kind: &'static str, data: Option<String>) {
         let (project, service) = (key.project.as_str().to_owned(), key.service.as_str().to_owned());
-        let at = UnixMillis::now();
+        let (at, most) = (UnixMillis::now(), self.limits.events);
         self.note("an event", move |transaction| {
             transaction
                 .prepare_cached(
                     "INSERT INTO events (at, project, service, run, kind, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 )?
                 .execute(params![millis(at), project, service, run.map(|run| run.0), kind, data])?;
+            let newest = transaction.last_insert_rowid();
+            if newest % EVENTS_AT_ONCE == 0 {
+                transaction.prepare_cached("DELETE FROM events WHERE seq <= ?1")?.execute([newest - most])?;
+            }
             Ok(())
         });
     }
@@ -232,5 +261,37 @@ mod tests {
             read.await.expect("readable")
         });
         assert_eq!(outcomes, [None, Some("interrupted".into()), Some("ended by reboot".into())]);
+    }
+    // Old runs and events used to go only when a daemon started.
+    #[test]
+    fn old_runs_and_events_go_while_the_daemon_runs() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut ledger, _) = open(&dir);
+        ledger.limits = Limits { events: 50, runs_of_a_service: 3 };
+        let (open_run, key) = (intent(1), intent(1).run.key());
+        let (numbers, events, newest) = block_on(async {
+            ledger.intend(open_run).await.expect("recorded");
+            for number in 2..=20 {
+                let run = intent(number);
+                let over =
+                    Ended { run: run.run.clone(), ..ended(RunNumber(number), ExitStatus::Code(0)).as_ref().clone() };
+                ledger.intend(run).await.expect("recorded");
+                ledger.ended(Arc::new(over)).await.expect("recorded");
+            }
+            for _ in 0..1000 {
+                ledger.event(&key, None, "ready", None);
+            }
+            let read = ledger.run(|transaction| {
+                let mut statement = transaction.prepare("SELECT number FROM runs ORDER BY number")?;
+                let numbers = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<u32>, _>>()?;
+                let counted = "SELECT count(*), max(seq) FROM events";
+                let (events, newest) = transaction.query_row(counted, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                Ok((numbers, events, newest))
+            });
+            read.await.expect("readable")
+        });
+        // One that has not ended stays, however old it is.
+        assert_eq!(numbers, [1, 18, 19, 20]);
+        assert_eq!((events, newest), (50, 1000));
     }
 }
