@@ -7,12 +7,13 @@
 //! Here are the database and its thread; what is written and read is in `projects`, `runs` and `ports`, and `checkpoints`
 //! keeps the log of writes short.
 
+use std::iter;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use locald_utils::time::UnixMillis;
-use rusqlite::{Connection, OptionalExtension, Transaction};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use checkpoints::Checkpoints;
@@ -83,12 +84,22 @@ pub(crate) enum LedgerError {
     /// Every port of the range for `port = "auto"` is taken.
     #[error("no port between {} and {} is free", AUTO_PORTS.start(), AUTO_PORTS.end())]
     NoPort,
+    /// The transaction came to nothing: the database is locked or cannot be written, or the disk is full.
+    #[error("{0}")]
+    Uncommitted(#[from] Uncommitted),
     /// The thread that owns the database is gone.
     #[error("the ledger has been closed")]
     Closed,
 }
 
-type Work = Box<dyn FnOnce(&Transaction<'_>) -> Box<dyn FnOnce(bool) + Send> + Send>;
+/// Why nothing of a transaction has been written; told to everybody who had a part in it.
+type Uncommitted = Arc<rusqlite::Error>;
+
+/// Something to be done within a transaction, if there is one.
+type Work = Box<dyn FnOnce(Result<&Transaction<'_>, Uncommitted>) -> Answer + Send>;
+
+/// Tells whoever asked for some work what has come of it, once it is known whether the transaction was committed.
+type Answer = Box<dyn FnOnce(Result<(), Uncommitted>) + Send>;
 
 /// A handle to the ledger's thread.
 #[derive(Clone)]
@@ -121,10 +132,10 @@ impl Ledger {
     ) -> Result<T, LedgerError> {
         let (answer, result) = oneshot::channel();
         let work: Work = Box::new(move |transaction| {
-            let done = work(transaction);
-            Box::new(move |is_committed| {
+            let done = transaction.map_err(LedgerError::from).and_then(work);
+            Box::new(move |committed| {
                 // A caller that no longer waits has no use for the answer.
-                let _ = answer.send(if is_committed { done } else { Err(LedgerError::Closed) });
+                let _ = answer.send(done.and_then(|done| committed.map(|()| done).map_err(LedgerError::from)));
             })
         });
         self.work.send(work).map_err(|_| LedgerError::Closed)?;
@@ -138,10 +149,12 @@ impl Ledger {
         work: impl FnOnce(&Transaction<'_>) -> Result<(), LedgerError> + Send + 'static,
     ) {
         let work: Work = Box::new(move |transaction| {
-            if let Err(error) = work(transaction) {
-                tracing::error!(%error, what, "could not write to the ledger");
-            }
-            Box::new(|_| {})
+            let done = transaction.map_err(LedgerError::from).and_then(work);
+            Box::new(move |committed| {
+                if let Err(error) = done.and_then(|()| committed.map_err(LedgerError::from)) {
+                    tracing::error!(%error, what, "could not write to the ledger");
+                }
+            })
         });
         if self.work.send(work).is_err() {
             tracing::error!(what, "the ledger's thread is gone");
@@ -180,7 +193,7 @@ fn make_private(path: &Path) -> std::io::Result<()> {
 }
 
 fn migrate(connection: &mut Connection) -> Result<u64, LedgerError> {
-    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     match version {
         0 => {
@@ -202,23 +215,26 @@ fn migrate(connection: &mut Connection) -> Result<u64, LedgerError> {
 fn serve(mut connection: Connection, inbox: &mpsc::Receiver<Work>, mut checkpoints: Checkpoints) {
     while let Ok(first) = inbox.recv() {
         let mut answers = Vec::new();
-        let is_committed = match connection.transaction() {
+        // Immediate, so that a locked database is waited for once, and not by each of the statements.
+        let committed = match connection.transaction_with_behavior(TransactionBehavior::Immediate) {
             Ok(transaction) => {
-                answers.push(first(&transaction));
-                answers.extend(inbox.try_iter().map(|work| work(&transaction)));
-                transaction
-                    .commit()
-                    .inspect_err(|error| tracing::error!(%error, "could not commit to the ledger"))
-                    .is_ok()
+                answers.push(first(Ok(&transaction)));
+                // A full disk may end the transaction at any statement; what waits then is for the next one.
+                while !transaction.is_autocommit()
+                    && let Ok(work) = inbox.try_recv()
+                {
+                    answers.push(work(Ok(&transaction)));
+                }
+                transaction.commit().map_err(Uncommitted::from)
             }
-            // The work is dropped, and with it the answer's sender: the caller hears that the ledger is closed.
             Err(error) => {
-                tracing::error!(%error, "could not begin a transaction in the ledger");
-                false
+                let error = Uncommitted::from(error);
+                answers.extend(iter::once(first).chain(inbox.try_iter()).map(|work| work(Err(error.clone()))));
+                Err(error)
             }
         };
         for answer in answers {
-            answer(is_committed);
+            answer(committed.clone());
         }
         checkpoints.after_transaction(&connection);
     }
@@ -236,11 +252,11 @@ mod tests {
     use std::future::Future;
 
     use locald_utils::name::{ProjectId, RunId, RunNumber};
-    use locald_utils::record::RunRef;
+    use locald_utils::record::{Ended, ExitStatus, RunRef};
     use locald_utils::spec::{PortSpec, ProjectSpec};
 
     use super::*;
-    use crate::core::lifecycle::tests::spec;
+    use crate::core::lifecycle::tests::{ended, spec};
 
     pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
@@ -293,5 +309,85 @@ mod tests {
         assert!(matches!(Ledger::open(&path), Err(LedgerError::Newer { found: 99 })));
         std::fs::write(&path, "no database at all, but long enough to be looked at as one").expect("written");
         assert!(matches!(Ledger::open(&path), Err(LedgerError::Sqlite(_))));
+    }
+
+    fn ending(intent: &Intent) -> Arc<Ended> {
+        Arc::new(Ended { run: intent.run.clone(), ..ended(intent.run.number, ExitStatus::Code(0)).as_ref().clone() })
+    }
+
+    async fn is_ended(ledger: &Ledger) -> bool {
+        let ended = "SELECT ended_at IS NOT NULL FROM runs WHERE number = 1";
+        ledger.run(|transaction| Ok(transaction.query_row(ended, [], |row| row.get(0))?)).await.expect("readable")
+    }
+
+    #[test]
+    fn nothing_counts_as_written_when_its_transaction_is_not_committed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (ledger, _) = open(&dir);
+        let run = intent(1);
+        block_on(async {
+            ledger.intend(run.clone()).await.expect("recorded");
+            // Holds the transaction open until the others wait for it.
+            let (gate, opened) = mpsc::channel::<()>();
+            ledger.note("a gate", move |transaction| {
+                let _ = opened.recv();
+                // Fails when it is committed, and not before.
+                transaction.execute_batch(
+                    "CREATE TABLE a (id INTEGER PRIMARY KEY);
+                     CREATE TABLE b (a REFERENCES a DEFERRABLE INITIALLY DEFERRED);
+                     INSERT INTO b VALUES (1);",
+                )?;
+                Ok(())
+            });
+            let ended = ledger.ended(ending(&run));
+            let opening = async { gate.send(()).expect("a gate") };
+            let (ended, ()) = tokio::join!(ended, opening);
+            assert!(matches!(ended, Err(LedgerError::Uncommitted(_))), "{ended:?}");
+            assert!(!is_ended(&ledger).await);
+            ledger.ended(ending(&run)).await.expect("recorded");
+            assert!(is_ended(&ledger).await);
+        });
+    }
+
+    #[test]
+    fn a_full_ledger_says_so_and_goes_on_when_there_is_room() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (ledger, _) = open(&dir);
+        let pages = |most: u32| {
+            // Never less than there are already.
+            ledger.run(move |transaction| {
+                Ok(transaction.query_row(&format!("PRAGMA max_page_count = {most}"), [], |_| Ok(()))?)
+            })
+        };
+        block_on(async {
+            ledger.intend(intent(1)).await.expect("recorded");
+            pages(1).await.expect("set");
+            let large = Intent { argv: vec!["x".repeat(100_000)], ..intent(2) };
+            let full = ledger.intend(large.clone()).await.expect_err("full");
+            assert_eq!(full.to_string(), "database or disk is full");
+            assert_eq!(
+                ledger.known(&project()).await.expect("readable").newest.values().collect::<Vec<_>>(),
+                [&RunNumber(1)]
+            );
+            pages(1_000_000).await.expect("set");
+            ledger.intend(large).await.expect("recorded");
+        });
+    }
+
+    #[test]
+    fn a_locked_ledger_says_so_and_is_written_when_it_is_free() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (ledger, _) = open(&dir);
+        let run = intent(1);
+        block_on(async {
+            ledger.intend(run.clone()).await.expect("recorded");
+            let mut other = Connection::open(dir.path().join("ledger.db")).expect("opens");
+            let lock = other.transaction_with_behavior(TransactionBehavior::Immediate).expect("locks");
+            let (first, second) = tokio::join!(ledger.ended(ending(&run)), ledger.intend(intent(2)));
+            let said = [first.expect_err("locked"), second.expect_err("locked")].map(|error| error.to_string());
+            assert_eq!(said, ["database is locked", "database is locked"]);
+            drop(lock);
+            ledger.ended(ending(&run)).await.expect("recorded");
+        });
     }
 }
