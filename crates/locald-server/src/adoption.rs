@@ -100,7 +100,7 @@ mod tests {
         let service = paths::service_dir(&home.project(&over.run.project, &over.run.project_name), &over.run.service);
         std::fs::create_dir_all(&service).expect("a directory");
         record::store(&service, record::EXIT, &*over).expect("stores");
-        let (ledger, _) = Ledger::open(&home.ledger()).expect("opens");
+        let (ledger, _) = Ledger::open(&home.ledger(), 0).expect("opens");
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
 
         let mut other = Connection::open(home.ledger()).expect("opens");

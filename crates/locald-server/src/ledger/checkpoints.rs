@@ -122,7 +122,7 @@ mod tests {
     fn ordering(path: &Path, longest_log: u64) -> (Ledger, mpsc::Receiver<()>) {
         let (orders, inbox) = mpsc::sync_channel(1);
         let checkpoints = Checkpoints { longest_log, ..Checkpoints::ordered_by(orders, path) };
-        let (connection, _) = connect(path).expect("opens");
+        let (connection, _) = connect(path, 0).expect("opens");
         (Ledger::start(connection, checkpoints).expect("starts"), inbox)
     }
 

@@ -109,12 +109,13 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Opens or makes the database, and starts its threads. Returns the epoch of this daemon as well.
+    /// Opens or makes the database, and starts its threads. Returns the epoch of this daemon as well: it is higher than
+    /// that of the last one, of which the caller knows `last_epoch` from elsewhere.
     ///
     /// # Errors
     /// When it cannot be opened, is no database, or is from the future.
-    pub(crate) fn open(path: &Path) -> Result<(Self, u64), LedgerError> {
-        let (connection, epoch) = connect(path)?;
+    pub(crate) fn open(path: &Path, last_epoch: u64) -> Result<(Self, u64), LedgerError> {
+        let (connection, epoch) = connect(path, last_epoch)?;
         Ok((Self::start(connection, Checkpoints::start(path)?)?, epoch))
     }
 
@@ -169,7 +170,7 @@ impl Ledger {
 }
 
 /// Opens or makes the database. Returns the epoch of this daemon as well.
-fn connect(path: &Path) -> Result<(Connection, u64), LedgerError> {
+fn connect(path: &Path, last_epoch: u64) -> Result<(Connection, u64), LedgerError> {
     make_private(path)?;
     let mut connection = Connection::open(path)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -178,7 +179,7 @@ fn connect(path: &Path) -> Result<(Connection, u64), LedgerError> {
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     // Half a megabyte of pages is plenty for a few tables, and the daemon promises to stay small.
     connection.pragma_update(None, "cache_size", -512)?;
-    let epoch = migrate(&mut connection)?;
+    let epoch = migrate(&mut connection, last_epoch)?;
     Ok((connection, epoch))
 }
 
@@ -192,7 +193,7 @@ fn make_private(path: &Path) -> std::io::Result<()> {
     std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map(drop)
 }
 
-fn migrate(connection: &mut Connection) -> Result<u64, LedgerError> {
+fn migrate(connection: &mut Connection, last_epoch: u64) -> Result<u64, LedgerError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     match version {
@@ -205,7 +206,8 @@ fn migrate(connection: &mut Connection) -> Result<u64, LedgerError> {
     }
     let before: Option<i64> =
         transaction.query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| row.get(0)).optional()?;
-    let epoch = before.unwrap_or(0) + 1;
+    let before = before.unwrap_or(0).max(i64::try_from(last_epoch).unwrap_or(0));
+    let epoch = before.saturating_add(1);
     transaction.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?1)", [epoch])?;
     transaction.commit()?;
     Ok(epoch.cast_unsigned())
@@ -264,7 +266,7 @@ mod tests {
     }
 
     pub(super) fn open(dir: &tempfile::TempDir) -> (Ledger, u64) {
-        Ledger::open(&dir.path().join("ledger.db")).expect("opens")
+        Ledger::open(&dir.path().join("ledger.db"), 0).expect("opens")
     }
 
     pub(super) fn project() -> ProjectSpec {
@@ -306,9 +308,9 @@ mod tests {
         drop(open(&dir));
         let path = dir.path().join("ledger.db");
         Connection::open(&path).and_then(|ledger| ledger.pragma_update(None, "user_version", 99)).expect("changed");
-        assert!(matches!(Ledger::open(&path), Err(LedgerError::Newer { found: 99 })));
+        assert!(matches!(Ledger::open(&path, 0), Err(LedgerError::Newer { found: 99 })));
         std::fs::write(&path, "no database at all, but long enough to be looked at as one").expect("written");
-        assert!(matches!(Ledger::open(&path), Err(LedgerError::Sqlite(_))));
+        assert!(matches!(Ledger::open(&path, 0), Err(LedgerError::Sqlite(_))));
     }
 
     fn ending(intent: &Intent) -> Arc<Ended> {
@@ -389,5 +391,15 @@ mod tests {
             drop(lock);
             ledger.ended(ending(&run)).await.expect("recorded");
         });
+    }
+
+    #[test]
+    fn the_epoch_is_higher_than_any_that_is_known() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let open = |last| Ledger::open(&dir.path().join("ledger.db"), last).expect("opens").1;
+        // A number that no daemon can have had is none.
+        assert_eq!([0, 7, 3, u64::MAX].map(open), [1, 8, 9, 10]);
+        let last = i64::MAX.cast_unsigned();
+        assert_eq!(open(last), last);
     }
 }

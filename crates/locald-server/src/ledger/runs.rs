@@ -118,8 +118,23 @@ impl Ledger {
     }
 
     /// Writes how a run ended. When this returns it is on record; told twice, it is recorded once.
+    ///
+    /// A run that was started before this ledger was made gets what is known of it, so that its number is not given again.
     pub(crate) async fn ended(&self, ended: Arc<Ended>) -> Result<(), LedgerError> {
         self.run(move |transaction| {
+            transaction
+                .prepare_cached(
+                    "INSERT OR IGNORE INTO runs (id, project, project_name, service, number, asked_by, asked_at, boot, argv, workdir,
+                     environment, spec_digest) VALUES (?1, ?2, ?3, ?4, ?5, 'unknown', ?6, 'unknown', '[]', '', '{}', '')",
+                )?
+                .execute(params![
+                    ended.run.id.as_str(),
+                    ended.run.project.as_str(),
+                    ended.run.project_name.as_str(),
+                    ended.run.service.as_str(),
+                    ended.run.number.0,
+                    millis(ended.started_at.unwrap_or(ended.exited_at)),
+                ])?;
             let (outcome, code, signal) = match ended.status {
                 ExitStatus::Code(code) => ("exited", Some(code), None),
                 ExitStatus::Signal(signal) => ("signalled", None, Some(signal)),
@@ -218,7 +233,7 @@ pub(super) fn newest(
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{block_on, intent, open};
+    use super::super::tests::{block_on, intent, open, project};
     use super::*;
     use crate::core::lifecycle::tests::ended;
 
@@ -262,6 +277,19 @@ mod tests {
         });
         assert_eq!(outcomes, [None, Some("interrupted".into()), Some("ended by reboot".into())]);
     }
+    #[test]
+    fn the_end_of_a_run_that_a_new_ledger_never_heard_of_is_recorded() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (ledger, _) = open(&dir);
+        let run = intent(7).run;
+        let over = Ended { run: run.clone(), ..ended(RunNumber(7), ExitStatus::Code(3)).as_ref().clone() };
+        let known = block_on(async {
+            ledger.ended(Arc::new(over)).await.expect("recorded");
+            ledger.known(&project()).await
+        });
+        assert_eq!(known.expect("known").newest, BTreeMap::from([(run.service, RunNumber(7))]));
+    }
+
     // Old runs and events used to go only when a daemon started.
     #[test]
     fn old_runs_and_events_go_while_the_daemon_runs() {
