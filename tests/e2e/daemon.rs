@@ -177,6 +177,38 @@ fn a_stop_under_way_is_finished_without_the_daemon() {
     assert_eq!(site.service("web")["state"], "stopped");
 }
 
+// The next daemon used to begin with epoch 1 again. The shims obeyed a higher one, and their services stayed `unknown`.
+#[test]
+fn services_are_taken_over_without_the_ledger_too() {
+    let site = Site::new(TWO);
+    site.up();
+    let (db, web) = (site.leader("db"), site.leader("web"));
+    let kill = || {
+        let daemon = site.daemon();
+        send(daemon, Signal::SIGKILL);
+        site.await_end(daemon);
+    };
+    kill();
+    site.locald("daemon start").run().ok();
+    site.await_state("web", "ready");
+    kill();
+    let home = site.home();
+    for file in ["ledger.db", "ledger.db-wal", "ledger.db-shm"] {
+        std::fs::rename(home.join(file), home.join("run").join(file)).expect("moved away");
+    }
+
+    site.up().says("2 services already running");
+    assert_eq!((site.leader("db"), site.leader("web")), (db, web));
+    let about = site.locald("daemon status --json").run().ok().json();
+    assert_eq!(about["daemon"]["epoch"], 3, "{about}");
+    let down = site.down();
+    assert_eq!(down["totals"]["services"], 2);
+    assert!(!db.is_alive() && !web.is_alive());
+    // Its number is taken, though the ledger had never heard of the run before it ended.
+    site.up();
+    assert_eq!(site.service("web")["run"], 2);
+}
+
 #[test]
 fn looking_starts_no_daemon() {
     let site = Site::new(TWO);

@@ -99,7 +99,8 @@ fn a_stop_while_the_next_attempt_is_due_is_immediate() {
     );
     let up = site.locald("up").start();
     let web = site.await_state("web", "backoff");
-    assert_eq!((&web["backoff"]["limit"], &web["run"]), (&10.into(), &1.into()));
+    // The one that failed was the first attempt.
+    assert_eq!((&web["backoff"]["attempt"], &web["backoff"]["limit"], &web["run"]), (&2.into(), &10.into(), &1.into()));
     site.locald("stop web").run().ok();
     assert_eq!(site.service("web")["state"], "stopped");
     up.finish().code(1);

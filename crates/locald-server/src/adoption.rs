@@ -80,3 +80,36 @@ fn clear(dir: &Path, names: &[&str]) {
 /// 3 s: how long requests wait for runs to be heard of. A shim answers within milliseconds; one that does not is shown as
 /// unknown, and never started twice.
 pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use locald_utils::name::RunNumber;
+    use locald_utils::paths;
+    use locald_utils::record::ExitStatus;
+    use rusqlite::{Connection, TransactionBehavior};
+
+    use super::*;
+    use crate::core::lifecycle::tests::ended;
+
+    #[test]
+    fn an_exit_record_stays_until_the_ledger_has_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let home = Home::under(dir.path());
+        home.prepare().expect("prepares");
+        let over = ended(RunNumber(1), ExitStatus::Code(3));
+        let service = paths::service_dir(&home.project(&over.run.project, &over.run.project_name), &over.run.service);
+        std::fs::create_dir_all(&service).expect("a directory");
+        record::store(&service, record::EXIT, &*over).expect("stores");
+        let (ledger, _) = Ledger::open(&home.ledger(), 0).expect("opens");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+
+        let mut other = Connection::open(home.ledger()).expect("opens");
+        let lock = other.transaction_with_behavior(TransactionBehavior::Immediate).expect("locks");
+        assert!(runtime.block_on(look(&home, &ledger, "boot")).is_err());
+        assert!(service.join(record::EXIT).exists());
+        drop(lock);
+        let found = runtime.block_on(look(&home, &ledger, "boot")).expect("readable");
+        assert_eq!(found.ended, [over]);
+        assert!(!service.join(record::EXIT).exists());
+    }
+}

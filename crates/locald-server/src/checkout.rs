@@ -5,15 +5,18 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use locald_utils::process::{self, ProcessId, Spawn};
-use locald_utils::record::RunRef;
+use locald_utils::process::{self, Spawn};
+use locald_utils::record::{ExitStatus, RunRef};
+use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
 
 use crate::ledger::Ledger;
 use crate::reaper::Reaper;
@@ -67,42 +70,52 @@ impl Checkouts {
 }
 
 /// Ends the question when nobody waits for it any more.
-struct Question(ProcessId);
+struct Question {
+    git: i32,
+    exit: oneshot::Receiver<ExitStatus>,
+}
 
 impl Drop for Question {
     fn drop(&mut self) {
-        // It leads a session of its own. Gone already is what is usual.
-        let _ = process::signal(self.0, nix::sys::signal::Signal::SIGKILL);
+        // It leads a session and a group of its own, and what it runs, filters and questions to submodules, is in there. As
+        // long as its exit has not come it is unreaped, which pins the group's number. Without its leader, what may be
+        // left of the group cannot be told from another one and is left alone.
+        if matches!(self.exit.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
+            let _ = process::signal_group(self.git, Signal::SIGKILL);
+        }
     }
 }
 
 async fn ask(dir: &Path, reaper: &Reaper) -> io::Result<Option<(String, bool)>> {
     let Some(git) = process::find_program("git", std::env::var_os("PATH").as_deref()).ok() else { return Ok(None) };
     let (reader, writer) = io::pipe()?;
-    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
-    // Without optional locks it never gets in the way of the person's own git (git(1), GIT_OPTIONAL_LOCKS).
-    // And what another checkout's environment says (GIT_DIR) is not about this one.
-    let env = std::env::vars_os().filter(|(name, _)| !name.as_encoded_bytes().starts_with(b"GIT_"));
-    let env = env.chain([("GIT_OPTIONAL_LOCKS".into(), "0".into())]);
-    let pid = Spawn::new(git)
-        .arg("-C")
-        .arg(dir)
-        .arg("status")
-        .arg("--porcelain=v2")
-        .arg("--branch")
-        .arg("--untracked-files=no")
-        .env(env)
-        .descriptor(&null, 0)?
-        .descriptor(&writer, 1)?
-        .descriptor(&null, 2)?
-        .start()?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let git = question(git, dir).descriptor(&null, 0)?.descriptor(&writer, 1)?.descriptor(&null, 2)?.start()?;
+    let mut question = Question { git, exit: reaper.exit_of(git) };
     drop(writer);
-    let exit = reaper.exit_of(pid);
-    let _question = ProcessId::of(pid).map(Question);
     let mut text = String::new();
     pipe::Receiver::from_owned_fd(reader.into())?.read_to_string(&mut text).await?;
-    let is_success = exit.await.is_ok_and(|status| status.is_success());
+    let is_success = (&mut question.exit).await.is_ok_and(|status| status.is_success());
     Ok(if is_success { parse(&text) } else { None })
+}
+
+/// `git status`, so that nothing is left of it: no daemon, no fetch, no maintenance.
+fn question(git: PathBuf, dir: &Path) -> Spawn {
+    // What another checkout's environment says (GIT_DIR) is not about this one.
+    let env = std::env::vars_os().filter(|(name, _)| !name.as_encoded_bytes().starts_with(b"GIT_"));
+    // Without optional locks it never gets in the way of the person's own git. Objects that a partial clone lacks are not
+    // fetched (git(1), GIT_OPTIONAL_LOCKS, GIT_NO_LAZY_FETCH); before 2.45 they are, but without the maintenance after it.
+    let env = env.chain(
+        [("GIT_OPTIONAL_LOCKS", "0"), ("GIT_NO_LAZY_FETCH", "1")].map(|(name, value)| (name.into(), value.into())),
+    );
+    let mut question = Spawn::new(git).arg("-C").arg(dir).env(env);
+    // The file system monitor would be started for the question and stay (git-fsmonitor--daemon(1)).
+    for setting in ["core.fsmonitor=false", "maintenance.auto=false", "gc.auto=0"] {
+        question = question.arg("-c").arg(setting);
+    }
+    // Neither what is ahead nor what was renamed makes a difference, and both can take long.
+    let status = ["status", "--porcelain=v2", "--branch", "--untracked-files=no", "--no-ahead-behind", "--no-renames"];
+    status.into_iter().fold(question, Spawn::arg)
 }
 
 /// Reads the commit and whether there are changes out of `git status --porcelain=v2 --branch` (git-status(1)).
@@ -114,6 +127,12 @@ fn parse(text: &str) -> Option<(String, bool)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use locald_utils::process::ProcessId;
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::Pid;
+
     use super::*;
 
     #[test]
@@ -125,5 +144,99 @@ mod tests {
             Some(("1234abcd".into(), true))
         );
         assert_eq!(parse(""), None);
+    }
+
+    /// A program of the test's own.
+    fn script(path: &Path, text: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::write(path, text).expect("written");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("an executable");
+    }
+
+    /// Waits for a number that a script writes on a line of its own.
+    fn await_pid(path: &Path) -> ProcessId {
+        eventually("a pid", || ProcessId::of(std::fs::read_to_string(path).ok()?.strip_suffix('\n')?.parse().ok()?))
+    }
+
+    fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(value) = condition() {
+                return value;
+            }
+            assert!(Instant::now() < until, "waited in vain for {what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn reap(pid: i32) -> WaitStatus {
+        waitpid(Pid::from_raw(pid), None).expect("a child")
+    }
+
+    /// Ends what a test that fails would leave behind.
+    struct Left(ProcessId);
+
+    impl Drop for Left {
+        fn drop(&mut self) {
+            let _ = process::signal(self.0, Signal::SIGKILL);
+        }
+    }
+
+    // Only git itself used to be ended.
+    #[test]
+    fn what_git_runs_ends_with_a_question_that_takes_too_long() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (git, child) = (dir.path().join("git"), dir.path().join("child"));
+        script(&git, &format!("#!/bin/sh\nsleep 600 &\necho $! > {}\nwait\n", child.display()));
+        let git = question(git, dir.path()).start().expect("starts");
+        let child = await_pid(&child);
+        let _left = Left(child);
+        let (_reaped, exit) = oneshot::channel();
+        drop(Question { git, exit });
+        eventually("the end of both", || {
+            let is_over = |process: ProcessId| !process.is_alive();
+            (is_over(child) && ProcessId::of(git).is_none_or(is_over)).then_some(())
+        });
+        reap(git);
+    }
+
+    #[test]
+    fn a_question_that_was_answered_signals_nobody() {
+        let git = Spawn::new("/bin/sleep").arg("600").start().expect("starts");
+        let process = ProcessId::of(git).expect("a process");
+        let (reaped, exit) = oneshot::channel();
+        reaped.send(ExitStatus::Code(0)).expect("sent");
+        // As if its number belonged to somebody else now.
+        drop(Question { git, exit });
+        process::signal(process, Signal::SIGTERM).expect("ended");
+        assert!(matches!(reap(git), WaitStatus::Signaled(_, Signal::SIGTERM, _)));
+    }
+
+    // With a person's own settings git starts the file system monitor, which stays.
+    #[test]
+    fn git_is_asked_without_its_file_system_monitor() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (hook, called, answer) = (dir.path().join("hook"), dir.path().join("called"), dir.path().join("answer"));
+        script(&hook, &format!("#!/bin/sh\ntouch {}\n", called.display()));
+        let git = |args: &[&str]| {
+            let mut command = std::process::Command::new("git");
+            command.arg("-C").arg(dir.path()).args(["-c", "user.name=a", "-c", "user.email=a@example.org"]).args(args);
+            let done = command.env("GIT_CONFIG_GLOBAL", "/dev/null").output().expect("git runs");
+            assert!(done.status.success(), "{done:?}");
+        };
+        git(&["init", "--quiet"]);
+        std::fs::write(dir.path().join("file"), "1\n").expect("written");
+        git(&["add", "file"]);
+        git(&["commit", "--quiet", "--no-gpg-sign", "-m", "one"]);
+        std::fs::write(dir.path().join("file"), "2\n").expect("written");
+        git(&["config", "core.fsmonitor", &hook.display().to_string()]);
+
+        let program = process::find_program("git", std::env::var_os("PATH").as_deref()).expect("git");
+        let out = File::create(&answer).expect("a file");
+        let asked = question(program, dir.path()).descriptor(&out, 1).expect("a descriptor").start().expect("starts");
+        reap(asked);
+        let (commit, is_dirty) = parse(&std::fs::read_to_string(&answer).expect("an answer")).expect("a commit");
+        assert_eq!((commit.len(), is_dirty), (40, true));
+        assert!(!called.exists(), "the monitor was asked");
     }
 }

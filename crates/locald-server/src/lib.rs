@@ -30,6 +30,7 @@ mod adoption;
 mod checkout;
 mod core;
 mod diary;
+mod epoch;
 mod ledger;
 mod orphan;
 mod probe;
@@ -171,7 +172,9 @@ async fn serve(home: Home, starter: &mut Starter) -> Result<(), DaemonStart> {
             failure: failure.hint("move it away to start with an empty one; services that run are not touched"),
         }
     };
-    let (ledger, epoch) = Ledger::open(&home.ledger()).map_err(ledger_failed)?;
+    let (ledger, epoch) = Ledger::open(&home.ledger(), epoch::load(&home.epoch())).map_err(ledger_failed)?;
+    // Before anything is said to a shim.
+    epoch::store(&home.epoch(), epoch);
     let inheritance = adoption::look(&home, &ledger, &boot).await.map_err(ledger_failed)?;
     let listener = listen(&home)?;
 

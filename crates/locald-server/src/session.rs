@@ -1,7 +1,8 @@
 //! One task per client: frames in, frames out, and nothing that a client does reaches another.
 //!
 //! A client must say hello first and be the same user. What it asks goes to the supervisor; what the supervisor says goes
-//! into a bounded queue. A client that sends garbage, or does not read, is dropped.
+//! into a bounded queue. A client that sends garbage, or does not read, is dropped: its connection is closed, so that it never
+//! waits for an answer that was left out.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,7 +13,8 @@ use locald_utils::protocol::{ClientMessage, Failure, FailureCode, Hello, PROTOCO
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::supervisor::Message;
 
@@ -30,6 +32,8 @@ pub(crate) struct Client {
     /// Who it is, for the ledger: "pid 812 (locald up)".
     pub(crate) who: Rc<str>,
     queue: mpsc::Sender<Outgoing>,
+    /// Told when the queue is full.
+    too_slow: Rc<Notify>,
 }
 
 /// What goes through a client's queue.
@@ -43,7 +47,14 @@ enum Outgoing {
 impl Client {
     /// Sends a message. `false` when the client is gone or too far behind; it is dropped then.
     pub(crate) fn send(&self, message: ServerMessage) -> bool {
-        self.queue.try_send(Outgoing::Message(Box::new(message))).is_ok()
+        match self.queue.try_send(Outgoing::Message(Box::new(message))) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => {
+                self.too_slow.notify_one();
+                false
+            }
+            Err(TrySendError::Closed(_)) => false,
+        }
     }
 
     /// Waits until what was sent has been written, or the client is gone or too slow.
@@ -77,11 +88,18 @@ pub(crate) async fn serve(number: u64, stream: UnixStream, inbox: mpsc::Unbounde
         tracing::info!(client = hello.version, "a newer client has connected");
     }
     let (queue, outbox) = mpsc::channel(QUEUE);
-    let client = Client { number, who: who.into(), queue };
+    let too_slow = Rc::new(Notify::new());
+    let client = Client { number, who: who.into(), queue, too_slow: too_slow.clone() };
     let _ = inbox.send(Message::Connected);
     let writing = tokio::task::spawn_local(write_all(writer, outbox));
     let closing = writing.abort_handle();
-    receive(&mut reader, &mut decoder, &client, &inbox).await;
+    tokio::select! {
+        () = receive(&mut reader, &mut decoder, &client, &inbox) => {}
+        () = too_slow.notified() => {
+            tracing::warn!(client = %client.who, "a client does not read what it is sent; dropping it");
+            closing.abort();
+        }
+    }
     let _ = inbox.send(Message::Disconnected(number));
     drop(client);
     // What is queued still goes out to a client that only stopped sending, but not to one that does not read.
@@ -166,5 +184,66 @@ async fn read_frame(reader: &mut OwnedReadHalf, decoder: &mut Decoder) -> Option
             Ok(0) | Err(_) => return None,
             Ok(count) => decoder.push(&buffer[..count]),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use locald_utils::protocol::Request;
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+
+    async fn in_time<T>(future: impl Future<Output = T>) -> T {
+        tokio::time::timeout(Duration::from_secs(60), future).await.expect("in time")
+    }
+
+    /// A client that has said hello and asked something: its end of the connection, and what answers it.
+    async fn connect(
+        number: u64,
+        inbox: &mpsc::UnboundedSender<Message>,
+        messages: &mut mpsc::UnboundedReceiver<Message>,
+    ) -> (UnixStream, Client) {
+        let (mut ours, theirs) = UnixStream::pair().expect("a pair");
+        spawn_local(serve(number, theirs, inbox.clone()));
+        let request = ClientMessage { id: 1, request: Request::Daemon };
+        for bytes in [frame::encode(&Hello::new()), frame::encode(&request)] {
+            ours.write_all(&bytes.expect("a frame")).await.expect("written");
+        }
+        assert!(matches!(in_time(messages.recv()).await, Some(Message::Connected)));
+        let Some(Message::Request { client, .. }) = in_time(messages.recv()).await else { panic!("no request") };
+        (ours, client)
+    }
+
+    fn message(text: &str) -> ServerMessage {
+        ServerMessage::Failure { id: 1, failure: Failure::new(FailureCode::Failed, text) }
+    }
+
+    // Single messages used to be left out, and the client stayed, waiting for an answer that never came.
+    #[test]
+    fn a_client_that_does_not_read_is_dropped_and_no_other() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        LocalSet::new().block_on(&runtime, async {
+            let (inbox, mut messages) = mpsc::unbounded_channel();
+            let (mut slow, to_slow) = connect(1, &inbox, &mut messages).await;
+            let (quick, to_quick) = connect(2, &inbox, &mut messages).await;
+            // More than the queue and the socket hold, with time for the writer in between.
+            let text = "x".repeat(10_000);
+            while to_slow.send(message(&text)) {
+                tokio::task::yield_now().await;
+            }
+            assert!(matches!(in_time(messages.recv()).await, Some(Message::Disconnected(1))));
+            in_time(slow.read_to_end(&mut Vec::new())).await.expect("the end of the connection");
+            assert!(!to_slow.send(message("late")));
+
+            assert!(to_quick.send(message("for you")));
+            let mut decoder = Decoder::default();
+            let (mut reader, _writer) = quick.into_split();
+            in_time(read::<Hello>(&mut reader, &mut decoder)).await.expect("a hello");
+            let heard = in_time(read::<ServerMessage>(&mut reader, &mut decoder)).await;
+            assert_eq!(heard, Some(message("for you")));
+        });
     }
 }

@@ -82,7 +82,9 @@ fn state(now: Now, fleet: &Fleet, key: &ServiceKey, service: &Service) -> State 
             State::Failed { reason: FailedReason::Survivors { survivors: survivors.clone() } }
         }
         Actual::Backoff { attempt, until } => {
-            State::Backoff { attempt: *attempt, limit: service.spec.restart.limit, until: now.wall(*until) }
+            // The core counts failures in a row. The first start was an attempt as well, and the limit is about starts.
+            let attempt = attempt.saturating_add(1);
+            State::Backoff { attempt, limit: service.spec.restart.limit, until: now.wall(*until) }
         }
         Actual::Completed => State::Completed,
         Actual::Failed(reason) => State::Failed {

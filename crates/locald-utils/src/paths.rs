@@ -164,6 +164,12 @@ impl Home {
         self.state.join("ledger.db")
     }
 
+    /// The file that tells how many daemons there have been, beside the ledger.
+    #[must_use]
+    pub fn epoch(&self) -> PathBuf {
+        self.state.join("epoch")
+    }
+
     /// The directory of all projects.
     #[must_use]
     pub fn projects(&self) -> PathBuf {

@@ -307,9 +307,9 @@ pub enum State {
     },
     /// It ended and waits for its next attempt.
     Backoff {
-        /// Which attempt comes next.
+        /// Which attempt in a row comes next, the first start included: 2 after the first failure.
         attempt: u32,
-        /// How many are made before it counts as a crash loop.
+        /// So many starts within a minute count as a crash loop.
         limit: u32,
         /// When it comes.
         until: UnixMillis,
