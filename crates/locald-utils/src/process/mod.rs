@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod darwin;
 pub mod descriptors;
+pub mod features;
 pub mod ladder;
 pub mod membership;
 mod spawn;
