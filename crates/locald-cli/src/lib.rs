@@ -9,6 +9,7 @@ mod args;
 mod client;
 mod context;
 mod daemon;
+mod diagnosis;
 mod environment;
 mod failure;
 mod interrupt;
@@ -21,6 +22,7 @@ mod progress;
 mod render;
 mod sample;
 mod screen;
+mod survey;
 #[cfg(test)]
 mod testing;
 mod verbs;
