@@ -215,6 +215,7 @@ fn looking_starts_no_daemon() {
     site.locald("status").run().ok().says("stopped");
     site.locald("ls").run().ok();
     site.locald("check").run().ok();
+    site.locald("doctor").run().says("none runs");
     site.locald("daemon status").run().code(3);
     site.locald("wait").run().code(3);
     site.locald("stop web").run().ok();

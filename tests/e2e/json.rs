@@ -203,6 +203,29 @@ fn the_daemon_answers_about_itself() {
 }
 
 #[test]
+fn doctor_answers_with_what_it_found() {
+    let site = Site::new(WEB);
+    let ran = site.locald("doctor --json").run();
+    let exit = ran.exit();
+    let doctor = normal(&site, ran.json());
+    // What else runs on this machine may be a problem.
+    let is_fine = doctor["problems"].as_array().expect("a list").is_empty();
+    assert_eq!((doctor["ok"].as_bool(), exit), (Some(is_fine), Some(i32::from(!is_fine))));
+    let mut fields: Vec<&String> = doctor.as_object().expect("an object").keys().collect();
+    fields.sort();
+    let all = "containment home leftovers machine ok problems schema supervised verb version";
+    assert_eq!(fields, all.split(' ').collect::<Vec<_>>());
+    let head = json!([doctor["schema"], doctor["verb"], doctor["version"]]);
+    assert_eq!(head, json!([1, "doctor", "VERSION"]));
+    let home = &doctor["home"];
+    assert_eq!((&home["state"], &home["sockets"]), (&"ROOT/h".into(), &"ROOT/h/run".into()));
+    assert_eq!(home["daemon"], Value::Null);
+    assert_eq!(home["programs"].as_array().map(Vec::len), Some(2));
+    let table = &doctor["containment"][0];
+    assert_eq!((&table["name"], &table["there"]), (&"process table".into(), &true.into()));
+}
+
+#[test]
 fn logs_are_a_line_of_json_for_each_line() {
     let site = Site::new("[services.web]\ncommand = 'echo one; echo two; exec sleep 600'\n");
     site.up();

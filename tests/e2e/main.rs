@@ -8,6 +8,7 @@ mod support;
 
 mod concurrent;
 mod daemon;
+mod doctor;
 mod down;
 mod environment;
 mod exits;

@@ -108,6 +108,20 @@ pub(crate) enum Verb {
     Wait(WaitArgs),
     /// Start, stop or look at the daemon.
     Daemon(DaemonArgs),
+    /// Tell what this machine offers, and what is left over; needs no daemon. [read-only]
+    #[command(
+        after_help = "Looks at what the kernel offers for ending services reliably, at the limits that hold, at the home
+of locald, and at every process and file of locald that nobody looks after, in any home of yours.
+Each problem comes with the one command that ends it. Nothing is killed or changed.
+
+Examples:
+  locald doctor
+  locald doctor --quiet      only the commands
+  locald doctor --json       everything
+
+Exits with 0 when there is no problem, otherwise with 1."
+    )]
+    Doctor,
     /// Print a completion script for a shell. [read-only]
     #[command(after_help = "Examples:
   locald completions bash > ~/.local/share/bash-completion/completions/locald
@@ -131,6 +145,7 @@ impl Verb {
             Self::Check => "check",
             Self::Wait(_) => "wait",
             Self::Daemon(args) => args.verb.name(),
+            Self::Doctor => "doctor",
             Self::Completions(_) => "completions",
         }
     }

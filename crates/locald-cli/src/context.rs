@@ -42,6 +42,11 @@ impl Context {
         self.home.as_ref().map_err(failure::home)
     }
 
+    /// The home, or why there is none, for whoever can do without.
+    pub(crate) fn home_or_why(&self) -> Result<&Home, &HomeError> {
+        self.home.as_ref()
+    }
+
     /// The environment that services start from.
     pub(crate) fn environment(&self) -> Environment {
         environment::for_services(std::env::vars_os())

@@ -2,13 +2,15 @@
 //!
 //! Read [`main`] first, then a file of `verbs`. Config errors end here, before a daemon is asked for anything. What may
 //! be typed is in `args`; what it means for the project at hand in `context` and `names`; how the daemon is reached in
-//! `client` and `daemon`; what is shown is decided in `view` and `progress`, both pure, and drawn in `render`.
+//! `client` and `daemon`; what is shown is decided in `view` and `progress`, both pure, and drawn in `render`. For
+//! `doctor`, `survey` gathers facts and the pure `diagnosis` says what they mean.
 //! Whether or when a service runs is never decided here.
 
 mod args;
 mod client;
 mod context;
 mod daemon;
+mod diagnosis;
 mod environment;
 mod failure;
 mod interrupt;
@@ -21,6 +23,7 @@ mod progress;
 mod render;
 mod sample;
 mod screen;
+mod survey;
 #[cfg(test)]
 mod testing;
 mod verbs;

@@ -352,6 +352,17 @@ pub(crate) fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}{plural}") }
 }
 
+/// `640 KB`, `12.3 MB`, `1.5 GB`: powers of 1024, as `ps` and `top` count.
+pub(crate) fn bytes(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let value = bytes as f64;
+    match bytes {
+        0..1_048_576 => format!("{:.0} KB", value / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MB", value / 1_048_576.0),
+        _ => format!("{:.1} GB", value / 1_073_741_824.0),
+    }
+}
+
 /// The time until `at`, in whole seconds, rounded up: a countdown ends with 1s, not 0s.
 fn countdown(at: UnixMillis, now: UnixMillis) -> String {
     human_seconds(at.since(now).as_millis().div_ceil(1000))

@@ -3,6 +3,7 @@
 //! With `LOCALD_HOME` set all of it is under that directory. A runtime directory holds sockets, and whoever can write
 //! to it could pose as the daemon: it must be ours, be no symlink, and be closed to everybody else.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,9 @@ use crate::name::{ProjectId, ProjectName, RunId, ServiceName};
 
 /// 103 bytes: what `sun_path` of macOS holds besides its NUL (104 bytes; Linux has 108). One limit for both.
 pub const MAX_SOCKET_PATH: usize = 103;
+
+/// The variables that say where a home is, the strongest first.
+pub const HOME_VARIABLES: [&str; 4] = ["LOCALD_HOME", "XDG_STATE_HOME", "HOME", "XDG_RUNTIME_DIR"];
 
 /// The directories of one home.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +74,16 @@ impl Home {
     /// # Errors
     /// [`HomeError::NoHome`] and [`HomeError::SocketPathTooLong`].
     pub fn from_env() -> Result<Self, HomeError> {
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        Self::from_lookup(|name| std::env::var_os(name))
+    }
+
+    /// Finds the home that an environment names, this process's or another's; `lookup` gives the value of a variable.
+    /// An empty value is none.
+    ///
+    /// # Errors
+    /// Those of [`Home::from_env`].
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, HomeError> {
+        let variable = |name| lookup(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let home = match variable("LOCALD_HOME") {
             Some(home) => {
                 let home = std::path::absolute(&home).map_err(|source| HomeError::Io {
@@ -113,7 +126,7 @@ impl Home {
     pub fn prepare(&self) -> Result<(), HomeError> {
         make_private(&self.state)?;
         make_private(&self.runtime)?;
-        make_private(&self.runtime.join("s"))?;
+        make_private(&self.shim_sockets())?;
         self.check()
     }
 
@@ -122,16 +135,31 @@ impl Home {
     /// # Errors
     /// When one is a symlink, somebody else's, or open to others.
     pub fn check(&self) -> Result<(), HomeError> {
-        for dir in [&self.state, &self.runtime, &self.runtime.join("s")] {
-            check_private(dir)?;
-        }
-        Ok(())
+        self.directories().iter().try_for_each(|dir| check_private(dir))
+    }
+
+    /// Every directory that must be ours alone: of the state, of the sockets, of the shims' sockets.
+    #[must_use]
+    pub fn directories(&self) -> [PathBuf; 3] {
+        [self.state.clone(), self.runtime.clone(), self.shim_sockets()]
     }
 
     /// Where durable state lies.
     #[must_use]
     pub fn state(&self) -> &Path {
         &self.state
+    }
+
+    /// Where sockets lie.
+    #[must_use]
+    pub fn runtime(&self) -> &Path {
+        &self.runtime
+    }
+
+    /// Where the sockets of shims lie.
+    #[must_use]
+    pub fn shim_sockets(&self) -> PathBuf {
+        self.runtime.join("s")
     }
 
     /// The daemon's socket.
@@ -201,7 +229,7 @@ impl Home {
     /// The socket of a run's shim.
     #[must_use]
     pub fn shim_socket(&self, run: &RunId) -> PathBuf {
-        self.runtime.join("s").join(run.as_str())
+        self.shim_sockets().join(run.as_str())
     }
 }
 
@@ -221,7 +249,11 @@ fn make_private(dir: &Path) -> Result<(), HomeError> {
     }
 }
 
-fn check_private(dir: &Path) -> Result<(), HomeError> {
+/// Checks a directory if it exists.
+///
+/// # Errors
+/// When it is a symlink or a file, somebody else's, or open to others.
+pub fn check_private(dir: &Path) -> Result<(), HomeError> {
     let meta = match dir.symlink_metadata() {
         Ok(meta) => meta,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -243,6 +275,23 @@ fn check_private(dir: &Path) -> Result<(), HomeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_home_is_where_the_strongest_variable_says() {
+        let home = |variables: &[(&str, &str)]| {
+            let value = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+            Home::from_lookup(value).map(|home| (home.state, home.runtime)).ok()
+        };
+        let dirs = |state: &str, runtime: &str| Some((PathBuf::from(state), PathBuf::from(runtime)));
+        let all = [("LOCALD_HOME", "/l"), ("XDG_STATE_HOME", "/s"), ("HOME", "/h"), ("XDG_RUNTIME_DIR", "/r")];
+        assert_eq!(all.map(|(name, _)| name), HOME_VARIABLES);
+        assert_eq!(home(&all), dirs("/l", "/l/run"));
+        assert_eq!(home(&all[1..]), dirs("/s/locald", "/r/locald"));
+        assert_eq!(home(&all[2..]), dirs("/h/.local/state/locald", "/r/locald"));
+        let empty = [("LOCALD_HOME", ""), ("XDG_STATE_HOME", "relative"), ("HOME", "/h"), ("XDG_RUNTIME_DIR", "/r")];
+        assert_eq!(home(&empty), dirs("/h/.local/state/locald", "/r/locald"));
+        assert_eq!(home(&all[3..]), None);
+    }
 
     #[test]
     fn a_home_that_others_can_write_to_is_refused() {

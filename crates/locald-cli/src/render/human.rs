@@ -7,8 +7,9 @@ use locald_utils::protocol::{
 };
 use locald_utils::time::{UnixMillis, human};
 
+use crate::diagnosis::{Facts, LeftoverKind, Line, Problem, Report, Verdict};
 use crate::screen::{Paint, Tone};
-use crate::view::{self, Row, Word, clean, count};
+use crate::view::{self, Row, Word, bytes, clean, count};
 
 /// Strays that are named for each service; more are counted. A database has a handful that are no news to anybody.
 const STRAYS_NAMED: usize = 2;
@@ -98,6 +99,74 @@ pub(crate) fn daemon(status: &DaemonStatus, now: UnixMillis) -> String {
         let _ = writeln!(text, "{name:<9} {value}");
         text
     })
+}
+
+/// What `doctor` found: a line for each thing that was looked at, then each problem with the command that ends it.
+pub(crate) fn doctor(facts: &Facts, report: &Report, paint: Paint) -> String {
+    let mut text = format!("locald {} on {}\n", facts.version, facts.machine.kernel);
+    let mut section = |title: &str, lines: Vec<(Word, &str, String)>| {
+        text.push_str(&format!("\n{}\n", paint.text(Tone::Strong, title)));
+        let widths = [
+            lines.iter().map(|(word, ..)| word.text.len()).max().unwrap_or(0),
+            lines.iter().map(|(_, name, _)| name.len()).max().unwrap_or(0),
+        ];
+        for (word, name, about) in lines {
+            let gap = " ".repeat(widths[0] - word.text.len());
+            let word = paint.text(word.tone, &word.text);
+            text.push_str(&format!("  {word}{gap}  {name:<width$}  {}\n", clean(&about), width = widths[1]));
+        }
+    };
+    let offers = report.containment.iter().map(|offer| match &offer.presence {
+        Ok(seen) => (verdict(Verdict::Ok), offer.name, format!("{} ({seen})", offer.gives)),
+        Err(why) => {
+            let word = Word { text: "missing".to_owned(), tone: Tone::Busy };
+            (word, offer.name, format!("{why}; without: {}", offer.without))
+        }
+    });
+    section("Containment", offers.collect());
+    let shown =
+        |lines: &'_ [Line]| lines.iter().map(|line| (verdict(line.verdict), line.name, line.text.clone())).collect();
+    section("Limits", shown(&report.limits));
+    section("Home", shown(&report.home));
+    let supervised = report.supervised;
+    let mut runs = format!("{} supervised", supervised.runs);
+    if supervised.without_daemon > 0 {
+        runs.push_str(&format!(", {} of them without a daemon", supervised.without_daemon));
+    }
+    let mut lines = vec![(verdict(Verdict::Ok), "runs", runs)];
+    for leftover in &report.leftovers {
+        lines.push((verdict(Verdict::Problem), leftover_name(leftover.kind), leftover.problem.what.clone()));
+    }
+    section("Leftovers", lines);
+    let numbers = match report.problems.len() {
+        0 => "no problems".to_owned(),
+        problems => count(problems, "problem"),
+    };
+    text.push_str(&format!("\n{numbers}\n"));
+    for Problem { what, why, fix } in &report.problems {
+        let what = paint.text(Tone::Bad, &clean(what));
+        text.push_str(&format!("\n{what}\n  {}\n  {} {}\n", clean(why), paint.text(Tone::Strong, "fix:"), clean(fix)));
+    }
+    text
+}
+
+fn verdict(verdict: Verdict) -> Word {
+    let (text, tone) = match verdict {
+        Verdict::Ok => ("ok", Tone::Good),
+        Verdict::Note => ("note", Tone::Busy),
+        Verdict::Problem => ("problem", Tone::Bad),
+    };
+    Word { text: text.to_owned(), tone }
+}
+
+fn leftover_name(kind: LeftoverKind) -> &'static str {
+    match kind {
+        LeftoverKind::RunWithoutRecord | LeftoverKind::RunWithoutHome | LeftoverKind::RunWithoutShim => "run",
+        LeftoverKind::Shim => "shim",
+        LeftoverKind::Daemon => "daemon",
+        LeftoverKind::Records => "records",
+        LeftoverKind::Sockets => "sockets",
+    }
 }
 
 /// What became of a start, in one line: `shop: 2 services ready, 1 completed, 1 already running in 1.2s`.
@@ -218,17 +287,6 @@ fn plain(text: String) -> Word {
 
 fn dash() -> String {
     "-".to_owned()
-}
-
-/// `640 KB`, `12.3 MB`, `1.5 GB`: powers of 1024, as `ps` and `top` count.
-fn bytes(bytes: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-    let value = bytes as f64;
-    match bytes {
-        0..1_048_576 => format!("{:.0} KB", value / 1024.0),
-        1_048_576..1_073_741_824 => format!("{:.1} MB", value / 1_048_576.0),
-        _ => format!("{:.1} GB", value / 1_073_741_824.0),
-    }
 }
 
 /// Lines up cells in columns, two spaces apart; the last column is as wide as it is.

@@ -5,6 +5,7 @@
 mod check;
 mod completions;
 mod daemon;
+mod doctor;
 mod down;
 mod follow;
 pub(crate) mod logs;
@@ -64,6 +65,7 @@ pub(crate) fn run(verb: &Verb, context: &Context, screen: &mut Screen) -> Result
         Verb::Check => check::run(context, screen),
         Verb::Wait(args) => wait::run(args, context, screen),
         Verb::Daemon(args) => daemon::run(&args.verb, context, screen),
+        Verb::Doctor => Ok(doctor::run(context, screen)),
         Verb::Completions(args) => Ok(completions::run(args, screen)),
     }
 }

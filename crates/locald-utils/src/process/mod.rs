@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub mod cgroup;
 pub mod darwin;
 pub mod descriptors;
+pub mod features;
 pub mod ladder;
 pub mod mark;
 pub mod membership;

@@ -257,3 +257,30 @@ fn written(result: libc::c_int) -> nix::Result<usize> {
         Ok(_) | Err(_) => Err(Errno::last()),
     }
 }
+
+/// Whether close_range(2) is there and understands CLOSE_RANGE_CLOEXEC (Linux 5.11). Asked about no descriptor at all.
+///
+/// # Errors
+/// ENOSYS before Linux 5.9, EINVAL before 5.11.
+#[cfg(target_os = "linux")]
+pub fn probe_close_range() -> nix::Result<()> {
+    let none = libc::c_uint::MAX;
+    // SAFETY: close_range takes three integers; no descriptor has this number, so none is changed.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, none, none, libc::CLOSE_RANGE_CLOEXEC) };
+    Errno::result(result).map(drop)
+}
+
+/// Whether a pidfd can signal a process group (pidfd_send_signal(2), PIDFD_SIGNAL_PROCESS_GROUP). Sends nothing.
+///
+/// # Errors
+/// EINVAL before Linux 6.9; ESRCH when the process leads no group.
+#[cfg(target_os = "linux")]
+pub fn probe_pidfd_groups(pidfd: BorrowedFd<'_>) -> nix::Result<()> {
+    /// `PIDFD_SIGNAL_PROCESS_GROUP` of linux/pidfd.h.
+    const PROCESS_GROUP: libc::c_uint = 1 << 2;
+    let (no_signal, no_info) = (0, std::ptr::null::<libc::siginfo_t>());
+    // SAFETY: signal 0 only checks (kill(2)), a null siginfo is allowed, and the rest are integers.
+    let result =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), no_signal, no_info, PROCESS_GROUP) };
+    Errno::result(result).map(drop)
+}
