@@ -13,11 +13,13 @@ use std::path::PathBuf;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getsid};
 
-use super::darwin::{self, Arguments, ListeningSocket};
+use super::darwin::{self, Arguments, ListeningSocket, UniqueId};
 use super::{Listener, Process, ProcessId, SignalError, sent, sys};
 
 /// `PROC_PIDFDSOCKETINFO` (sys/proc_info.h), which libc does not name.
 const PROC_PIDFDSOCKETINFO: libc::c_int = 3;
+/// `PROC_PIDUNIQIDENTIFIERINFO` (sys/proc_info_private.h), which no public header names.
+const PROC_PIDUNIQIDENTIFIERINFO: libc::c_int = 17;
 
 const _: () = assert!(size_of::<libc::proc_vnodepathinfo>() == darwin::VNODE_PATH_INFO_SIZE);
 const _: () = assert!(size_of::<libc::vnode_info_path>() * 2 == darwin::VNODE_PATH_INFO_SIZE);
@@ -56,12 +58,30 @@ pub fn own_executable() -> io::Result<PathBuf> {
 /// Looks at one process. `None` when there is none.
 #[must_use]
 pub fn look(pid: i32) -> Option<Process> {
+    let mut found = glance(pid);
+    darwin::fill_sessions(&mut found, session);
+    let unique = [unique_id(pid)];
+    darwin::fill_lineages(&mut found, &unique, &glance(pid));
+    found.pop()
+}
+
+/// What the table alone says of one process: a list of it, or an empty one.
+fn glance(pid: i32) -> Vec<Process> {
     let mut record = [0; darwin::KINFO_PROC_SIZE];
     // No process is no error here, but an empty answer.
-    let count = sys::sysctl(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid], &mut record).ok()?;
-    let mut found = darwin::processes(record.get(..count)?);
-    darwin::fill_sessions(&mut found, session);
-    found.pop()
+    match sys::sysctl(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid], &mut record) {
+        Ok(count) => record.get(..count).map(darwin::processes).unwrap_or_default(),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// The unique id of the process that has the number, everybody's and zombies too.
+fn unique_id(pid: i32) -> Option<UniqueId> {
+    /// Without it zombies are not found, as nearly all other flavors do not find them.
+    const ZOMBIES_TOO: u64 = 1;
+    let mut buffer = [0; darwin::UNIQUE_ID_INFO_SIZE];
+    let count = sys::proc_pidinfo(pid, PROC_PIDUNIQIDENTIFIERINFO, ZOMBIES_TOO, &mut buffer).ok()?;
+    UniqueId::parse(buffer.get(..count)?)
 }
 
 /// The session of a process; of a zombie the kernel does not tell it.
@@ -69,18 +89,24 @@ fn session(pid: i32) -> Option<i32> {
     getsid(Some(Pid::from_raw(pid))).ok().map(Pid::as_raw)
 }
 
-/// Looks at every process.
+/// Looks at every process: two questions for the whole table, and two for each process in between.
 ///
 /// # Errors
 /// When the kernel refuses, as a sandbox may make it.
 pub fn all() -> io::Result<Vec<Process>> {
+    let mut table = list()?;
+    darwin::fill_sessions(&mut table, session);
+    let unique: Vec<Option<UniqueId>> = table.iter().map(|process| unique_id(process.id.pid)).collect();
+    darwin::fill_lineages(&mut table, &unique, &list()?);
+    Ok(table)
+}
+
+/// What the table alone says of every process: one question, neither sessions nor lineages.
+fn list() -> io::Result<Vec<Process>> {
     // More than most Macs run, so that one question is enough.
     const FIRST: usize = 2048 * darwin::KINFO_PROC_SIZE;
     let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_ALL];
-    let bytes = darwin::read_growing(FIRST, |buffer| sys::sysctl(&name, buffer))?;
-    let mut table = darwin::processes(&bytes);
-    darwin::fill_sessions(&mut table, session);
-    Ok(table)
+    Ok(darwin::processes(&darwin::read_growing(FIRST, |buffer| sys::sysctl(&name, buffer))?))
 }
 
 /// The numbers of the children of `pid`, zombies included; a moment's picture.
@@ -88,7 +114,7 @@ pub fn all() -> io::Result<Vec<Process>> {
 /// # Errors
 /// When the table cannot be read.
 pub fn children(pid: i32) -> io::Result<Vec<i32>> {
-    Ok(all()?.into_iter().filter(|process| process.parent == pid).map(|process| process.id.pid).collect())
+    Ok(list()?.into_iter().filter(|process| process.parent == pid).map(|process| process.id.pid).collect())
 }
 
 /// Every process below `pid`, zombies included, parents before their children; a moment's picture.
@@ -126,7 +152,7 @@ pub fn command(pid: i32) -> Option<String> {
 #[must_use]
 pub fn working_directory(pid: i32) -> Option<PathBuf> {
     let mut buffer = [0; darwin::VNODE_PATH_INFO_SIZE];
-    let count = sys::proc_pidinfo(pid, libc::PROC_PIDVNODEPATHINFO, &mut buffer).ok()?;
+    let count = sys::proc_pidinfo(pid, libc::PROC_PIDVNODEPATHINFO, 0, &mut buffer).ok()?;
     let path = darwin::working_directory(buffer.get(..count)?)?;
     Some(PathBuf::from(OsStr::from_bytes(path)))
 }
@@ -164,7 +190,7 @@ pub(super) fn signal(process: ProcessId, signal: Signal) -> Result<bool, SignalE
 pub fn listeners(port: u16, among: Option<&[i32]>) -> io::Result<Vec<Listener>> {
     let candidates = match among {
         Some(among) => among.to_vec(),
-        None => all()?.into_iter().map(|process| process.id.pid).collect(),
+        None => list()?.into_iter().map(|process| process.id.pid).collect(),
     };
     let mut found: Vec<(u64, Listener)> = Vec::new();
     for pid in candidates {
@@ -184,7 +210,7 @@ pub fn listeners(port: u16, among: Option<&[i32]>) -> io::Result<Vec<Listener>> 
 /// The listening sockets of a process; none where we may not see them.
 fn listening_sockets(pid: i32) -> Vec<ListeningSocket> {
     const FIRST: usize = 1024 * darwin::FD_INFO_SIZE;
-    let listed = darwin::read_growing(FIRST, |buffer| sys::proc_pidinfo(pid, libc::PROC_PIDLISTFDS, buffer));
+    let listed = darwin::read_growing(FIRST, |buffer| sys::proc_pidinfo(pid, libc::PROC_PIDLISTFDS, 0, buffer));
     let listed = listed.unwrap_or_default();
     let sockets = darwin::socket_descriptors(&listed).filter_map(|fd| {
         let mut buffer = [0; darwin::SOCKET_FD_INFO_SIZE];

@@ -196,13 +196,15 @@ pub fn sysctl_by_name(name: &std::ffi::CStr, buffer: &mut [u8]) -> nix::Result<u
 
 /// Asks for information about a process (libproc.h). Returns how many bytes of `buffer` were written, never 0.
 ///
+/// What `argument` means is up to the flavor; where it means nothing, 0 is given.
+///
 /// # Errors
 /// ESRCH when it is gone, EPERM when it is somebody else's, ENOMEM when the buffer is too small for one record.
 #[cfg(target_os = "macos")]
-pub fn proc_pidinfo(pid: i32, flavor: libc::c_int, buffer: &mut [u8]) -> nix::Result<usize> {
+pub fn proc_pidinfo(pid: i32, flavor: libc::c_int, argument: u64, buffer: &mut [u8]) -> nix::Result<usize> {
     let size = libc::c_int::try_from(buffer.len()).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the kernel writes at most `size` bytes of `buffer`, which outlives the call; the rest are integers.
-    let result = unsafe { libc::proc_pidinfo(pid, flavor, 0, buffer.as_mut_ptr().cast(), size) };
+    let result = unsafe { libc::proc_pidinfo(pid, flavor, argument, buffer.as_mut_ptr().cast(), size) };
     written(result)
 }
 

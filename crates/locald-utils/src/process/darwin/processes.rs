@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{bytes_at, i32_at, string_at, until_nul};
-use crate::process::{Process, ProcessId, ProcessState};
+use crate::process::{Lineage, Process, ProcessId, ProcessState};
 
 /// The size of a `struct kinfo_proc` (sys/sysctl.h).
 pub const KINFO_PROC_SIZE: usize = 648;
@@ -56,6 +56,7 @@ fn process(record: &[u8]) -> Option<Process> {
     let seconds = u64::from_le_bytes(bytes_at(record, kinfo::START_SECONDS)?);
     let microseconds = u32::from_le_bytes(bytes_at(record, kinfo::START_MICROSECONDS)?);
     let start = seconds.checked_mul(1_000_000)?.checked_add(microseconds.into())?;
+    // The console has the device number 0 and counts as no terminal; a service has a pseudo terminal or none.
     let terminal = match i32_at(record, kinfo::TERMINAL)? {
         kinfo::NO_DEVICE => 0,
         device => device.cast_unsigned().into(),
@@ -98,6 +99,20 @@ pub fn fill_sessions(table: &mut [Process], session_of: impl Fn(i32) -> Option<i
         } else if let Some(&session) = by_group.get(&process.group) {
             process.session = session;
         }
+    }
+}
+
+/// Fills in who started whom. `unique` holds what the kernel said of each number of `table`, in the same order, and
+/// `later` is a list that was taken after that.
+///
+/// A process that both lists show had its number all the while, so what was said of the number is said of it. Of any
+/// other nothing is taken: the number may have been a stranger's already, whose children would then pass for ours.
+pub fn fill_lineages(table: &mut [Process], unique: &[Option<UniqueId>], later: &[Process]) {
+    let still: BTreeSet<ProcessId> = later.iter().map(|process| process.id).collect();
+    for (process, unique) in table.iter_mut().zip(unique) {
+        process.lineage = unique
+            .filter(|_| still.contains(&process.id))
+            .map(|unique| Lineage { own: unique.process, parent: unique.parent });
     }
 }
 
@@ -393,6 +408,37 @@ mod tests {
         // 800 led the session of 812, which is in a group of its own; 820 is of the group of 821.
         let table = vec![one(800, 1, 800), one(812, 1, 812), one(820, 1, 821), one(821, 1, 821), one(830, 1, 830)];
         assert_eq!(sessions(table, &[(812, 800), (821, 800)]), [800, 800, 800, 800, UNKNOWN_SESSION]);
+    }
+
+    #[test]
+    fn an_orphan_still_tells_who_started_it() {
+        let unique = |process, parent| Some(UniqueId { process, parent, version: 1 });
+        let mut table = [one(800, 1, 800), one(812, 1, 812), one(813, 1, 813)];
+        let later = table.clone();
+        fill_lineages(&mut table, &[unique(70, 3), unique(71, 70), None], &later);
+        let lineages = table.map(|process| process.lineage);
+        assert_eq!(lineages, [Some(Lineage { own: 70, parent: 3 }), Some(Lineage { own: 71, parent: 70 }), None]);
+    }
+
+    #[test]
+    fn a_number_that_changed_hands_gives_no_lineage() {
+        let said = [Some(UniqueId { process: 90, parent: 1, version: 1 }); 2];
+        let mut table = [one(800, 1, 800), one(812, 1, 812)];
+        // 800 is gone; 812 is another process now, and it is that one of which the kernel spoke.
+        let mut stranger = one(812, 1, 812);
+        stranger.id.start += 1;
+        fill_lineages(&mut table, &said, &[stranger]);
+        assert_eq!(table.map(|process| process.lineage), [None, None]);
+    }
+
+    #[test]
+    fn a_terminal_is_a_device_and_none_is_none() {
+        let terminal = |device: i32| {
+            let record = kinfo_record(812, 1, 800).with(offset_of!(KinfoProc, kp_eproc.e_tdev), device.to_le_bytes());
+            processes(&record.0).remove(0).terminal
+        };
+        // NODEV; the fourth pseudo terminal; a major number so large that the device is negative.
+        assert_eq!([-1, 0x1000_0003, -2].map(terminal), [0, 0x1000_0003, 0xffff_fffe]);
     }
 
     #[test]
