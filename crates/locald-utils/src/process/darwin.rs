@@ -7,6 +7,7 @@
 
 mod arguments;
 mod processes;
+pub mod signals;
 mod sockets;
 
 use nix::errno::Errno;

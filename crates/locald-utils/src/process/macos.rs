@@ -167,16 +167,32 @@ pub fn marker(pid: i32, name: &str) -> Option<String> {
     Some(String::from_utf8_lossy(value).into_owned())
 }
 
-/// Checks who has the number, then signals it.
-///
-/// A gap of a few microseconds is left, in which the process would have to end, be reaped, and have its number given
-/// out again, which happens after some 99,000 other processes. Stopping it first, or from macOS 14.4 on
-/// `proc_signal_with_audittoken` with the version of its [`UniqueId`](darwin::UniqueId), would close it.
+/// Signals exactly this process, by the version of its program where the system can (macOS 14.4).
 pub(super) fn signal(process: ProcessId, signal: Signal) -> Result<bool, SignalError> {
-    if ProcessId::of(process.pid) == Some(process) {
-        sent(nix::sys::signal::kill(Pid::from_raw(process.pid), signal))
-    } else {
-        Ok(false)
+    sent(darwin::signals::send(&mut Number { pid: process.pid, signal }, process))
+}
+
+/// A process number that is to get a signal.
+struct Number {
+    pid: i32,
+    signal: Signal,
+}
+
+impl darwin::signals::Target for Number {
+    fn unique_id(&mut self) -> Option<UniqueId> {
+        unique_id(self.pid)
+    }
+
+    fn look(&mut self) -> Option<Process> {
+        glance(self.pid).pop()
+    }
+
+    fn signal_version(&mut self, version: i32) -> Option<nix::Result<()>> {
+        sys::signal_version(self.pid, version, self.signal)
+    }
+
+    fn signal_number(&mut self) -> nix::Result<()> {
+        nix::sys::signal::kill(Pid::from_raw(self.pid), self.signal)
     }
 }
 

@@ -230,3 +230,32 @@ fn written(result: libc::c_int) -> nix::Result<usize> {
         Ok(_) | Err(_) => Err(Errno::last()),
     }
 }
+
+/// Signals a process only if its number and the version of its program are these (libproc.h,
+/// `proc_signal_with_audittoken`). `None` on macOS before 14.4, which lacks the call.
+///
+/// # Errors
+/// ESRCH when the number belongs to a process of another version, a zombie, or nobody; EPERM when it runs as somebody
+/// else.
+#[cfg(target_os = "macos")]
+pub fn signal_version(pid: i32, version: i32, signal: nix::sys::signal::Signal) -> Option<nix::Result<()>> {
+    use std::sync::OnceLock;
+
+    /// The C declaration has no `const`, but the token is only read.
+    type Call = unsafe extern "C" fn(token: *mut [u32; 8], signal: libc::c_int) -> libc::c_int;
+    static CALL: OnceLock<Option<Call>> = OnceLock::new();
+    let call = *CALL.get_or_init(|| {
+        // SAFETY: the name ends with a NUL; looking a symbol up in the libraries that are loaded runs none of them.
+        let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"proc_signal_with_audittoken".as_ptr()) };
+        // SAFETY: the symbol, where there is one, is the function of libSystem that has this signature; null is `None`.
+        unsafe { std::mem::transmute::<*mut libc::c_void, Option<Call>>(symbol) }
+    });
+    // Of the eight words of an audit token the kernel compares these two alone (XNU `proc_signal_with_audittoken`).
+    let mut token = [0; 8];
+    token[5] = pid.cast_unsigned();
+    token[7] = version.cast_unsigned();
+    // SAFETY: `token` has the size and alignment of an `audit_token_t` and outlives the call.
+    let result = unsafe { call?(&raw mut token, signal as libc::c_int) };
+    // It returns the number of its error, and not -1.
+    Some(if result == 0 { Ok(()) } else { Err(if result > 0 { Errno::from_raw(result) } else { Errno::last() }) })
+}
