@@ -6,6 +6,7 @@
 //! again and hold the offsets against them.
 
 mod arguments;
+pub mod notes;
 mod processes;
 pub mod signals;
 mod sockets;

@@ -22,6 +22,7 @@ pub mod ladder;
 pub mod membership;
 mod spawn;
 pub mod sys;
+pub mod watch;
 
 #[cfg(target_os = "linux")]
 #[path = "linux.rs"]

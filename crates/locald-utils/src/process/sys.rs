@@ -259,3 +259,20 @@ pub fn signal_version(pid: i32, version: i32, signal: nix::sys::signal::Signal) 
     // It returns the number of its error, and not -1.
     Some(if result == 0 { Ok(()) } else { Err(if result > 0 { Errno::from_raw(result) } else { Errno::last() }) })
 }
+
+/// Asks a pidfd how its process ended (ioctl_pidfd(2), PIDFD_GET_INFO with PIDFD_INFO_EXIT; Linux 6.15), as a wait status.
+///
+/// Returns `None` while the process runs or has not been reaped.
+///
+/// # Errors
+/// ESRCH when it has been reaped and the kernel, of 6.13 or 6.14, does not keep how it ended; ENOTTY before 6.13.
+#[cfg(target_os = "linux")]
+pub fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> nix::Result<Option<i32>> {
+    let exit = u64::from(libc::PIDFD_INFO_EXIT);
+    // SAFETY: pidfd_info is plain data for which zero bytes are a value.
+    let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
+    info.mask = exit;
+    // SAFETY: the request carries the size of `info`, of which the kernel writes no more and which outlives the call.
+    Errno::result(unsafe { libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) })?;
+    Ok((info.mask & exit != 0).then_some(info.exit_code))
+}
