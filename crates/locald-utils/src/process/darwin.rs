@@ -119,11 +119,71 @@ mod tests {
         assert_eq!(read_growing(1024 * 1024, |buffer| Ok(buffer.len())), Err(Errno::ENOMEM));
     }
 
+    /// Has every parser read `bytes`. None may panic, and what it gives back is bounded by what it was given.
+    fn read_by_all(bytes: &[u8]) {
+        let most = |count: usize, size: usize| assert!(count <= bytes.len() / size, "{count} of {}", bytes.len());
+        most(processes(bytes).len(), KINFO_PROC_SIZE);
+        most(socket_descriptors(bytes).count(), FD_INFO_SIZE);
+        most(listening_sockets(bytes).len(), 3 * 24);
+        if let Some(arguments) = Arguments::parse(bytes) {
+            most(arguments.argv.len(), 1);
+            match arguments.environment {
+                Environment::Withheld => {}
+                Environment::Shown(entries) => most(entries.len(), 1),
+            }
+        }
+        let _ = (ListeningSocket::parse(bytes), UniqueId::parse(bytes), working_directory(bytes));
+    }
+
+    /// One valid answer of each kind.
+    fn answers() -> Vec<Vec<u8>> {
+        use super::{arguments, processes, sockets};
+        vec![
+            processes::fixtures::list(),
+            processes::fixtures::unique_id(),
+            processes::fixtures::working_directory(),
+            arguments::fixtures::arguments(),
+            sockets::fixtures::descriptors(),
+            sockets::fixtures::descriptor(),
+            sockets::fixtures::connections(),
+        ]
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_off_anywhere_is_no_trap() {
+        for answer in answers() {
+            for cut in 0..=answer.len() {
+                read_by_all(&answer[..cut]);
+            }
+        }
+    }
+
     proptest! {
         #[test]
-        fn no_bytes_make_a_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
-            let _ = (processes(&bytes), Arguments::parse(&bytes), ListeningSocket::parse(&bytes));
-            let _ = (UniqueId::parse(&bytes), working_directory(&bytes), socket_descriptors(&bytes).count());
+        fn no_bytes_are_a_trap(bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
+            read_by_all(&bytes);
         }
+
+        #[test]
+        fn an_answer_with_any_words_written_over_is_no_trap(
+            which in 0..7_usize,
+            words in proptest::collection::vec((any::<proptest::sample::Index>(), word()), 1..8),
+            cut in any::<proptest::sample::Index>(),
+        ) {
+            let mut answer = answers().remove(which);
+            for (at, word) in words {
+                let at = at.index(answer.len() / 4) * 4;
+                answer[at..at + 4].copy_from_slice(&word.to_le_bytes());
+            }
+            read_by_all(&answer);
+            read_by_all(&answer[..cut.index(answer.len())]);
+        }
+    }
+
+    /// A word that a length or a count may be taken from: the hostile ones, and any.
+    fn word() -> impl Strategy<Value = u32> {
+        let hostile =
+            prop::sample::select(vec![0, 1, 7, 8, 23, 24, 25, 0x7fff_ffff, 0x8000_0000, 0xffff_fff8, u32::MAX]);
+        prop_oneof![hostile, any::<u32>()]
     }
 }

@@ -198,33 +198,36 @@ impl darwin::signals::Target for Number {
 
 /// Finds the listening TCP sockets of a port. With `among`, only those processes are asked whether they hold one.
 ///
-/// Known gap: macOS shows the sockets of our own processes only, so unlike on Linux a port that somebody else holds
-/// looks free. Reading `net.inet.tcp.pcblist_n` would tell that it is not.
+/// macOS shows the descriptors of our own processes only; that somebody else listens is told by the network, without
+/// whoever it is. Where the network does not tell either, as in a sandbox, such a port looks free.
 ///
 /// # Errors
 /// When the process table cannot be read.
 pub fn listeners(port: u16, among: Option<&[i32]>) -> io::Result<Vec<Listener>> {
+    // More than most Macs have connections. The network is asked first: a socket that is made since is found below.
+    const FIRST: usize = 1024 * 1024;
+    let name = c"net.inet.tcp.pcblist_n";
+    let everybodys = darwin::read_growing(FIRST, |buffer| sys::sysctl_by_name(name, buffer)).unwrap_or_default();
     let candidates = match among {
         Some(among) => among.to_vec(),
         None => list()?.into_iter().map(|process| process.id.pid).collect(),
     };
-    let mut found: Vec<(u64, Listener)> = Vec::new();
+    let mut found: Vec<(ListeningSocket, Option<Process>)> = Vec::new();
     for pid in candidates {
-        for socket in listening_sockets(pid).into_iter().filter(|socket| socket.port == port) {
+        for socket in sockets(pid).into_iter().filter(|socket| socket.port == port) {
             // A socket that was inherited is one listener with the first of its holders.
-            match found.iter_mut().find(|(handle, _)| *handle == socket.handle) {
-                Some((_, listener)) => {
-                    listener.process = super::first_holder(listener.process.take(), look(pid));
-                }
-                None => found.push((socket.handle, Listener { process: look(pid), v6: socket.v6 })),
+            match found.iter_mut().find(|(known, _)| known.handle == socket.handle) {
+                Some((_, holder)) => *holder = super::first_holder(holder.take(), look(pid)),
+                None => found.push((socket, look(pid))),
             }
         }
     }
-    Ok(found.into_iter().map(|(_, listener)| listener).collect())
+    let all = darwin::with_hidden(found, &darwin::listening_sockets(&everybodys), port);
+    Ok(all.into_iter().map(|(socket, process)| Listener { process, v6: socket.v6 }).collect())
 }
 
 /// The listening sockets of a process; none where we may not see them.
-fn listening_sockets(pid: i32) -> Vec<ListeningSocket> {
+fn sockets(pid: i32) -> Vec<ListeningSocket> {
     const FIRST: usize = 1024 * darwin::FD_INFO_SIZE;
     let listed = darwin::read_growing(FIRST, |buffer| sys::proc_pidinfo(pid, libc::PROC_PIDLISTFDS, 0, buffer));
     let listed = listed.unwrap_or_default();

@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     /// What is behind the environment.
-    enum Kernel {
+    pub(super) enum Kernel {
         /// Nothing, as for a restricted program.
         Withheld,
         /// All strings, as right after exec.
@@ -147,7 +147,7 @@ mod tests {
     }
 
     /// Lays the strings out as XNU does (`exec_extract_strings`, `sysctl_procargsx`).
-    fn procargs(path: &str, argv: &[&str], env: &[&str], kernel: &Kernel) -> Vec<u8> {
+    pub(super) fn procargs(path: &str, argv: &[&str], env: &[&str], kernel: &Kernel) -> Vec<u8> {
         let pad = |strings: &mut Vec<u8>| strings.resize(strings.len().next_multiple_of(8), 0);
         let mut strings = [path.as_bytes(), b"\0"].concat();
         pad(&mut strings);
@@ -297,5 +297,15 @@ mod tests {
             prop_assert_eq!(arguments.argv, texts(&argv));
             prop_assert_eq!(arguments.environment, Environment::Shown(texts(&env)));
         }
+    }
+}
+
+/// A valid answer, for tests that spoil it.
+#[cfg(test)]
+pub(super) mod fixtures {
+    use super::tests::{Kernel, procargs};
+
+    pub(in super::super) fn arguments() -> Vec<u8> {
+        procargs("/bin/server", &["server", "", "-v"], &["LOCALD_RUN=web#7", "EMPTY="], &Kernel::Intact)
     }
 }

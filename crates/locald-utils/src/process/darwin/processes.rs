@@ -338,7 +338,7 @@ mod tests {
     };
 
     /// `pid` in the group and session `group`, started 1.000002 s after 1970.
-    fn kinfo_record(pid: i32, parent: i32, group: i32) -> Record {
+    pub(super) fn kinfo_record(pid: i32, parent: i32, group: i32) -> Record {
         Record::new(KINFO_PROC_SIZE)
             .with(offset_of!(KinfoProc, kp_proc.p_starttime.tv_sec), 1_i64.to_le_bytes())
             .with(offset_of!(KinfoProc, kp_proc.p_starttime.tv_usec), 2_i32.to_le_bytes())
@@ -470,5 +470,24 @@ mod tests {
         let expected = UniqueId { process: 70_000_000_001, parent: 70_000_000_000, version: 9 };
         assert_eq!(UniqueId::parse(&record.0), Some(expected));
         assert_eq!(UniqueId::parse(&record.0[..35]), None);
+    }
+}
+
+/// Valid answers, for tests that spoil them.
+#[cfg(test)]
+pub(super) mod fixtures {
+    use super::super::record::Record;
+    use super::*;
+
+    pub(in super::super) fn list() -> Vec<u8> {
+        [tests::kinfo_record(812, 1, 800).0, tests::kinfo_record(813, 812, 800).0].concat()
+    }
+
+    pub(in super::super) fn unique_id() -> Vec<u8> {
+        Record::new(UNIQUE_ID_INFO_SIZE).with(16, 70_u64.to_le_bytes()).with(24, 69_u64.to_le_bytes()).0
+    }
+
+    pub(in super::super) fn working_directory() -> Vec<u8> {
+        Record::new(VNODE_PATH_INFO_SIZE).with(DIRECTORY, *b"/tmp/a b\0").0
     }
 }

@@ -1,4 +1,4 @@
-//! Sockets that wait for connections, as the descriptors of a process show them.
+//! Sockets that wait for connections, as the descriptors of a process show them, and as the network shows everybody's.
 
 use super::{bytes_at, i32_at};
 
@@ -61,6 +61,100 @@ impl ListeningSocket {
         let port = u16::from_be_bytes(bytes_at(bytes, socket::LOCAL_PORT)?);
         Some(Self { handle: u64::from_le_bytes(bytes_at(bytes, socket::HANDLE)?), port, v6 })
     }
+}
+
+/// Where the fields of the records of `net.inet.tcp.pcblist_n` lie, which XNU declares for itself alone, packed to four
+/// bytes: `struct xinpcb_n` (netinet/in_pcb.h), `xsocket_n` (sys/socketvar.h) and `xtcpcb_n` (netinet/tcp_var.h).
+mod pcb {
+    pub(super) const LENGTH: usize = 0;
+    pub(super) const KIND: usize = 4;
+    /// `XSO_SOCKET` (sys/socketvar.h).
+    pub(super) const SOCKET: i32 = 0x01;
+    /// `XSO_INPCB`.
+    pub(super) const INTERNET: i32 = 0x10;
+    /// `XSO_TCPCB`.
+    pub(super) const TCP: i32 = 0x20;
+    /// `xso_so`, the same number as `soi_so` of a descriptor.
+    pub(super) const HANDLE: usize = 8;
+    /// `xso_family`.
+    pub(super) const FAMILY: usize = 40;
+    /// `inp_lport`, in network order.
+    pub(super) const LOCAL_PORT: usize = 18;
+    /// `t_state`.
+    pub(super) const STATE: usize = 36;
+    /// `TCPS_LISTEN` (netinet/tcp_fsm.h).
+    pub(super) const LISTEN: i32 = 1;
+    /// The size of a `struct xinpgen` (netinet/in_pcb.h), the first and the last record. All others are larger.
+    pub(super) const GENERATION_SIZE: usize = 24;
+}
+
+/// Reads everybody's listening TCP sockets out of an answer of `net.inet.tcp.pcblist_n`.
+///
+/// The layout (XNU `get_pcblist_n`, bsd/netinet/in_pcblist.c): a generation record; for each connection a record of
+/// every kind, that of the internet first and that of TCP last; another generation record. Each begins with its length
+/// and, but for the generation, its kind, and is filled up to a multiple of eight bytes. Kinds that we do not know are
+/// passed over; of a list that is cut off or not laid out so, what was complete counts.
+#[must_use]
+pub fn listening_sockets(bytes: &[u8]) -> Vec<ListeningSocket> {
+    let mut found = Vec::new();
+    let (mut port, mut identity) = (None, None);
+    for record in pcb_records(bytes) {
+        match i32_at(record, pcb::KIND) {
+            Some(pcb::INTERNET) => {
+                // The records before belong to another connection.
+                identity = None;
+                port = bytes_at(record, pcb::LOCAL_PORT).map(u16::from_be_bytes);
+            }
+            Some(pcb::SOCKET) => {
+                identity = bytes_at(record, pcb::HANDLE).map(u64::from_le_bytes).zip(i32_at(record, pcb::FAMILY));
+            }
+            Some(pcb::TCP) => {
+                let is_listening = i32_at(record, pcb::STATE) == Some(pcb::LISTEN);
+                let (port, identity) = (port.take(), identity.take());
+                if let (true, Some(port), Some((handle, family @ (socket::INET | socket::INET6)))) =
+                    (is_listening, port, identity)
+                {
+                    found.push(ListeningSocket { handle, port, v6: family == socket::INET6 });
+                }
+            }
+            Some(_) | None => {}
+        }
+    }
+    found
+}
+
+/// The records between the two generation records, each without its padding.
+fn pcb_records(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let first = pcb_record(bytes).map(|(_, rest)| rest).unwrap_or_default();
+    std::iter::successors(pcb_record(first), |(_, rest)| pcb_record(rest))
+        .map(|(record, _)| record)
+        .take_while(|record| record.len() > pcb::GENERATION_SIZE)
+}
+
+/// The first record, and what follows it. `None` when it is shorter than any is or longer than what there is.
+fn pcb_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let length = usize::try_from(u32::from_le_bytes(bytes_at(bytes, pcb::LENGTH)?)).ok()?;
+    let record = bytes.get(..length).filter(|record| record.len() >= pcb::GENERATION_SIZE)?;
+    Some((record, bytes.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default()))
+}
+
+/// What the records of a list are filled up to.
+const ALIGNMENT: usize = 8;
+
+/// Adds to what descriptors showed, by handle, the sockets of `port` that nobody's descriptors showed: `None` for the holder.
+#[must_use]
+pub fn with_hidden<H>(
+    shown: Vec<(ListeningSocket, Option<H>)>,
+    everybodys: &[ListeningSocket],
+    port: u16,
+) -> Vec<(ListeningSocket, Option<H>)> {
+    let mut all = shown;
+    for socket in everybodys.iter().filter(|socket| socket.port == port) {
+        if !all.iter().any(|(known, _)| known.handle == socket.handle) {
+            all.push((*socket, None));
+        }
+    }
+    all
 }
 
 #[cfg(test)]
@@ -174,7 +268,7 @@ mod tests {
         assert!(PROTO + offset_of!(TcpSockinfo, tcpsi_state) == socket::TCP_STATE);
     };
 
-    fn socket_record(kind: i32, family: i32, state: i32, port: u16) -> Record {
+    pub(super) fn socket_record(kind: i32, family: i32, state: i32, port: u16) -> Record {
         let [high, low] = port.to_be_bytes();
         Record::new(SOCKET_FD_INFO_SIZE)
             .with(offset_of!(SocketFdinfo, soi_so), 0xfeed_u64.to_le_bytes())
@@ -210,5 +304,171 @@ mod tests {
             .collect();
         bytes.extend([7, 0, 0, 0, 2]);
         assert_eq!(socket_descriptors(&bytes).collect::<Vec<_>>(), [3, 5]);
+    }
+
+    /// XNU's declarations of the records, packed as there.
+    mod pcb_layout {
+        /// netinet/in_pcb.h; what follows is not read.
+        #[repr(C, packed(4))]
+        pub(super) struct XinpcbN {
+            xi_len: u32,
+            xi_kind: u32,
+            xi_inpp: u64,
+            inp_fport: u16,
+            pub(super) inp_lport: u16,
+            inp_ppcb: u64,
+            inp_gencnt: u64,
+            inp_flags: i32,
+            inp_flow: u32,
+            inp_vflag: u8,
+            inp_ip_ttl: u8,
+            inp_ip_p: u8,
+            inp_dependaddrs: [[u32; 4]; 2],
+            inp4_ip_tos: u8,
+            inp_depend6: (u8, i32, u16, i16),
+            inp_flowhash: u32,
+            inp_flags2: u32,
+        }
+
+        /// sys/socketvar.h; what follows is not read.
+        #[repr(C, packed(4))]
+        pub(super) struct XsocketN {
+            xso_len: u32,
+            xso_kind: u32,
+            pub(super) xso_so: u64,
+            so_type: i16,
+            so_options: u32,
+            so_linger: i16,
+            so_state: i16,
+            so_pcb: u64,
+            xso_protocol: i32,
+            pub(super) xso_family: i32,
+        }
+
+        /// netinet/tcp_var.h; what follows is not read.
+        #[repr(C, packed(4))]
+        pub(super) struct XtcpcbN {
+            xt_len: u32,
+            xt_kind: u32,
+            t_segq: u64,
+            t_dupacks: i32,
+            t_timer: [i32; 4],
+            pub(super) t_state: i32,
+        }
+    }
+    use pcb_layout::*;
+
+    const _: () = {
+        assert!(size_of::<XinpcbN>() == 104);
+        assert!(offset_of!(XinpcbN, inp_lport) == pcb::LOCAL_PORT);
+        assert!(offset_of!(XsocketN, xso_so) == pcb::HANDLE);
+        assert!(offset_of!(XsocketN, xso_family) == pcb::FAMILY);
+        assert!(offset_of!(XtcpcbN, t_state) == pcb::STATE);
+    };
+
+    /// A record of a kind, filled up to eight bytes as the kernel does.
+    fn pcb_record(kind: i32, length: usize) -> Record {
+        Record::new(length.next_multiple_of(8))
+            .with(pcb::LENGTH, u32::try_from(length).expect("short").to_le_bytes())
+            .with(pcb::KIND, kind.to_le_bytes())
+    }
+
+    /// All records of one connection, in the kernel's order and of its sizes on macOS 15.
+    pub(super) fn connection(handle: u64, family: i32, state: i32, port: u16) -> Vec<u8> {
+        [
+            pcb_record(pcb::INTERNET, 104).with(pcb::LOCAL_PORT, port.to_be_bytes()),
+            pcb_record(pcb::SOCKET, 108)
+                .with(pcb::HANDLE, handle.to_le_bytes())
+                .with(pcb::FAMILY, family.to_le_bytes()),
+            pcb_record(0x02, 32),
+            // A send buffer without a socket has no kind.
+            pcb_record(0, 32),
+            pcb_record(0x08, 136),
+            pcb_record(pcb::TCP, 204).with(pcb::STATE, state.to_le_bytes()),
+        ]
+        .map(|record| record.0)
+        .concat()
+    }
+
+    pub(super) fn pcb_list(connections: &[Vec<u8>]) -> Vec<u8> {
+        let generation = pcb_record(i32::try_from(connections.len()).expect("few"), 24).0;
+        [&generation[..], &connections.concat(), &generation].concat()
+    }
+
+    #[test]
+    fn everybodys_listening_sockets_are_read() {
+        let list = pcb_list(&[
+            connection(0xa, socket::INET, 1, 8080),
+            connection(0xb, socket::INET, 4, 8080),
+            connection(0xc, socket::INET6, 1, 5432),
+            connection(0xd, 10, 1, 8080),
+        ]);
+        let expected = [
+            ListeningSocket { handle: 0xa, port: 8080, v6: false },
+            ListeningSocket { handle: 0xc, port: 5432, v6: true },
+        ];
+        assert_eq!(listening_sockets(&list), expected);
+        assert_eq!(listening_sockets(&pcb_list(&[])), []);
+    }
+
+    #[test]
+    fn a_list_that_is_cut_off_anywhere_tells_what_was_complete() {
+        let connections = [connection(0xa, socket::INET, 1, 8080), connection(0xc, socket::INET6, 1, 5432)];
+        let (list, one) = (pcb_list(&connections), 24 + connections[0].len());
+        for cut in 0..list.len() {
+            let known = listening_sockets(&list[..cut]).len();
+            // The last record of a connection is filled up by four bytes, which nobody misses.
+            let complete = usize::from(cut >= one - 4) + usize::from(cut >= list.len() - 24 - 4);
+            assert_eq!(known, complete, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn lengths_and_kinds_that_the_kernel_never_gives_are_no_trap() {
+        let good = connection(0xa, socket::INET, 1, 8080);
+        for length in [0, 1, 7, 23, 24, 0x7fff_ffff, u32::MAX, u32::MAX - 7] {
+            let mut list = pcb_list(&[good.clone(), good.clone(), good.clone()]);
+            let at = 24 + good.len();
+            list[at..at + 4].copy_from_slice(&length.to_le_bytes());
+            assert_eq!(listening_sockets(&list).len(), 1, "the one before a length of {length}");
+            list[..4].copy_from_slice(&length.to_le_bytes());
+            let none_or_one = listening_sockets(&list).len();
+            assert_eq!(none_or_one, usize::from(length == 24), "behind a head of {length}");
+        }
+        // A kind of tomorrow, in between.
+        let unknown = pcb_record(0x40, 40).0;
+        assert_eq!(listening_sockets(&pcb_list(&[unknown, good.clone()])).len(), 1);
+        // A connection without its socket does not borrow that of the one before, which lacks its last record.
+        let mut halves = connection(0xb, socket::INET, 4, 80);
+        halves.truncate(halves.len() - 208);
+        halves.extend(pcb_record(pcb::INTERNET, 104).0);
+        halves.extend(pcb_record(pcb::TCP, 204).with(pcb::STATE, 1_i32.to_le_bytes()).0);
+        assert_eq!(listening_sockets(&pcb_list(&[halves])), []);
+    }
+
+    #[test]
+    fn a_socket_whose_holder_is_hidden_still_counts_and_none_counts_twice() {
+        let socket = |handle, port| ListeningSocket { handle, port, v6: false };
+        let everybodys = [socket(1, 80), socket(2, 80), socket(3, 81)];
+        let all = with_hidden(vec![(socket(1, 80), Some("ours"))], &everybodys, 80);
+        assert_eq!(all, [(socket(1, 80), Some("ours")), (socket(2, 80), None)]);
+    }
+}
+
+/// Valid answers, for tests that spoil them.
+#[cfg(test)]
+pub(super) mod fixtures {
+    use super::*;
+
+    pub(in super::super) fn descriptors() -> Vec<u8> {
+        [3, SOCKET_DESCRIPTOR, 4, 1, 5, SOCKET_DESCRIPTOR].map(i32::to_le_bytes).concat()
+    }
+
+    pub(in super::super) fn descriptor() -> Vec<u8> {
+        tests::socket_record(socket::TCP, socket::INET, socket::LISTEN, 8080).0
+    }
+
+    pub(in super::super) fn connections() -> Vec<u8> {
+        tests::pcb_list(&[tests::connection(1, socket::INET, 1, 8080), tests::connection(2, socket::INET6, 1, 80)])
     }
 }
