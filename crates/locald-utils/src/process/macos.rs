@@ -13,11 +13,13 @@ use std::path::PathBuf;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getsid};
 
-use super::darwin::{self, Arguments, ListeningSocket};
+use super::darwin::{self, Arguments, ListeningSocket, UniqueId};
 use super::{Listener, Process, ProcessId, SignalError, Socket, sent, sys};
 
 /// `PROC_PIDFDSOCKETINFO` (sys/proc_info.h), which libc does not name.
 const PROC_PIDFDSOCKETINFO: libc::c_int = 3;
+/// `PROC_PIDUNIQIDENTIFIERINFO` (sys/proc_info_private.h), which no public header names.
+const PROC_PIDUNIQIDENTIFIERINFO: libc::c_int = 17;
 
 const _: () = assert!(size_of::<libc::proc_vnodepathinfo>() == darwin::VNODE_PATH_INFO_SIZE);
 const _: () = assert!(size_of::<libc::vnode_info_path>() * 2 == darwin::VNODE_PATH_INFO_SIZE);
@@ -56,12 +58,30 @@ pub fn own_executable() -> io::Result<PathBuf> {
 /// Looks at one process. `None` when there is none.
 #[must_use]
 pub fn look(pid: i32) -> Option<Process> {
+    let mut found = glance(pid);
+    darwin::fill_sessions(&mut found, session);
+    let unique = [unique_id(pid)];
+    darwin::fill_lineages(&mut found, &unique, &glance(pid));
+    found.pop()
+}
+
+/// What the table alone says of one process: a list of it, or an empty one.
+fn glance(pid: i32) -> Vec<Process> {
     let mut record = [0; darwin::KINFO_PROC_SIZE];
     // No process is no error here, but an empty answer.
-    let count = sys::sysctl(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid], &mut record).ok()?;
-    let mut found = darwin::processes(record.get(..count)?);
-    darwin::fill_sessions(&mut found, session);
-    found.pop()
+    match sys::sysctl(&[libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid], &mut record) {
+        Ok(count) => record.get(..count).map(darwin::processes).unwrap_or_default(),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// The unique id of the process that has the number, everybody's and zombies too.
+fn unique_id(pid: i32) -> Option<UniqueId> {
+    /// Without it zombies are not found, as nearly all other flavors do not find them.
+    const ZOMBIES_TOO: u64 = 1;
+    let mut buffer = [0; darwin::UNIQUE_ID_INFO_SIZE];
+    let count = sys::proc_pidinfo(pid, PROC_PIDUNIQIDENTIFIERINFO, ZOMBIES_TOO, &mut buffer).ok()?;
+    UniqueId::parse(buffer.get(..count)?)
 }
 
 /// The session of a process; of a zombie the kernel does not tell it.
@@ -69,18 +89,24 @@ fn session(pid: i32) -> Option<i32> {
     getsid(Some(Pid::from_raw(pid))).ok().map(Pid::as_raw)
 }
 
-/// Looks at every process.
+/// Looks at every process: two questions for the whole table, and two for each process in between.
 ///
 /// # Errors
 /// When the kernel refuses, as a sandbox may make it.
 pub fn all() -> io::Result<Vec<Process>> {
+    let mut table = list()?;
+    darwin::fill_sessions(&mut table, session);
+    let unique: Vec<Option<UniqueId>> = table.iter().map(|process| unique_id(process.id.pid)).collect();
+    darwin::fill_lineages(&mut table, &unique, &list()?);
+    Ok(table)
+}
+
+/// What the table alone says of every process: one question, neither sessions nor lineages.
+fn list() -> io::Result<Vec<Process>> {
     // More than most Macs run, so that one question is enough.
     const FIRST: usize = 2048 * darwin::KINFO_PROC_SIZE;
     let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_ALL];
-    let bytes = darwin::read_growing(FIRST, |buffer| sys::sysctl(&name, buffer))?;
-    let mut table = darwin::processes(&bytes);
-    darwin::fill_sessions(&mut table, session);
-    Ok(table)
+    Ok(darwin::processes(&darwin::read_growing(FIRST, |buffer| sys::sysctl(&name, buffer))?))
 }
 
 /// The numbers of the children of `pid`, zombies included; a moment's picture.
@@ -88,7 +114,7 @@ pub fn all() -> io::Result<Vec<Process>> {
 /// # Errors
 /// When the table cannot be read.
 pub fn children(pid: i32) -> io::Result<Vec<i32>> {
-    Ok(all()?.into_iter().filter(|process| process.parent == pid).map(|process| process.id.pid).collect())
+    Ok(list()?.into_iter().filter(|process| process.parent == pid).map(|process| process.id.pid).collect())
 }
 
 /// Every process below `pid`, zombies included, parents before their children; a moment's picture.
@@ -126,7 +152,7 @@ pub fn command(pid: i32) -> Option<String> {
 #[must_use]
 pub fn working_directory(pid: i32) -> Option<PathBuf> {
     let mut buffer = [0; darwin::VNODE_PATH_INFO_SIZE];
-    let count = sys::proc_pidinfo(pid, libc::PROC_PIDVNODEPATHINFO, &mut buffer).ok()?;
+    let count = sys::proc_pidinfo(pid, libc::PROC_PIDVNODEPATHINFO, 0, &mut buffer).ok()?;
     let path = darwin::working_directory(buffer.get(..count)?)?;
     Some(PathBuf::from(OsStr::from_bytes(path)))
 }
@@ -141,44 +167,63 @@ pub fn marker(pid: i32, name: &str) -> Option<String> {
     Some(String::from_utf8_lossy(value).into_owned())
 }
 
-/// Checks who has the number, then signals it.
-///
-/// A gap of a few microseconds is left, in which the process would have to end, be reaped, and have its number given
-/// out again, which happens after some 99,000 other processes. Stopping it first, or from macOS 14.4 on
-/// `proc_signal_with_audittoken` with the version of its [`UniqueId`](darwin::UniqueId), would close it.
+/// Signals exactly this process, by the version of its program where the system can (macOS 14.4).
 pub(super) fn signal(process: ProcessId, signal: Signal) -> Result<bool, SignalError> {
-    if ProcessId::of(process.pid) == Some(process) {
-        sent(nix::sys::signal::kill(Pid::from_raw(process.pid), signal))
-    } else {
-        Ok(false)
+    sent(darwin::signals::send(&mut Number { pid: process.pid, signal }, process))
+}
+
+/// A process number that is to get a signal.
+struct Number {
+    pid: i32,
+    signal: Signal,
+}
+
+impl darwin::signals::Target for Number {
+    fn unique_id(&mut self) -> Option<UniqueId> {
+        unique_id(self.pid)
+    }
+
+    fn look(&mut self) -> Option<Process> {
+        glance(self.pid).pop()
+    }
+
+    fn signal_version(&mut self, version: i32) -> Option<nix::Result<()>> {
+        sys::signal_version(self.pid, version, self.signal)
+    }
+
+    fn signal_number(&mut self) -> nix::Result<()> {
+        nix::sys::signal::kill(Pid::from_raw(self.pid), self.signal)
     }
 }
 
 /// Finds the listening TCP sockets of a port. With `among`, only those processes are asked whether they hold one.
 ///
-/// Known gap: macOS shows the sockets of our own processes only, so unlike on Linux a port that somebody else holds
-/// looks free. Reading `net.inet.tcp.pcblist_n` would tell that it is not.
+/// macOS shows the descriptors of our own processes only; that somebody else listens is told by the network, without
+/// whoever it is. Where the network does not tell either, as in a sandbox, such a port looks free.
 ///
 /// # Errors
 /// When the process table cannot be read.
 pub fn listeners(port: u16, among: Option<&[i32]>) -> io::Result<Vec<Listener>> {
+    // More than most Macs have connections. The network is asked first: a socket that is made since is found below.
+    const FIRST: usize = 1024 * 1024;
+    let name = c"net.inet.tcp.pcblist_n";
+    let everybodys = darwin::read_growing(FIRST, |buffer| sys::sysctl_by_name(name, buffer)).unwrap_or_default();
     let candidates = match among {
         Some(among) => among.to_vec(),
-        None => all()?.into_iter().map(|process| process.id.pid).collect(),
+        None => list()?.into_iter().map(|process| process.id.pid).collect(),
     };
-    let mut found: Vec<(u64, Listener)> = Vec::new();
+    let mut found: Vec<(ListeningSocket, Option<Process>)> = Vec::new();
     for pid in candidates {
-        for socket in listening_sockets(pid).into_iter().filter(|socket| socket.port == port) {
+        for socket in sockets(pid).into_iter().filter(|socket| socket.port == port) {
             // A socket that was inherited is one listener with the first of its holders.
-            match found.iter_mut().find(|(handle, _)| *handle == socket.handle) {
-                Some((_, listener)) => {
-                    listener.process = super::first_holder(listener.process.take(), look(pid));
-                }
-                None => found.push((socket.handle, Listener { process: look(pid), v6: socket.v6 })),
+            match found.iter_mut().find(|(known, _)| known.handle == socket.handle) {
+                Some((_, holder)) => *holder = super::first_holder(holder.take(), look(pid)),
+                None => found.push((socket, look(pid))),
             }
         }
     }
-    Ok(found.into_iter().map(|(_, listener)| listener).collect())
+    let all = darwin::with_hidden(found, &darwin::listening_sockets(&everybodys), port);
+    Ok(all.into_iter().map(|(socket, process)| Listener { process, v6: socket.v6 }).collect())
 }
 
 /// The listening TCP sockets of these processes.
@@ -186,7 +231,7 @@ pub fn listeners(port: u16, among: Option<&[i32]>) -> io::Result<Vec<Listener>> 
 /// # Errors
 /// Never on macOS: sockets that may not be seen are left out.
 pub fn sockets_of(pids: &[i32]) -> io::Result<Vec<Socket>> {
-    let sockets = pids.iter().flat_map(|&pid| listening_sockets(pid));
+    let sockets = pids.iter().flat_map(|&pid| self::sockets(pid));
     let mut sockets: Vec<Socket> = sockets.map(|socket| Socket { port: socket.port, number: socket.handle }).collect();
     sockets.sort();
     sockets.dedup();
@@ -200,7 +245,7 @@ pub fn sockets_of(pids: &[i32]) -> io::Result<Vec<Socket>> {
 pub fn still_open(sockets: &[Socket]) -> io::Result<Vec<(Socket, Option<Process>)>> {
     let mut open: Vec<(Socket, Option<Process>)> = Vec::new();
     for process in all()? {
-        for held in listening_sockets(process.id.pid) {
+        for held in self::sockets(process.id.pid) {
             let held = Socket { port: held.port, number: held.handle };
             if sockets.contains(&held) && !open.iter().any(|(socket, _)| *socket == held) {
                 open.push((held, Some(process.clone())));
@@ -220,9 +265,9 @@ pub fn terminal_number(terminal: impl AsFd) -> io::Result<u64> {
 }
 
 /// The listening sockets of a process; none where we may not see them.
-fn listening_sockets(pid: i32) -> Vec<ListeningSocket> {
+fn sockets(pid: i32) -> Vec<ListeningSocket> {
     const FIRST: usize = 1024 * darwin::FD_INFO_SIZE;
-    let listed = darwin::read_growing(FIRST, |buffer| sys::proc_pidinfo(pid, libc::PROC_PIDLISTFDS, buffer));
+    let listed = darwin::read_growing(FIRST, |buffer| sys::proc_pidinfo(pid, libc::PROC_PIDLISTFDS, 0, buffer));
     let listed = listed.unwrap_or_default();
     let sockets = darwin::socket_descriptors(&listed).filter_map(|fd| {
         let mut buffer = [0; darwin::SOCKET_FD_INFO_SIZE];

@@ -26,6 +26,7 @@ pub mod membership;
 mod spawn;
 pub mod sweep;
 pub mod sys;
+pub mod watch;
 
 #[cfg(target_os = "linux")]
 #[path = "linux.rs"]
@@ -191,7 +192,8 @@ pub enum SignalError {
 /// Sends `signal` to exactly this process.
 ///
 /// Returns `Ok(false)` if it is gone or its number belongs to another process now; that one gets nothing. On Linux the
-/// check and the signal go through one pidfd, so that nothing can come between them. macOS is asked right before.
+/// check and the signal go through one pidfd, so that nothing can come between them. macOS since 14.4 checks and signals
+/// in one call; before, it is asked right before the signal.
 ///
 /// # Errors
 /// [`SignalError::NotPermitted`] if the process changed its user.

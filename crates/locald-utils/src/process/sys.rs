@@ -225,13 +225,15 @@ pub fn sysctl_by_name(name: &std::ffi::CStr, buffer: &mut [u8]) -> nix::Result<u
 
 /// Asks for information about a process (libproc.h). Returns how many bytes of `buffer` were written, never 0.
 ///
+/// What `argument` means is up to the flavor; where it means nothing, 0 is given.
+///
 /// # Errors
 /// ESRCH when it is gone, EPERM when it is somebody else's, ENOMEM when the buffer is too small for one record.
 #[cfg(target_os = "macos")]
-pub fn proc_pidinfo(pid: i32, flavor: libc::c_int, buffer: &mut [u8]) -> nix::Result<usize> {
+pub fn proc_pidinfo(pid: i32, flavor: libc::c_int, argument: u64, buffer: &mut [u8]) -> nix::Result<usize> {
     let size = libc::c_int::try_from(buffer.len()).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the kernel writes at most `size` bytes of `buffer`, which outlives the call; the rest are integers.
-    let result = unsafe { libc::proc_pidinfo(pid, flavor, 0, buffer.as_mut_ptr().cast(), size) };
+    let result = unsafe { libc::proc_pidinfo(pid, flavor, argument, buffer.as_mut_ptr().cast(), size) };
     written(result)
 }
 
@@ -283,4 +285,50 @@ pub fn probe_pidfd_groups(pidfd: BorrowedFd<'_>) -> nix::Result<()> {
     let result =
         unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), no_signal, no_info, PROCESS_GROUP) };
     Errno::result(result).map(drop)
+}
+
+/// Signals a process only if its number and the version of its program are these (libproc.h,
+/// `proc_signal_with_audittoken`). `None` on macOS before 14.4, which lacks the call.
+///
+/// # Errors
+/// ESRCH when the number belongs to a process of another version, a zombie, or nobody; EPERM when it runs as somebody
+/// else.
+#[cfg(target_os = "macos")]
+pub fn signal_version(pid: i32, version: i32, signal: nix::sys::signal::Signal) -> Option<nix::Result<()>> {
+    use std::sync::OnceLock;
+
+    /// The C declaration has no `const`, but the token is only read.
+    type Call = unsafe extern "C" fn(token: *mut [u32; 8], signal: libc::c_int) -> libc::c_int;
+    static CALL: OnceLock<Option<Call>> = OnceLock::new();
+    let call = *CALL.get_or_init(|| {
+        // SAFETY: the name ends with a NUL; looking a symbol up in the libraries that are loaded runs none of them.
+        let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"proc_signal_with_audittoken".as_ptr()) };
+        // SAFETY: the symbol, where there is one, is the function of libSystem that has this signature; null is `None`.
+        unsafe { std::mem::transmute::<*mut libc::c_void, Option<Call>>(symbol) }
+    });
+    // Of the eight words of an audit token the kernel compares these two alone (XNU `proc_signal_with_audittoken`).
+    let mut token = [0; 8];
+    token[5] = pid.cast_unsigned();
+    token[7] = version.cast_unsigned();
+    // SAFETY: `token` has the size and alignment of an `audit_token_t` and outlives the call.
+    let result = unsafe { call?(&raw mut token, signal as libc::c_int) };
+    // It returns the number of its error, and not -1.
+    Some(if result == 0 { Ok(()) } else { Err(if result > 0 { Errno::from_raw(result) } else { Errno::last() }) })
+}
+
+/// Asks a pidfd how its process ended (ioctl_pidfd(2), PIDFD_GET_INFO with PIDFD_INFO_EXIT; Linux 6.15), as a wait status.
+///
+/// Returns `None` while the process runs or has not been reaped.
+///
+/// # Errors
+/// ESRCH when it has been reaped and the kernel, of 6.13 or 6.14, does not keep how it ended; ENOTTY before 6.13.
+#[cfg(target_os = "linux")]
+pub fn pidfd_exit_status(pidfd: BorrowedFd<'_>) -> nix::Result<Option<i32>> {
+    let exit = u64::from(libc::PIDFD_INFO_EXIT);
+    // SAFETY: pidfd_info is plain data for which zero bytes are a value.
+    let mut info: libc::pidfd_info = unsafe { std::mem::zeroed() };
+    info.mask = exit;
+    // SAFETY: the request carries the size of `info`, of which the kernel writes no more and which outlives the call.
+    Errno::result(unsafe { libc::ioctl(pidfd.as_raw_fd(), libc::PIDFD_GET_INFO, &raw mut info) })?;
+    Ok((info.mask & exit != 0).then_some(info.exit_code))
 }
