@@ -42,7 +42,7 @@ impl Nested {
         self.site.up();
         self.outer.push(self.site.recorded("inner", "shim", "shim"));
         self.site.await_events("up", round + 1);
-        rounds::await_all(&self.site);
+        rounds::await_all(&self.site, &self.project);
     }
 
     fn is_outer(&self, seen: &Seen) -> bool {
@@ -52,10 +52,7 @@ impl Nested {
     /// Runs `down` of the inner project, from outside. Returns how the zoo ended.
     fn inner_down(&self) -> Value {
         let down = self.site.locald("down --json").env("LOCALD_HOME", &self.home).dir(&self.project).run().ok().json();
-        let project = self.project.to_str().expect("a name");
-        self.site.assert_nobody_is_left("these processes of the inner locald are left", |seen| {
-            !seen.is_locald() && seen.command.contains(project)
-        });
+        rounds::assert_nobody_is_left(&self.site, &self.project);
         service_of(&down, "zoo")["ended"].clone()
     }
 }
@@ -71,6 +68,7 @@ fn an_outer_down_leaves_nothing_of_an_inner_locald() {
         nested
             .site
             .assert_nobody_is_left("these processes are left", |seen| !(seen.is_locald() && nested.is_outer(seen)));
+        rounds::assert_nobody_is_left(&nested.site, &nested.project);
         tally.add(&service_of(&down, "inner")["ended"]);
     }
     drop(load);
@@ -87,7 +85,7 @@ fn an_inner_down_ends_the_inner_services_and_nothing_of_the_outer_locald() {
     for round in 0..rounds::count() {
         if round > 0 {
             nested.site.locald("up").env("LOCALD_HOME", &nested.home).dir(&nested.project).run().ok();
-            rounds::await_all(&nested.site);
+            rounds::await_all(&nested.site, &nested.project);
         }
         tally.add(&nested.inner_down());
         assert!(inner.is_alive() && nested.outer.iter().all(|process| process.is_alive()));
@@ -112,7 +110,7 @@ fn under_a_first_process_that_never_reaps(what: &str, before: fn(&Site)) {
     let mut tally = Tally::default();
     for _ in 0..rounds::count() {
         site.up();
-        rounds::await_all(&site);
+        rounds::await_all(&site, &site.project());
         before(&site);
         tally.add(&rounds::down(&site));
     }

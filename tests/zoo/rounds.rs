@@ -1,6 +1,8 @@
 //! Rounds with the whole zoo: bring it up, see that all of it is there, end it, see that nobody is left, and keep count.
 
+use std::fs::{File, TryLockError};
 use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +17,7 @@ use crate::support::{Seen, Site, service_of};
 /// 100 ms: long enough that all have been asked, short enough for a thousand rounds.
 pub(crate) const GRACE: Duration = Duration::from_millis(100);
 
-/// The members of the zoo by their last word, and how many there are of each; of those that hand on, at least so many.
+/// The members of the zoo by their last word, and how many there are of each. Those that hand on are seen by their lock.
 const MEMBERS: &[(&str, usize)] = &[
     ("own-group", 1),
     ("own-session", 1),
@@ -25,7 +27,6 @@ const MEMBERS: &[(&str, usize)] = &[
     ("stopped-elsewhere", 1),
     ("respawned", 1),
     ("family", 7),
-    ("potato", 1),
 ];
 
 /// How many rounds each test makes.
@@ -42,8 +43,28 @@ pub(crate) fn zoo() -> String {
     )
 }
 
-/// Waits until every member of the zoo is there and has done what it does to stay.
-pub(crate) fn await_all(site: &Site) {
+/// Whether one of those that hand on is alive: they keep a file in the zoo's directory locked.
+fn has_chains(dir: &Path) -> bool {
+    let Ok(chains) = File::open(dir.join("chains")) else { return false };
+    match chains.try_lock() {
+        Ok(()) => false,
+        Err(TryLockError::WouldBlock) => true,
+        Err(TryLockError::Error(error)) => panic!("{error}"),
+    }
+}
+
+/// Looks from outside whether anybody of a zoo in `dir` is left.
+#[track_caller]
+pub(crate) fn assert_nobody_is_left(site: &Site, dir: &Path) {
+    assert!(!has_chains(dir), "one of those that hand on is left");
+    let dir = dir.to_str().expect("a name");
+    site.assert_nobody_is_left("these processes of the zoo are left", |seen| {
+        !seen.is_locald() && seen.command.contains(dir)
+    });
+}
+
+/// Waits until every member of the zoo in `dir` is there and has done what it does to stay.
+pub(crate) fn await_all(site: &Site, dir: &Path) {
     site.eventually("every member of the zoo", || {
         let seen = site.processes();
         let named = |name: &str| seen.iter().filter(|one| last_word(one) == name).collect::<Vec<&Seen>>();
@@ -52,7 +73,7 @@ pub(crate) fn await_all(site: &Site) {
             .iter()
             .flat_map(|name| named(name))
             .all(|seen| process::look(seen.process.pid).is_some_and(|process| process.state == ProcessState::Stopped));
-        (is_there && is_stopped).then_some(())
+        (is_there && is_stopped && has_chains(dir)).then_some(())
     });
 }
 
@@ -62,7 +83,9 @@ fn last_word(seen: &Seen) -> &str {
 
 /// Runs `down`, which must be sure that nothing is left. Returns how the zoo ended.
 pub(crate) fn down(site: &Site) -> Value {
-    service_of(&site.down(), "zoo")["ended"].clone()
+    let down = site.down();
+    assert_nobody_is_left(site, &site.project());
+    service_of(&down, "zoo")["ended"].clone()
 }
 
 /// Something else that starts processes all the time: races between looking and starting show only under such a load.

@@ -12,7 +12,7 @@ fn rounds_of(what: &str, before: impl Fn(&Site)) {
     let mut tally = Tally::default();
     for _ in 0..rounds::count() {
         site.up();
-        rounds::await_all(&site);
+        rounds::await_all(&site, &site.project());
         before(&site);
         tally.add(&rounds::down(&site));
     }
@@ -27,10 +27,11 @@ fn rounds_without_a_leader(what: &str, toml: &str, end: impl Fn(&Site)) {
     let mut tally = Tally::default();
     for _ in 0..rounds::count() {
         site.up();
-        rounds::await_all(&site);
+        rounds::await_all(&site, &site.project());
         end(&site);
         let zoo = site.await_state("zoo", "failed");
         site.assert_no_service_is_left();
+        rounds::assert_nobody_is_left(&site, &site.project());
         assert_eq!(zoo["last"]["stopped"], false, "{zoo}");
         tally.add(&zoo["last"]);
     }
