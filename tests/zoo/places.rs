@@ -4,10 +4,11 @@
 use std::path::PathBuf;
 
 use locald_utils::process::ProcessId;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::rounds::{self, GRACE, Load, Tally};
-use crate::support::{Seen, Site, service_of};
+use crate::support::{Seen, Site, send, service_of};
 
 const LOCALD: &str = env!("CARGO_BIN_EXE_locald");
 
@@ -116,4 +117,65 @@ fn under_a_first_process_that_never_reaps(what: &str, before: fn(&Site)) {
     }
     drop(load);
     tally.tell(what);
+}
+
+#[test]
+fn an_inner_down_ends_the_inner_services_after_the_inner_daemon_and_shim_were_killed() {
+    let mut nested = Nested::new();
+    let load = Load::begin();
+    let mut tally = Tally::default();
+    for round in 0..rounds::count() {
+        nested.up(round);
+        let is_inner = |seen: &Seen| seen.is_locald() && !nested.is_outer(seen);
+        for seen in nested.site.processes().into_iter().filter(is_inner) {
+            send(seen.process, Signal::SIGKILL);
+            nested.site.await_end(seen.process);
+        }
+        tally.add(&nested.inner_down());
+        assert!(nested.outer.iter().all(|process| process.is_alive()));
+        nested.site.down();
+    }
+    drop(load);
+    tally.tell("inside another locald, inner daemon and shim killed, inner down");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn nobody_is_left_of_an_orphaned_run_under_a_first_process_that_never_reaps() {
+    under_a_first_process_that_never_reaps("pid 1 does not reap, shim and daemon killed", |site| {
+        crate::tactics::kill(site, Seen::is_locald);
+    });
+}
+
+// The daemon is then a descendant of the first project's run, and so are its other shims.
+#[test]
+fn a_service_that_has_started_the_daemon_stops_without_it_and_without_other_projects() {
+    let site = Site::new(&format!(
+        "[services.web]\ncommand = '''\nwhile [ ! -e go ]; do sleep 0.02; done\n\
+         {LOCALD} up -C ../other && echo up >> $EVENTS\nwhile :; do sleep 600; done'''\nstop_grace = \"{}ms\"\n\
+         [services.beside]\ncommand = 'sleep 600'\n",
+        GRACE.as_millis()
+    ));
+    let other = site.another("other", "[services.db]\ncommand = 'sleep 600'\n");
+    site.up();
+    let first = site.daemon();
+    send(first, Signal::SIGKILL);
+    site.await_end(first);
+    site.write("go", "");
+    site.await_event("up");
+    let daemon = site.daemon();
+    let db = || service_of(&site.locald("status --json").dir(&other).run().ok().json(), "db");
+    let (web, beside, before) = (site.leader("web"), site.leader("beside"), db());
+    assert_eq!(before["state"], "ready");
+
+    site.locald("stop web").run().ok();
+    assert!(!web.is_alive());
+    assert_eq!((site.daemon(), site.leader("beside")), (daemon, beside));
+    assert_eq!((&db()["state"], &db()["pid"], &db()["run"]), (&"ready".into(), &before["pid"], &1.into()));
+
+    site.locald("down").run().ok();
+    assert!(!beside.is_alive());
+    assert_eq!((site.daemon(), &db()["pid"]), (daemon, &before["pid"]));
+    site.locald("down").dir(&other).run().ok();
+    site.assert_no_service_is_left();
 }
