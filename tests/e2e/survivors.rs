@@ -74,3 +74,38 @@ fn a_process_that_may_not_be_ended_stays_visible_until_it_has_ended() {
     send(child, Signal::SIGKILL);
     site.await_state("web", "stopped");
 }
+
+#[test]
+fn nothing_starts_beside_a_process_that_may_not_be_ended() {
+    let Some((site, child)) = with_a_child_of_root() else { return };
+    site.locald("down").run().code(1);
+    for verb in ["up", "start web", "restart web"] {
+        names(child, &site.locald(verb).run().code(1).to_string());
+    }
+    assert_eq!(site.service("web")["run"], 1);
+    assert!(child.is_alive());
+
+    send(child, Signal::SIGKILL);
+    site.await_end(child);
+    site.await_state("web", "stopped");
+    std::fs::remove_file(site.project().join("child")).expect("removes");
+    site.up();
+    assert_eq!(site.service("web")["run"], 2);
+    send(await_child(&site), Signal::SIGKILL);
+}
+
+#[test]
+fn the_next_daemon_knows_a_process_that_may_not_be_ended() {
+    let Some((site, child)) = with_a_child_of_root() else { return };
+    site.locald("down").run().code(1);
+    let daemon = site.daemon();
+    send(daemon, Signal::SIGKILL);
+    site.await_end(daemon);
+    site.locald("daemon start").run().ok();
+    let web = site.await_state("web", "failed");
+    names(child, &web.to_string());
+    names(child, &site.locald("up").run().code(1).to_string());
+    assert_eq!(site.service("web")["run"], 1);
+    send(child, Signal::SIGKILL);
+    site.await_state("web", "stopped");
+}
