@@ -78,6 +78,43 @@ fn a_dead_daemons_socket_and_lock_are_no_obstacle() {
 }
 
 #[test]
+fn ten_ups_over_a_dead_daemons_socket_are_one_daemon() {
+    let site = Site::new(TWO);
+    site.up();
+    let (first, web) = (site.daemon(), site.leader("web"));
+    send(first, Signal::SIGKILL);
+    site.await_end(first);
+    let ups: Vec<_> = (0..10).map(|_| site.locald("up").start()).collect();
+    for up in ups {
+        up.finish().ok();
+    }
+    assert_eq!((site.daemons().len(), site.leader("web")), (1, web));
+    assert_eq!(site.service_processes().len(), 2);
+}
+
+// A second daemon beside it would start every service twice.
+#[test]
+fn a_daemon_whose_files_are_deleted_is_still_the_only_one() {
+    let site = Site::new(TWO);
+    site.up();
+    let (daemon, web) = (site.daemon(), site.leader("web"));
+    for name in ["daemon.sock", "daemon.lock"] {
+        std::fs::remove_file(site.home().join("run").join(name)).expect("removes");
+    }
+    site.locald("up").run().code(1);
+    // The one that `up` has started in vain may still be on its way out.
+    site.eventually("the other daemon to leave", || {
+        let daemons: Vec<_> = site.daemons().iter().map(|seen| seen.process).collect();
+        (daemons == [daemon]).then_some(())
+    });
+    assert!(web.is_alive() && site.service_processes().len() == 2);
+    send(daemon, Signal::SIGTERM);
+    site.await_end(daemon);
+    site.up().says("2 services already running");
+    assert_eq!((site.daemons().len(), site.leader("web")), (1, web));
+}
+
+#[test]
 fn ten_daemons_started_at_once_are_one() {
     let site = Site::new(TWO);
     let starts: Vec<_> = (0..10).map(|_| site.locald("daemon start --json").start()).collect();

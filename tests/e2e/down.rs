@@ -152,6 +152,28 @@ fn a_stop_under_way_is_cut_short_by_now() {
     slow.finish().ok();
 }
 
+// A second `down` used to wait for the same grace period.
+#[test]
+fn a_second_down_ends_at_once_what_the_first_one_waits_for() {
+    let ignorer = |name: &str| {
+        format!(
+            "[services.{name}]\ncommand = '''\ntrap 'echo asked >> $EVENTS' TERM\nwhile :; do sleep 600 & wait; done'''\n\
+             stop_grace = \"1h\"\n"
+        )
+    };
+    let site = Site::new(&(ignorer("db") + &ignorer("web")));
+    site.up();
+    let first = site.locald("down").start();
+    site.await_events("asked", 2);
+    let down = site.down();
+    for service in ["web", "db"] {
+        let end = ended(&down, service);
+        assert_eq!((&end["forced"], &end["signal"], &end["stopped"]), (&true.into(), &"SIGKILL".into(), &true.into()));
+    }
+    first.finish().ok().says("0 left");
+    assert_eq!(site.said(), ["asked", "asked"]);
+}
+
 #[test]
 fn a_stop_command_that_changes_nothing_does_not_end_the_ladder() {
     let site = Site::new(

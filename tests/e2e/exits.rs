@@ -37,6 +37,15 @@ fn a_service_that_answers_sigterm_with_exit_0_has_exited_0() {
 }
 
 #[test]
+fn a_service_that_says_it_is_ready_and_ends_is_not_up() {
+    let site = Site::new("[services.web]\ncommand = 'echo ready; exit 1'\n[services.db]\ncommand = 'sleep 600'\n");
+    let up = site.locald("up").run().code(1).says("web: failed: exit 1");
+    assert!(!up.stdout.contains("2 services ready"), "{up}");
+    assert_eq!((&site.service("web")["state"], &site.service("db")["state"]), (&"failed".into(), &"ready".into()));
+    site.down();
+}
+
+#[test]
 fn a_kill_from_outside_is_told_and_not_taken_for_ours() {
     let site = Site::new("[services.web]\ncommand = 'sleep 600'\n");
     site.up();

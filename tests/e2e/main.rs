@@ -19,6 +19,7 @@ mod order;
 mod output;
 mod ports;
 mod shim;
+mod survivors;
 mod terminal;
 mod up;
 mod usage;

@@ -1,6 +1,6 @@
 //! Dependencies gate starts and stops; what is independent goes side by side.
 
-use crate::support::{Site, free_port};
+use crate::support::{Site, free_port, service_of};
 
 #[test]
 fn up_follows_dependencies_and_down_goes_in_reverse() {
@@ -97,6 +97,46 @@ fn what_waits_for_a_dependency_stops_at_once() {
     site.down();
     up.finish().code(1);
     assert_eq!(site.said(), ["db"]);
+}
+
+#[test]
+fn what_waits_for_a_dependency_goes_on_waiting_when_it_is_restarted() {
+    let site = Site::new(&format!(
+        "[services.db]\ncommand = '''\necho db >> $EVENTS\nwhile [ ! -e go ]; do sleep 0.02; done\n\"$ZOO\" listen $PORT'''\n\
+         port = {}\n[services.web]\ncommand = 'echo web >> $EVENTS; sleep 600'\ndepends_on = [\"db\"]\n",
+        free_port()
+    ));
+    let up = site.locald("up").start();
+    site.await_event("db");
+    site.await_state("web", "waiting");
+    let restart = site.locald("restart web").start();
+    site.eventually("the restart to wait as well", || restart.stderr().contains("waiting").then_some(()));
+    assert_eq!((&site.service("web")["state"], site.said()), (&"waiting".into(), vec!["db".to_owned()]));
+    site.write("go", "");
+    restart.finish().ok();
+    up.finish().ok();
+    assert_eq!((&site.service("web")["run"], &site.service("db")["run"]), (&1.into(), &1.into()));
+    assert_eq!(site.said(), ["db", "web"]);
+}
+
+#[test]
+fn a_dependency_is_asked_to_end_when_its_dependents_have_been_killed() {
+    let ignorer = |name: &str| {
+        format!(
+            "[services.{name}]\ncommand = '''\ntrap 'echo {name} asked >> $EVENTS' TERM\n\
+             while :; do sleep 0.02; done'''\nstop_grace = \"300ms\"\n"
+        )
+    };
+    let site = Site::new(&format!("{}depends_on = [\"db\"]\n{}", ignorer("api"), ignorer("db")));
+    site.up();
+    let down = site.locald("down --json -C").arg(site.project()).dir("/").run().ok().json();
+    site.assert_no_service_is_left();
+    assert_eq!(site.said(), ["api asked", "db asked"]);
+    let [api, db] = ["api", "db"].map(|name| service_of(&down, name)["ended"].clone());
+    let number = |end: &serde_json::Value, key: &str| end[key].as_u64().expect("a number");
+    assert!(api["forced"] == true && db["forced"] == true, "{down}");
+    // A millisecond for the rounding of three numbers.
+    assert!(number(&db, "ended_at") - number(&db, "stop_ms") + 1 >= number(&api, "ended_at"), "{down}");
 }
 
 #[test]

@@ -202,3 +202,20 @@ fn a_stop_that_its_shim_did_not_live_to_hear_is_carried_out() {
     assert!(!web.is_alive());
     site.assert_no_service_is_left();
 }
+
+// `up` used to be told now and then how the run before had ended, and to start nothing.
+#[test]
+fn up_starts_what_was_killed_together_with_its_shim_and_the_daemon() {
+    let site = Site::new("[services.web]\ncommand = 'exec sleep 600'\n");
+    for round in 1..=20 {
+        site.up();
+        assert_eq!(site.service("web")["run"], round);
+        let everybody = site.processes();
+        for seen in &everybody {
+            send(seen.process, Signal::SIGKILL);
+        }
+        for seen in &everybody {
+            site.await_end(seen.process);
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! The terminal from which somebody calls is theirs: what happens to it happens to the client alone.
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal;
 
 use crate::support::{Site, Terminal, free_port, identity, send};
@@ -136,6 +138,24 @@ fn a_third_interrupt_while_following_leaves_the_rest_to_the_daemon() {
     await_shown(&site, &terminal, "the daemon goes on ending the services");
     site.await_state("web", "stopped");
     site.assert_no_service_is_left();
+}
+
+#[test]
+fn an_interrupt_during_down_leaves_the_rest_to_the_daemon() {
+    let site = Site::new(&IGNORER.replace("1h", "1s"));
+    site.up();
+    let (daemon, web) = (site.daemon(), site.leader("web"));
+    let began = Instant::now();
+    let mut terminal = Terminal::locald(&site, "down");
+    site.await_event("asked");
+    terminal.types("\x03");
+    assert_eq!(terminal.finish(), Some(130), "{}", terminal.shown());
+    await_shown(&site, &terminal, "interrupted; the daemon goes on ending the services");
+    site.await_end(web);
+    assert!(began.elapsed() >= Duration::from_secs(1), "killed before its time");
+    site.await_state("web", "stopped");
+    site.assert_no_service_is_left();
+    assert_eq!(site.daemon(), daemon);
 }
 
 #[test]

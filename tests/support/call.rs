@@ -73,6 +73,7 @@ impl<'a> Call<'a> {
     /// Starts it.
     pub(crate) fn start(mut self) -> Running {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
+        self.command = self.site.by(self.command);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let [stdout, stderr] = ["out", "err"].map(|name| self.site.root().join(format!("{number}.{name}")));
         self.command.stdin(Stdio::null());

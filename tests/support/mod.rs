@@ -12,6 +12,7 @@ mod table;
 mod terminal;
 
 use std::cell::RefCell;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -43,6 +44,8 @@ pub(crate) struct Site {
     root: TempDir,
     /// Processes of the site that the table cannot tell by their environment, directory or command line.
     known: RefCell<Vec<ProcessId>>,
+    /// What runs locald's programs here: words before a command, such as those that make somebody else of them.
+    by: Vec<OsString>,
 }
 
 impl Site {
@@ -51,11 +54,36 @@ impl Site {
     /// The name of a test's directory is short, because a socket's path is.
     pub(crate) fn new(toml: &str) -> Self {
         let root = tempfile::Builder::new().prefix("lt-").tempdir_in("/tmp").expect("a directory");
-        let site = Self { root, known: RefCell::default() };
+        let site = Self { root, known: RefCell::default(), by: Vec::new() };
         fs::create_dir_all(site.project()).expect("a project directory");
         fs::write(site.events(), "").expect("a file for events");
         site.write("locald.toml", toml);
         site
+    }
+
+    /// Has locald be run by another program from now on: `by` are the words before its own.
+    pub(crate) fn run_by(&mut self, by: impl IntoIterator<Item = impl Into<OsString>>) {
+        self.by = by.into_iter().map(Into::into).collect();
+    }
+
+    /// Gives the whole site to a user, and has locald run as that one from now on. For root.
+    pub(crate) fn belong_to(&mut self, uid: u32) {
+        for path in [self.root(), self.project(), self.project().join("locald.toml"), self.events()] {
+            std::os::unix::fs::chown(path, Some(uid), Some(uid)).expect("root");
+        }
+        self.run_by([zoo().as_os_str(), "as".as_ref(), uid.to_string().as_ref(), uid.to_string().as_ref()]);
+    }
+
+    /// A command as it is run here.
+    fn by(&self, command: Command) -> Command {
+        let Some((program, args)) = self.by.split_first() else { return command };
+        let mut outer = Command::new(program);
+        outer.args(args).env_clear();
+        // The directory is entered last: who enters a namespace is at its root.
+        outer.args(["env", "-C"]).arg(command.get_current_dir().unwrap_or(&self.project()));
+        outer.arg(command.get_program()).args(command.get_args());
+        outer.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        outer
     }
 
     /// The directory of everything, without symbolic links.
@@ -212,10 +240,10 @@ impl Site {
         process
     }
 
-    /// The processes of this site, zombies apart: what carries its home in the environment, works below its directory
+    /// The processes of this site, zombies apart: what carries a home of it in the environment, works below its directory
     /// or names it on the command line.
     pub(crate) fn processes(&self) -> Vec<Seen> {
-        let mut seen = table::of(&self.root(), &self.home());
+        let mut seen = table::of(&self.root());
         for process in self.known.borrow().iter().filter(|process| process.is_alive()) {
             if !seen.iter().any(|one| one.process == *process) {
                 seen.push(Seen::look(*process));
@@ -240,8 +268,19 @@ impl Site {
 
     /// Looks through the process table at this moment.
     pub(crate) fn assert_no_service_is_left(&self) {
-        let left = self.service_processes();
-        assert!(left.is_empty(), "these processes are left:\n{}", table::show(&left));
+        self.assert_nobody_is_left("these processes are left", |seen| !seen.is_locald());
+    }
+
+    /// Looks through the process table at this moment for processes that should not be there.
+    ///
+    /// It looks three times: the table is no picture of one moment, and whoever is just becoming another program has no
+    /// command line.
+    #[track_caller]
+    pub(crate) fn assert_nobody_is_left(&self, what: &str, is_meant: impl Fn(&Seen) -> bool) {
+        for _ in 0..3 {
+            let left: Vec<Seen> = self.processes().into_iter().filter(&is_meant).collect();
+            assert!(left.is_empty(), "{what}:\n{}", table::show(&left));
+        }
     }
 
     /// Ends what the test has left running, as a person would.
@@ -275,10 +314,16 @@ impl Site {
         }
     }
 
-    /// Kills what is left, each by its identity.
+    /// Kills what is left, each by its identity, in rounds until nobody is. What is quicker ends when the site is deleted.
     fn kill(&self) {
-        for seen in self.processes() {
-            let _ = process::signal(seen.process, Signal::SIGKILL);
+        for _ in 0..1000 {
+            let left = self.processes();
+            if left.is_empty() {
+                return;
+            }
+            for seen in left {
+                let _ = process::signal(seen.process, Signal::SIGKILL);
+            }
         }
     }
 }
@@ -344,7 +389,8 @@ pub(crate) fn zoo() -> &'static Path {
         let program = dir.join("examples/zoo");
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
         let changed = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
-        if changed(&program) < changed(&manifest.join("tests/fixtures/zoo.rs")) {
+        let mut sources = fs::read_dir(manifest.join("tests/fixtures")).expect("its sources").flatten();
+        if sources.any(|source| changed(&program) < changed(&source.path())) {
             let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
             cargo.args(["build", "--quiet", "--example", "zoo"]).current_dir(manifest);
             cargo.env("CARGO_TARGET_DIR", dir.parent().expect("a target directory"));

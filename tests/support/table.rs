@@ -49,14 +49,14 @@ pub(super) fn show(seen: &[Seen]) -> String {
     })
 }
 
-/// Finds the live processes that have `home` as `LOCALD_HOME`, work below `root`, or mention it on their command line.
+/// Finds the live processes that have a `LOCALD_HOME` below `root`, work there, or mention it on their command line.
 #[cfg(target_os = "linux")]
-pub(super) fn of(root: &Path, home: &Path) -> Vec<Seen> {
+pub(super) fn of(root: &Path) -> Vec<Seen> {
     use std::fs;
     use std::os::unix::ffi::OsStrExt;
 
-    let marker = [b"LOCALD_HOME=", home.as_os_str().as_bytes()].concat();
     let mention = root.as_os_str().as_bytes();
+    let marker = [b"LOCALD_HOME=", mention, b"/"].concat();
     let mut seen = Vec::new();
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
@@ -72,7 +72,7 @@ pub(super) fn of(root: &Path, home: &Path) -> Vec<Seen> {
         let environ = fs::read(entry.path().join("environ")).unwrap_or_default();
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let dir = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
-        let is_marked = environ.split(|byte| *byte == 0).any(|variable| variable == marker);
+        let is_marked = environ.split(|byte| *byte == 0).any(|variable| variable.starts_with(&marker));
         let mentions = command.windows(mention.len()).any(|part| part == mention);
         if is_marked || mentions || dir.starts_with(root) {
             let command = String::from_utf8_lossy(&command).replace('\0', " ");
@@ -82,11 +82,11 @@ pub(super) fn of(root: &Path, home: &Path) -> Vec<Seen> {
     seen
 }
 
-/// Finds the live processes that have `home` as `LOCALD_HOME`, work below `root`, or mention it on their command line.
+/// Finds the live processes that have a `LOCALD_HOME` below `root`, work there, or mention it on their command line.
 ///
 /// The environment of Apple's own programs (`/bin/sh`, `/bin/sleep`) is hidden; those are found by directory.
 #[cfg(target_os = "macos")]
-pub(super) fn of(root: &Path, home: &Path) -> Vec<Seen> {
+pub(super) fn of(root: &Path) -> Vec<Seen> {
     use locald_utils::process::{self, ProcessState};
 
     let mut seen = Vec::new();
@@ -95,7 +95,7 @@ pub(super) fn of(root: &Path, home: &Path) -> Vec<Seen> {
         if process.state == ProcessState::Zombie || pid == std::process::id().cast_signed() {
             continue;
         }
-        let is_marked = process::marker(pid, "LOCALD_HOME").is_some_and(|value| Path::new(&value) == home);
+        let is_marked = process::marker(pid, "LOCALD_HOME").is_some_and(|value| Path::new(&value).starts_with(root));
         let command = process::command(pid).unwrap_or(process.name);
         let mentions = root.to_str().is_some_and(|root| command.contains(root));
         let is_below = process::working_directory(pid).is_some_and(|dir| dir.starts_with(root));

@@ -148,9 +148,9 @@ mod limit {
 
 #[cfg(test)]
 mod tests {
+    use super::super::look;
     #[cfg(target_os = "linux")]
     use super::super::{ProcessId, Spawn};
-    use super::super::look;
     use super::*;
 
     /// Starts a shell that is marked, and then has a child with an empty environment in a session of its own.
