@@ -223,19 +223,6 @@ fn what_keeps_forking_while_it_is_killed_ends_too() {
     assert_eq!((&web["stopped"], &web["survivors"]), (&true.into(), &Value::Array(Vec::new())));
 }
 
-#[test]
-fn a_second_down_does_not_wait_for_the_grace_period_either() {
-    let site = Site::new(
-        "[services.web]\ncommand = '''\ntrap 'echo asked >> $EVENTS' TERM\nwhile :; do sleep 600 & wait; done'''\nstop_grace = \"1h\"\n",
-    );
-    site.up();
-    let first = site.locald("down").start();
-    site.await_event("asked");
-    site.locald("down").run().ok();
-    first.finish().ok();
-    site.assert_no_service_is_left();
-}
-
 // Whoever was given the socket is no process of the run and gets no signal. But the port is not free, and `down` says so.
 #[test]
 fn a_port_that_was_given_away_is_not_called_free() {

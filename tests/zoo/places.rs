@@ -132,6 +132,8 @@ fn an_inner_down_ends_the_inner_services_after_the_inner_daemon_and_shim_were_ki
             nested.site.await_end(seen.process);
         }
         tally.add(&nested.inner_down());
+        // This one was started from outside, and would wait there for the next command.
+        nested.site.locald("daemon stop").env("LOCALD_HOME", &nested.home).run().ok();
         assert!(nested.outer.iter().all(|process| process.is_alive()));
         nested.site.down();
     }

@@ -100,6 +100,12 @@ impl Orphan {
         }
         let leader = members.record.leader;
         members.held = self.context.reaper.hold(leader);
+        let nobody = |left: Vec<process::Process>| left.is_empty();
+        if !leader.is_alive() && self.target(&members, None).members(&members.memory).is_ok_and(nobody) {
+            // It ended with its shim or after it. Until that is told nobody takes it for running.
+            let ended = self.sweep(members, None, None).await;
+            return self.over(ended).await;
+        }
         self.report_degraded(Some(leader));
         // While it is held open here, the number of the terminal is given to nobody else.
         let terminal = self.master.as_ref().and_then(|master| master.try_clone().ok());
@@ -243,9 +249,7 @@ impl Orphan {
         let grace = if stop_at_once == Some(true) { Duration::ZERO } else { self.spec.stop.grace };
         let memory = std::mem::take(&mut members.memory);
         let mut sweep = Sweep::begin(Duration::ZERO, grace, false, stop_at_once.is_some(), memory, &mut actions);
-        self.reporter.report(News::Stopping {
-            kill_at: UnixMillis(UnixMillis::now().0 + u64::try_from(grace.as_millis()).unwrap_or(0)),
-        });
+        let mut is_told = false;
         loop {
             let target = self.target(&members, None);
             match sweep.look(&target) {
@@ -261,6 +265,10 @@ impl Orphan {
             }
             if sweep.ladder().is_done() {
                 break;
+            }
+            if !std::mem::replace(&mut is_told, true) {
+                let kill_at = UnixMillis::now().0 + u64::try_from(grace.as_millis()).unwrap_or(0);
+                self.reporter.report(News::Stopping { kill_at: UnixMillis(kill_at) });
             }
             for action in actions.drain(..) {
                 if let Some(survivors) = sweep.carry_out(action, &target) {

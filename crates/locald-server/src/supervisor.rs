@@ -328,7 +328,12 @@ impl Supervisor {
                 .insert(ServiceKey { project: id.clone(), service: goal.service.clone() }, environment.clone());
         }
         self.ports.insert(id.clone(), known.ports);
-        let desired = goals.iter().map(|goal| (goal.service.clone(), Desired::Up)).collect();
+        // A start that was refused is none that is wanted.
+        let wanted = |goal: &Goal| {
+            let key = ServiceKey { project: id.clone(), service: goal.service.clone() };
+            Some((goal.service.clone(), self.fleet.service(&key)?.life.desired))
+        };
+        let desired = goals.iter().filter_map(wanted).collect();
         self.context.ledger.save_project(project, desired, Some(environment));
         let verb = match action {
             Action::Up => "up",

@@ -279,7 +279,10 @@ impl Fleet {
             if force && is_named {
                 service.life.abandon();
             }
-            service.ask_up(action, is_named);
+            // What is left of the last run refuses the next one. That is no wish for later.
+            if !matches!(service.life.actual, Actual::Stuck { .. }) {
+                service.ask_up(action, is_named);
+            }
             let unchanged = unchanged && !service.life.is_leaving();
             goals.push(Goal { service: name.clone(), want: Want::Up, run_before, unchanged });
             effects.push(Effect::Changed(ServiceKey { project: id.clone(), service: name }));

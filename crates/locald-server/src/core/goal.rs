@@ -36,6 +36,7 @@ pub(crate) struct Goal {
 /// Judges a goal. `None` while it is open.
 pub(crate) fn judge(want: Want, spec: &ServiceSpec, life: &Lifecycle) -> Option<OutcomeResult> {
     match want {
+        Want::Up if matches!(life.actual, Actual::Stuck { .. }) => Some(OutcomeResult::Failed),
         Want::Up if life.desired == Desired::Down => Some(OutcomeResult::Superseded),
         Want::Up => up(spec, life),
         Want::Down if life.desired == Desired::Up => Some(OutcomeResult::Superseded),

@@ -222,8 +222,10 @@ impl Lifecycle {
         self.desired = Desired::Up;
         self.is_urgent = false;
         match self.actual {
-            // On its way out by a person's wish: the wish has changed, so a new run follows this one.
-            Actual::Stopping { .. } | Actual::Stuck { .. } if was_down => self.want_new_run(),
+            // On its way out by a person's wish, or because its leader has left: a new run follows this one, if none is to.
+            Actual::Stopping { .. } | Actual::Stuck { .. } if was_down || self.newest >= self.at_least => {
+                self.want_new_run();
+            }
             Actual::Failed(_) => self.want_new_run(),
             Actual::Backoff { .. } => {
                 self.forget_failures();

@@ -280,7 +280,8 @@ impl World {
         };
         self.saved = Some(self.project());
         for goal in &goals {
-            self.desired.insert(goal.service.clone(), Desired::Up);
+            let desired = self.fleet.service(&self.key(&goal.service)).map(|service| service.life.desired);
+            self.desired.insert(goal.service.clone(), desired.unwrap_or(Desired::Up));
         }
         for spec in &self.specs {
             self.desired.entry(spec.name.clone()).or_insert(Desired::Down);
