@@ -256,7 +256,8 @@ fn check_port(port: u16) -> Result<(), StartFailure> {
         }
         Some(holder) => {
             let pid = holder.process.id.pid;
-            let place = holder.directory.map(|dir| format!(" in {}", dir.display())).unwrap_or_default();
+            let age = holder.age.map(|age| format!(", started {} ago", roughly(age))).unwrap_or_default();
+            let place = holder.directory.map(|dir| format!(" in {}", dir.display())).unwrap_or_default() + &age;
             let ours = holder.service.as_ref().and_then(|service| service.split_once(':'));
             match ours {
                 Some((project, service)) => (
@@ -281,6 +282,16 @@ fn check_port(port: u16) -> Result<(), StartFailure> {
         hint,
         permanent: false,
     })
+}
+
+/// A duration as people say it: "3 days", "2 h", "5 min", "12 s".
+fn roughly(age: Duration) -> String {
+    match age.as_secs() {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds @ 60..3600 => format!("{} min", seconds / 60),
+        seconds @ 3600..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
 }
 
 fn start_order(

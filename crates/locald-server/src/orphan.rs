@@ -6,7 +6,7 @@
 //! is there and does not answer is looked below once more, and then killed: what it kept comes to the daemon.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use locald_utils::process::cgroup::Cgroup;
 use locald_utils::process::ladder::{ROUND, View};
 use locald_utils::process::membership::Memory;
 use locald_utils::process::sweep::{Account, Sweep, Target};
+use locald_utils::process::watch::{ExitStatusWatch, exit_status_watch};
 use locald_utils::process::{self, ProcessId, mark};
 use locald_utils::record::{self, Ended, ExitStatus, PidRecord};
 use locald_utils::shim_protocol::ShimIdentity;
@@ -228,8 +229,8 @@ impl Orphan {
             match &mut members.held {
                 Some(held) => (&mut held.exit).await.unwrap_or(ExitStatus::Unknown),
                 None => {
-                    exited(leader).await;
-                    context.reaper.remembers(leader).unwrap_or(ExitStatus::Unknown)
+                    let status = exit_status(leader).await;
+                    context.reaper.remembers(leader).unwrap_or(status)
                 }
             }
         };
@@ -323,6 +324,35 @@ impl Orphan {
     }
 }
 
+/// A watch that the runtime can wait for.
+struct Awaited(ExitStatusWatch);
+
+impl AsRawFd for Awaited {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+/// Waits for the end of a process that is no child, and for its status where the system tells that to others than parents.
+async fn exit_status(process: ProcessId) -> ExitStatus {
+    let watch = exit_status_watch(process).and_then(|watch| watch.map(|watch| readable(Awaited(watch))).transpose());
+    let Ok(Some(mut watch)) = watch else {
+        exited(process).await;
+        return ExitStatus::Unknown;
+    };
+    // As for `exited`.
+    let _ = watch.readable().await;
+    // Linux tells when the parent has reaped it, which makes no event. A parent that never does keeps it to itself.
+    let until = Instant::now() + SHIM_LIMIT;
+    loop {
+        match watch.get_mut().0.status() {
+            Ok(Some(status)) => return status,
+            Ok(None) if Instant::now() < until => tokio::time::sleep(ROUND).await,
+            Ok(None) | Err(_) => return ExitStatus::Unknown,
+        }
+    }
+}
+
 /// Waits for the end of a process. A zombie has ended.
 async fn exited(process: ProcessId) {
     match process::exit_watch(process).and_then(|watch| watch.map(readable).transpose()) {
@@ -343,9 +373,9 @@ async fn exited(process: ProcessId) {
 /// Has the runtime watch a descriptor for input. (A kqueue takes no other interest.)
 #[expect(
     deprecated,
-    reason = "its successor is unsafe for descriptors that may be closed by others; an OwnedFd may not"
+    reason = "its successor is unsafe for descriptors that may be closed by others; an owned one may not"
 )]
-fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+fn readable<T: AsRawFd>(fd: T) -> io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(fd, Interest::READABLE)
 }
 

@@ -16,6 +16,7 @@ use locald_utils::process::cgroup::Cgroup;
 use locald_utils::process::mark::SUPERVISOR_MARKER;
 use locald_utils::process::membership::Memory;
 use locald_utils::process::sweep::{Account, Sweep};
+use locald_utils::process::watch::MemberWatch;
 use locald_utils::process::{self, ProcessId, sys};
 use locald_utils::record::{self, Ended, ExitStatus, PidRecord, ShimRecord, StartFailure, StartStage};
 use locald_utils::shim_protocol::{FromShim, PROTOCOL, Phase, ShimIdentity, Snapshot, StartOrder, ToShim};
@@ -61,6 +62,7 @@ enum Source {
     Terminal,
     Helper,
     Command,
+    Members,
 }
 
 /// The run from the helper's start to the last process.
@@ -79,6 +81,8 @@ pub(crate) struct Live {
     pub(crate) exit: Option<(ExitStatus, UnixMillis)>,
     /// Who has been seen of the run before its stop began.
     pub(crate) memory: Memory,
+    /// Tells when members fork or end, on systems where their orphans do not come to the shim.
+    pub(crate) watch: MemberWatch,
     pub(crate) stop: Option<Sweep>,
     pub(crate) command: Option<Helper>,
     pub(crate) survivors: Vec<record::Survivor>,
@@ -176,6 +180,10 @@ impl Pump {
                 (Source::Helper, live.helper.as_ref().map(|(helper, _)| helper)),
                 (Source::Command, live.command.as_ref()),
             ];
+            if let Some(fd) = live.watch.as_fd() {
+                sources.push(Source::Members);
+                fds.push(PollFd::new(fd, PollFlags::POLLIN));
+            }
             for (source, helper) in helpers {
                 if let Some(fd) = helper.and_then(Helper::listening) {
                     sources.push(source);
@@ -207,6 +215,7 @@ impl Pump {
             Source::Terminal => self.read_terminal(),
             Source::Helper => self.hear_helper(),
             Source::Command => self.hear_command(),
+            Source::Members => self.hear_members(),
         }
     }
 
@@ -342,10 +351,12 @@ impl Pump {
             run: self.identity.run.id.clone(),
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
         };
-        let helper = Helper::start(&plan, &terminal.slave, &terminal.slave)
+        let helper = Helper::start(plan, &terminal.slave, &terminal.slave)
             .inspect_err(|_| cgroup.iter().for_each(Cgroup::remove))
             .map_err(|error| failure(StartStage::Helper, &error, "could not start the exec helper"))?;
         let number = terminal.number;
+        let watch = MemberWatch::new()
+            .map_err(|error| failure(StartStage::Helper, &error, "could not watch for its processes"))?;
         self.master = Some(Rc::new(terminal.master));
         self.slave = Some(terminal.slave);
         self.log = Some(log);
@@ -359,6 +370,7 @@ impl Pump {
             started_at: None,
             exit: None,
             memory: Memory::default(),
+            watch,
             stop: None,
             command: None,
             survivors: Vec::new(),
@@ -390,7 +402,10 @@ impl Pump {
                             .map_err(|error| failure(StartStage::Helper, &error, "could not open the gate"))
                     });
                 match gate {
-                    Ok(()) => *gate_open = true,
+                    Ok(()) => {
+                        *gate_open = true;
+                        self.see_members();
+                    }
                     // Dropping the helper closes the gate for good: it exits.
                     Err(failure) => {
                         live.failed = Some(failure);

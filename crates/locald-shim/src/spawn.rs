@@ -38,7 +38,7 @@ pub(crate) struct Plan {
     pub(crate) takes_terminal: bool,
     /// The run whose marks it carries.
     pub(crate) run: RunId,
-    /// The cgroup it enters.
+    /// The cgroup it has to enter, when it was not started there.
     pub(crate) cgroup: Option<PathBuf>,
 }
 
@@ -103,9 +103,10 @@ pub(crate) enum Progress {
 
 impl Helper {
     /// Starts a helper with `input` and `output` as its descriptors 0 and 1 to 2, and hands it the plan.
-    pub(crate) fn start(plan: &Plan, input: impl AsFd, output: impl AsFd) -> io::Result<Self> {
+    pub(crate) fn start(plan: Plan, input: impl AsFd, output: impl AsFd) -> io::Result<Self> {
         let (mut ours, theirs) = UnixStream::pair()?;
         let spawn = Spawn::new(process::own_executable()?)
+            .cgroup(plan.cgroup.as_deref())
             .arg0("locald-exec")
             .arg(HELPER_ROLE)
             .env([])
@@ -113,10 +114,10 @@ impl Helper {
             .descriptor(&output, 1)?
             .descriptor(&output, 2)?
             .descriptor(theirs, HELPER_FD)?;
-        let pid = spawn.start()?;
+        let (pid, is_inside) = spawn.start_anywhere()?;
         let process = ProcessId::of(pid).ok_or_else(|| io::Error::other("the helper vanished"))?;
         // The helper reads at once, so a plan larger than the socket's buffer does not stall.
-        frame::write_message(&mut ours, plan)?;
+        frame::write_message(&mut ours, &Plan { cgroup: plan.cgroup.filter(|_| !is_inside), ..plan })?;
         ours.set_nonblocking(true)?;
         Ok(Self { process, stream: Some(ours), decoder: frame::Decoder::default() })
     }

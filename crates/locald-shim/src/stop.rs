@@ -34,6 +34,42 @@ impl Pump {
         }
     }
 
+    /// Takes note of who is of the run now, so that they and their children are known when their parents are gone. Where
+    /// orphans come to the shim there is nothing to note.
+    pub(crate) fn see_members(&mut self) {
+        let State::Live(live) = &self.state else { return };
+        if live.watch.as_fd().is_none() {
+            return;
+        }
+        let memory = live.stop.as_ref().map_or(&live.memory, Sweep::memory);
+        // A table that cannot be read shows nobody; the next fork is another occasion.
+        let members = self.target(live).members(memory).unwrap_or_default();
+        let State::Live(live) = &mut self.state else { return };
+        match &mut live.stop {
+            Some(stop) => stop.see(live.leader, &members),
+            None => drop(live.memory.add(&members)),
+        }
+        for process in &members {
+            // One that has ended meanwhile, or runs as somebody else, cannot be watched; it is known all the same.
+            let _ = live.watch.add(process.id);
+        }
+    }
+
+    /// Hears that members have forked or ended.
+    pub(crate) fn hear_members(&mut self) {
+        let now = self.now();
+        let State::Live(live) = &mut self.state else { return };
+        // What cannot be read now is readable again in the next turn.
+        let events = live.watch.drain().unwrap_or_default();
+        if events.is_empty() {
+            return;
+        }
+        if let Some(stop) = &mut live.stop {
+            stop.ladder().hurry(now);
+        }
+        self.see_members();
+    }
+
     /// Ends the run, or shortens the stop that is under way.
     pub(crate) fn stop(&mut self, grace: Duration) {
         let now = self.now();
@@ -148,7 +184,7 @@ impl Pump {
             run: self.identity.run.id.clone(),
             cgroup: live.cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
         };
-        Some(std::fs::File::open("/dev/null").and_then(|null| Helper::start(&plan, &null, slave)))
+        Some(std::fs::File::open("/dev/null").and_then(|null| Helper::start(plan, &null, slave)))
     }
 
     /// Hears how far the stop command has come.

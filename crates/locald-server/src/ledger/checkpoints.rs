@@ -18,9 +18,11 @@ const CHECKPOINT_AFTER: u32 = 200;
 /// 16 MiB: what some thousand transactions without a pause leave, and less than anybody misses.
 const LONGEST_LOG: u64 = 16 << 20;
 
-/// 20 rounds, 100 ms apart: most bursts of work are over by then.
-const ROUNDS: u32 = 20;
-const PAUSE: Duration = Duration::from_millis(100);
+/// 1 s without a transaction: what was going on is over, and nobody waits for the disk while it is busy with a checkpoint.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// 10 times that: a load that does not pause is not waited for any longer.
+const PATIENCE: u32 = 10;
 
 /// Decides after each transaction whether a checkpoint is due.
 pub(super) struct Checkpoints {
@@ -38,6 +40,7 @@ impl Checkpoints {
         let database = path.to_owned();
         start_thread("checkpoints", move || {
             for () in inbox {
+                await_quiet(&log_of(&database));
                 if let Err(error) = checkpoint(&database) {
                     tracing::warn!(%error, "could not checkpoint the ledger");
                 }
@@ -48,9 +51,7 @@ impl Checkpoints {
 
     /// Leaves it to the receiver of `orders` to make the checkpoints.
     fn ordered_by(orders: mpsc::SyncSender<()>, path: &Path) -> Self {
-        let mut log = path.as_os_str().to_owned();
-        log.push("-wal");
-        Self { orders, log: log.into(), longest_log: LONGEST_LOG, transactions: 0 }
+        Self { orders, log: log_of(path), longest_log: LONGEST_LOG, transactions: 0 }
     }
 
     /// Takes note of a transaction of `connection`, the only one that writes.
@@ -71,21 +72,38 @@ impl Checkpoints {
     }
 }
 
-/// Copies what is in the log into the database, until the writer pauses: then all of it is copied, and the log can begin
-/// anew. After the last round the next order goes on.
+/// The write-ahead log of a database.
+fn log_of(path: &Path) -> PathBuf {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    log.into()
+}
+
+/// Waits until nothing has been written for a moment, but not for ever. Runs only while there is something to checkpoint.
+fn await_quiet(log: &Path) {
+    let written = || log.metadata().and_then(|meta| meta.modified()).ok();
+    let mut last = written();
+    for _ in 0..PATIENCE {
+        std::thread::sleep(QUIET);
+        let now = written();
+        if std::mem::replace(&mut last, now) == now {
+            return;
+        }
+    }
+}
+
+/// Copies what is in the log into the database, and begins the log anew if that was all of it: the first write of a new log
+/// waits for the disk, and this one is nobody's who waits.
 ///
 /// The connection lives no longer than that, so that between checkpoints there is nothing in memory. It makes no database
 /// where there is none any more.
 fn checkpoint(path: &Path) -> rusqlite::Result<()> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    let mut known = None;
-    for _ in 0..ROUNDS {
-        let length: i64 = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))?;
-        if known.replace(length) == Some(length) {
-            break;
-        }
-        std::thread::sleep(PAUSE);
-    }
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+    // The writer is not waited for: it begins the log itself then.
+    connection.busy_timeout(Duration::ZERO)?;
+    let _ = connection.execute("INSERT OR REPLACE INTO meta VALUES ('checkpoint', unixepoch())", []);
     Ok(())
 }
 

@@ -229,18 +229,36 @@ pub fn exit_watch(process: ProcessId) -> io::Result<Option<OwnedFd>> {
 pub fn release_memory() {
     sys::trim_heap();
     let Ok(maps) = fs::read_to_string("/proc/self/maps") else { return };
-    for line in maps.lines() {
-        let mut fields = line.split_ascii_whitespace();
-        let (Some(range), Some("r-xp"), Some(path)) = (fields.next(), fields.next(), fields.nth(3)) else { continue };
+    unwritten(&maps).for_each(sys::release_code);
+}
+
+/// The ranges of memory that are as they are in their files, out of `/proc/self/maps` (proc_pid_maps(5)): code, and constants.
+///
+/// What lies directly before the variables of a file is left alone: it is not writable, but was relocated.
+fn unwritten(maps: &str) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let lines: Vec<(&str, &str, &str)> = maps
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_ascii_whitespace();
+            Some((fields.next()?, fields.next()?, fields.nth(3).unwrap_or_default()))
+        })
+        .collect();
+    let mut found = Vec::new();
+    for (index, (range, rights, path)) in lines.iter().enumerate() {
+        let is_code = *rights == "r-xp";
+        let is_constant = *rights == "r--p"
+            && lines.get(index + 1).is_some_and(|(_, rights, next)| next == path && !rights.contains('w'));
         let ends = range
             .split_once('-')
             .map(|(start, end)| (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)));
         if let Some((Ok(start), Ok(end))) = ends
+            && (is_code || is_constant)
             && path.starts_with('/')
         {
-            sys::release_code(start..end);
+            found.push(start..end);
         }
     }
+    found.into_iter()
 }
 
 /// Finds the listening TCP sockets of a port. With `among`, only those processes are asked whether they hold one.
@@ -378,6 +396,16 @@ mod tests {
         for cut in 0..line.len() - 5 {
             assert_eq!(parse_stat(&line[..cut], 0), None, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn what_was_written_to_is_not_given_back() {
+        let maps = "1000-2000 r--p 00000000 fe:00 1 /bin/locald-shim\n2000-5000 r-xp 00001000 fe:00 1 /bin/locald-shim\n\
+            5000-6000 r--p 00004000 fe:00 1 /bin/locald-shim\n6000-7000 r--p 00005000 fe:00 1 /bin/locald-shim\n\
+            7000-8000 rw-p 00006000 fe:00 1 /bin/locald-shim\n8000-9000 rw-p 00000000 00:00 0 [heap]\n\
+            9000-a000 r--p 00000000 00:00 0 [vvar]\na000-b000 r-xp 00000000 00:00 0 [vdso]\n\
+            b000-c000 r--p 00000000 fe:00 2 /etc/file\n";
+        assert_eq!(unwritten(maps).collect::<Vec<_>>(), [0x1000..0x2000, 0x2000..0x5000, 0x5000..0x6000]);
     }
 
     #[test]

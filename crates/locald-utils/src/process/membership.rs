@@ -651,7 +651,7 @@ mod tests {
         let truth = machine.made.iter().filter(|made| made.is_member && made.process.state != ProcessState::Zombie);
         let truth = truth.map(|made| made.process.id.pid).collect();
         // What has neither the limit, nor the environment and no parent but a reaper: only a keeper or a lineage could tell.
-        let is_hidden = |made: &&Made| !made.has_limit && !(made.has_environment && made.process.parent == 30);
+        let is_hidden = |made: &&Made| !(made.has_limit || made.has_environment && made.process.parent == 30);
         let hidden = machine.made.iter().filter(|made| made.is_member).filter(is_hidden);
         let hidden = hidden.map(|made| made.process.id.pid).collect();
         (truth, case.found(&machine.table()), hidden)

@@ -161,6 +161,8 @@ pub struct Holder {
     pub run: Option<String>,
     /// `project:service` of that run.
     pub service: Option<String>,
+    /// How long ago it was started, where the system says so.
+    pub age: Option<Duration>,
 }
 
 impl Holder {
@@ -173,6 +175,7 @@ impl Holder {
             directory: working_directory(pid),
             run: marker(pid, RUN_MARKER),
             service: marker(pid, SERVICE_MARKER),
+            age: features::age(process.id),
             process,
         }
     }

@@ -4,7 +4,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
@@ -14,6 +14,8 @@ use nix::sys::signal::{SigSet, Signal};
 ///
 /// Descriptors that it is not given are closed if they close on exec; on macOS all of them are, 0 to 2 included.
 ///
+/// In a cgroup of its own it is started by clone3(2), on Linux; nothing of ours runs in the child then either but exec.
+///
 /// nix and std both can start programs; this adds what neither has: a new session without running code in a forked
 /// child, which macOS does not survive (fork(2) there).
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub struct Spawn {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     descriptors: Vec<(OwnedFd, RawFd)>,
+    cgroup: Option<PathBuf>,
 }
 
 impl Spawn {
@@ -34,7 +37,15 @@ impl Spawn {
             program,
             env: std::env::vars_os().collect(),
             descriptors: Vec::new(),
+            cgroup: None,
         }
+    }
+
+    /// Has it started in a cgroup, if that can be done at once. Only for a caller that has one thread.
+    #[must_use]
+    pub fn cgroup(mut self, dir: Option<&Path>) -> Self {
+        self.cgroup = dir.map(Path::to_owned);
+        self
     }
 
     /// Replaces `argv[0]`.
@@ -76,6 +87,14 @@ impl Spawn {
     /// # Errors
     /// Those of posix_spawn(3): ENOENT, EACCES and their kin for the program, EAGAIN at the process limit.
     pub fn start(self) -> io::Result<i32> {
+        self.start_anywhere().map(|(pid, _)| pid)
+    }
+
+    /// Starts the program as [`Spawn::start`] does. Returns its process number, and whether it is in the cgroup that was named.
+    ///
+    /// # Errors
+    /// As [`Spawn::start`]. That it could not be started in the cgroup is none.
+    pub fn start_anywhere(self) -> io::Result<(i32, bool)> {
         // Descriptors that this process was started with may be open across exec, and would be held open for days.
         super::sys::close_on_exec_from(3)?;
         let mut actions = PosixSpawnFileActions::init()?;
@@ -97,7 +116,7 @@ impl Spawn {
         attributes.set_sigdefault(&defaults)?;
         attributes.set_sigmask(&SigSet::empty())?;
         let args = self.args.iter().map(|arg| c_string(arg)).collect::<io::Result<Vec<_>>>()?;
-        let env = self.env.into_iter().map(|(name, value)| {
+        let env = self.env.iter().cloned().map(|(name, value)| {
             let mut entry = name.into_vec();
             entry.push(b'=');
             entry.extend_from_slice(value.as_bytes());
@@ -105,7 +124,17 @@ impl Spawn {
         });
         let env = env.collect::<io::Result<Vec<_>>>()?;
         let program = c_string(self.program.as_os_str())?;
-        Ok(posix_spawn(program.as_c_str(), &actions, &attributes, &args, &env)?.as_raw())
+        #[cfg(target_os = "linux")]
+        if let Some(pid) = self.cgroup.as_deref().and_then(|dir| {
+            let descriptors: Vec<_> = self.descriptors.iter().map(|(from, to)| (from.as_raw_fd(), *to)).collect();
+            let image = super::sys::Image { program: &program, args: &args, env: &env, descriptors: &descriptors };
+            // Whatever keeps it from that, the other way starts it or says why not.
+            let cgroup = std::fs::File::open(dir).ok()?;
+            super::sys::start_in_cgroup(cgroup.as_fd(), &image).ok()
+        }) {
+            return Ok((pid, true));
+        }
+        Ok((posix_spawn(program.as_c_str(), &actions, &attributes, &args, &env)?.as_raw(), false))
     }
 }
 
@@ -152,6 +181,40 @@ mod tests {
         reader.read_to_string(&mut output).expect("read");
         assert_eq!(output, "through");
         assert_eq!(waitpid(Pid::from_raw(pid), None).expect("waits"), WaitStatus::Exited(Pid::from_raw(pid), 0));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_program_is_born_in_its_cgroup_as_it_would_be_elsewhere() {
+        use crate::process::cgroup::Hierarchy;
+        let Some(place) = Hierarchy::find("spawntest") else {
+            eprintln!("no cgroup can be made here, so none is tried");
+            return;
+        };
+        let leaf = place.leaf(&std::process::id().to_string());
+        leaf.make().expect("made");
+        let (input, gate) = std::io::pipe().expect("a pipe");
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        let spawn = Spawn::new("/bin/sh")
+            .cgroup(Some(leaf.dir()))
+            .arg("-c")
+            .arg("trap; read x; ls /dev/fd/3 /dev/fd/9; exit 3");
+        let spawn = spawn.descriptor(&input, 0).and_then(|spawn| spawn.descriptor(&writer, 1)).expect("duplicates");
+        let (pid, is_inside) = spawn.descriptor(&writer, 2).expect("a duplicate").start_anywhere().expect("started");
+        drop((input, writer));
+        assert!(is_inside, "this system has clone3 and lets us use it");
+        assert_eq!(leaf.processes(), [pid]);
+        let seen = crate::process::look(pid).expect("alive");
+        assert_eq!((seen.session, seen.group, seen.parent), (pid, pid, std::process::id().cast_signed()));
+        drop(gate);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("reads");
+        assert!(text.contains("/dev/fd/3") && text.contains("No such file"), "no other descriptor is open: {text}");
+        assert_eq!(waitpid(Pid::from_raw(pid), None), Ok(WaitStatus::Exited(Pid::from_raw(pid), 3)));
+        let missing = Spawn::new("/no/such/program").cgroup(Some(leaf.dir())).start().expect_err("no such file");
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        leaf.remove();
+        assert!(!leaf.dir().exists());
     }
 
     #[test]

@@ -211,7 +211,8 @@ impl Sweep {
         Ok(members)
     }
 
-    fn see(&mut self, leader: ProcessId, members: &[Process]) {
+    /// Writes down members that were found.
+    pub fn see(&mut self, leader: ProcessId, members: &[Process]) {
         self.memory.add(members);
         self.seen.extend(members.iter().map(|process| process.id.pid));
         let is_leader_gone = !members.iter().any(|process| process.id == leader);

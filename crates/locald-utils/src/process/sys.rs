@@ -82,12 +82,12 @@ pub fn ignore(signal: nix::sys::signal::Signal) -> nix::Result<()> {
     unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) }.map(drop)
 }
 
-/// Takes the pages of a range of executable, file-backed memory out of this process (madvise(2), MADV_DONTNEED).
+/// Takes the pages of a range of file-backed memory that was never written to out of this process (madvise(2), MADV_DONTNEED).
 #[cfg(target_os = "linux")]
 pub fn release_code(range: std::ops::Range<usize>) {
     let start = std::ptr::with_exposed_provenance_mut(range.start);
-    // SAFETY: the caller read the range from /proc/self/maps as readable, executable and not writable. Such pages are as
-    // they are in the file, from where the kernel brings back every one that is touched again, this function's included.
+    // SAFETY: the caller read the range from /proc/self/maps as not writable, and left out what was relocated. Such pages
+    // are as they are in the file, from where the kernel brings back every one that is touched again, this function's included.
     unsafe { libc::madvise(start, range.len(), libc::MADV_DONTNEED) };
 }
 
@@ -146,6 +146,88 @@ pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a new process is to become. Everything is made beforehand, because between fork and exec nothing may be.
+#[cfg(target_os = "linux")]
+#[derive(Debug)]
+pub struct Image<'a> {
+    /// The program's path.
+    pub program: &'a std::ffi::CStr,
+    /// Its arguments, the name first.
+    pub args: &'a [std::ffi::CString],
+    /// Its environment.
+    pub env: &'a [std::ffi::CString],
+    /// Which descriptor it gets under which number. The former lie above all of the latter.
+    pub descriptors: &'a [(RawFd, RawFd)],
+}
+
+/// Starts a program in a cgroup, as the leader of a session, with signals at their defaults (clone3(2), CLONE_INTO_CGROUP).
+///
+/// A process that is born in its cgroup costs nothing; one that is moved there waits for the whole machine, 10 ms as a rule.
+/// The caller must have one thread: the child is a copy of it that does nothing but calls that are safe after a fork
+/// (signal-safety(7)) before it executes the program.
+///
+/// # Errors
+/// ENOSYS before Linux 5.7 and where a filter refuses the call; EACCES, EOPNOTSUPP and EBUSY where the cgroup takes no
+/// process; those of execve(2). Nothing is left of the child then.
+#[cfg(target_os = "linux")]
+pub fn start_in_cgroup(cgroup: BorrowedFd<'_>, image: &Image<'_>) -> nix::Result<libc::pid_t> {
+    use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+    let pointers = |texts: &[std::ffi::CString]| -> Vec<*const libc::c_char> {
+        texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (args, env) = (pointers(image.args), pointers(image.env));
+    let (failures, tell) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    // SAFETY: clone_args is plain data for which zero bytes mean that nothing is asked for.
+    let mut clone: libc::clone_args = unsafe { std::mem::zeroed() };
+    clone.flags = 0x2_0000_0000; // CLONE_INTO_CGROUP (linux/sched.h), which is wider than libc's constants for clone(2).
+    clone.exit_signal = libc::SIGCHLD as u64;
+    clone.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
+    // No handler of the caller's may run in the child, which shares its descriptors.
+    let mut before = SigSet::empty();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
+    // SAFETY: without CLONE_VM and with no stack given this is a fork; the kernel reads `clone` alone, of the size named.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const clone, size_of::<libc::clone_args>()) };
+    if pid == 0 {
+        // SAFETY: this is the child, with one thread; only async-signal-safe calls follow, on memory that was made before
+        // the fork, and none of them returns to the caller.
+        unsafe {
+            for signal in 1..=64 {
+                // Those that cannot be changed refuse, which is right.
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            libc::setsid();
+            for &(from, to) in image.descriptors {
+                libc::dup2(from, to);
+            }
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+            libc::execve(image.program.as_ptr(), args.as_ptr(), env.as_ptr());
+            let errno = *libc::__errno_location();
+            libc::write(tell.as_raw_fd(), (&raw const errno).cast(), size_of::<libc::c_int>());
+            libc::_exit(127);
+        }
+    }
+    let started = Errno::result(pid);
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
+    let pid = libc::pid_t::try_from(started?).map_err(|_| Errno::EINVAL)?;
+    drop(tell);
+    // It ends without a word when the program runs.
+    let mut errno = [0; size_of::<libc::c_int>()];
+    let failed = loop {
+        match nix::unistd::read(&failures, &mut errno) {
+            Ok(count) => break count == errno.len(),
+            Err(Errno::EINTR) => {}
+            Err(_) => break false,
+        }
+    };
+    if failed {
+        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
+        return Err(Errno::from_raw(libc::c_int::from_ne_bytes(errno)));
+    }
+    Ok(pid)
 }
 
 /// Opens a descriptor for a process (pidfd_open(2)).
