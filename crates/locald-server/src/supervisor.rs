@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use crate::actor::{self, Assignment, Context, Order, Report};
 use crate::adoption::Inheritance;
 use crate::core::Time;
-use crate::core::fleet::{Effect, Fleet, Found};
+use crate::core::fleet::{Effect, Fleet, Found, How};
 use crate::core::goal::Goal;
 use crate::core::lifecycle::News;
 use crate::ledger::{BaseEnvironment, Left};
@@ -267,7 +267,7 @@ impl Supervisor {
         match request {
             Request::Apply { project, environment, services, action, force, timeout } => {
                 let project_id = project.id.clone();
-                let goals = self.apply(client, *project, environment, &services, (action, force)).await?;
+                let goals = self.apply(client, *project, environment, &services, How { action, force }).await?;
                 self.await_outcome(client, id, project_id, goals, Some(timeout));
             }
             Request::Stop { project, services, now } => {
@@ -306,7 +306,7 @@ impl Supervisor {
         project: ProjectSpec,
         environment: Environment,
         services: &[ServiceName],
-        (action, force): (Action, bool),
+        how: How,
     ) -> Result<Vec<Goal>, Failure> {
         // As long as somebody waits for the end.
         if self.is_ending || self.pending.iter().any(|pending| pending.ends_daemon) {
@@ -320,8 +320,7 @@ impl Supervisor {
         })?;
         let id = project.id.clone();
         let mut effects = Vec::new();
-        let goals =
-            self.fleet.apply(self.now(), project.clone(), &known.newest, services, action, force, &mut effects)?;
+        let goals = self.fleet.apply(self.now(), project.clone(), &known.newest, services, how, &mut effects)?;
         let environment = Arc::new(BaseEnvironment::new(environment));
         for goal in &goals {
             self.environments
@@ -335,7 +334,7 @@ impl Supervisor {
         };
         let desired = goals.iter().filter_map(wanted).collect();
         self.context.ledger.save_project(project, desired, Some(environment));
-        let verb = match action {
+        let verb = match how.action {
             Action::Up => "up",
             Action::Start => "start",
             Action::Restart => "restart",

@@ -30,6 +30,15 @@ pub(crate) enum Effect {
     Over(ProjectId),
 }
 
+/// How services are to be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct How {
+    /// What becomes of those that run already.
+    pub(crate) action: Action,
+    /// Whether to start also beside what is left of a run that cannot be ended.
+    pub(crate) force: bool,
+}
+
 /// What an earlier daemon remembered of a service.
 #[derive(Clone, Debug)]
 pub(crate) struct Remembered {
@@ -247,8 +256,7 @@ impl Fleet {
         self.projects.insert(id, Project { name, dir, file, order, services: kept, is_ending: false });
     }
 
-    /// Starts services and what they depend on. Returns what has to come about. With `force`, also beside what is left of runs
-    /// that cannot be ended.
+    /// Starts services and what they depend on. Returns what has to come about.
     ///
     /// # Errors
     /// When a name is unknown or the dependencies are impossible; then nothing has changed.
@@ -258,8 +266,7 @@ impl Fleet {
         spec: ProjectSpec,
         newest: &BTreeMap<ServiceName, RunNumber>,
         named: &[ServiceName],
-        action: Action,
-        force: bool,
+        how: How,
         effects: &mut Vec<Effect>,
     ) -> Result<Vec<Goal>, Failure> {
         let id = spec.id.clone();
@@ -276,12 +283,12 @@ impl Fleet {
             let unchanged = service.life.desired == Desired::Up
                 && judge(Want::Up, &service.spec, &service.life) == Some(OutcomeResult::Done);
             let is_named = named.is_empty() || named.contains(&name);
-            if force && is_named {
+            if how.force && is_named {
                 service.life.abandon();
             }
             // What is left of the last run refuses the next one. That is no wish for later.
             if !matches!(service.life.actual, Actual::Stuck { .. }) {
-                service.ask_up(action, is_named);
+                service.ask_up(how.action, is_named);
             }
             let unchanged = unchanged && !service.life.is_leaving();
             goals.push(Goal { service: name.clone(), want: Want::Up, run_before, unchanged });

@@ -17,7 +17,7 @@ use locald_utils::spec::{Condition, Dependency, Kind, PortSpec, ProjectSpec, Res
 use locald_utils::time::UnixMillis;
 
 use super::Time;
-use super::fleet::{Effect, Fleet, Found, Remembered};
+use super::fleet::{Effect, Fleet, Found, How, Remembered};
 use super::lifecycle::tests::{ended, spec};
 use super::lifecycle::{Actual, News, Resting};
 
@@ -274,10 +274,11 @@ impl World {
         }
         let newest = self.specs.iter().map(|spec| (spec.name.clone(), self.newest(&spec.name))).collect();
         let mut effects = Vec::new();
-        let goals = match self.fleet.apply(self.now, self.project(), &newest, services, action, force, &mut effects) {
-            Ok(goals) => goals,
-            Err(failure) => self.fail(&failure.message),
-        };
+        let goals =
+            match self.fleet.apply(self.now, self.project(), &newest, services, How { action, force }, &mut effects) {
+                Ok(goals) => goals,
+                Err(failure) => self.fail(&failure.message),
+            };
         self.saved = Some(self.project());
         for goal in &goals {
             let desired = self.fleet.service(&self.key(&goal.service)).map(|service| service.life.desired);

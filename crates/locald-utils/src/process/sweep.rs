@@ -1,6 +1,6 @@
 //! Ending a run: finds its members, carries out what the stop ladder orders, and counts what it sees.
 //!
-//! The [`ladder`](super::ladder) decides when, [`membership`](super::membership) decides who; this asks the kernel, sends the
+//! The [`ladder`](super::ladder) decides when, [`membership`] decides who; this asks the kernel, sends the
 //! signals, and keeps the account that becomes the report. The shim sweeps its own run, the daemon a run whose shim is dead or
 //! does not answer; [`Target`] says what they know of it.
 
