@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use locald_utils::process::{self, ProcessId};
 use nix::sys::signal::Signal;
 
-use crate::support::{Site, send, zoo};
+use crate::support::{Site, send, service_of, zoo};
 
 /// A user who has no name anywhere, and no more rights than any other.
 const USER: u32 = 61_234;
@@ -108,4 +108,27 @@ fn the_next_daemon_knows_a_process_that_may_not_be_ended() {
     assert_eq!(site.service("web")["run"], 1);
     send(child, Signal::SIGKILL);
     site.await_state("web", "stopped");
+}
+
+#[test]
+fn by_force_a_run_starts_beside_what_could_not_be_ended_which_stays_in_sight() {
+    let Some((site, child)) = with_a_child_of_root() else { return };
+    site.locald("down").run().code(1);
+    std::fs::remove_file(site.project().join("child")).expect("removes");
+    site.locald("up --force").run().ok();
+    let other = await_child(&site);
+    let web = site.service("web");
+    assert_eq!((&web["state"], &web["run"], &web["left"][0]["pid"]), (&"ready".into(), &2.into(), &child.pid.into()));
+    assert!(web["notes"].to_string().contains(&format!("pid {}", child.pid)), "{web}");
+
+    send(other, Signal::SIGKILL);
+    names(child, &site.locald("down").run().code(1).to_string());
+    assert_eq!(site.service("web")["left"][0]["pid"], child.pid);
+    send(child, Signal::SIGKILL);
+    site.eventually("the project to be over", || {
+        let status = site.locald("status --json").run().ok().json();
+        (service_of(&status, "web")["left"].is_null()).then_some(())
+    });
+    site.locald("down").run();
+    site.assert_no_service_is_left();
 }

@@ -101,20 +101,21 @@ impl Orphan {
         }
         let leader = members.record.leader;
         members.held = self.context.reaper.hold(leader);
-        let nobody = |left: Vec<process::Process>| left.is_empty();
-        if !leader.is_alive() && self.target(&members, None).members(&members.memory).is_ok_and(nobody) {
-            // It ended with its shim or after it. Until that is told nobody takes it for running.
-            let ended = self.sweep(members, None, None).await;
-            return self.over(ended).await;
-        }
-        self.report_degraded(Some(leader));
         // While it is held open here, the number of the terminal is given to nobody else.
         let terminal = self.master.as_ref().and_then(|master| master.try_clone().ok());
         members.terminal = process::look(leader.pid)
             .filter(|process| terminal.is_some() && process.id == leader)
             .map(|process| process.terminal);
         let pump = self.master.take().and_then(|master| self.pump(master));
-        let (status, stop_at_once) = self.wait_for_leader(&mut members).await;
+        let nobody = |left: Vec<process::Process>| left.is_empty();
+        let is_over = !leader.is_alive() && self.target(&members, None).members(&members.memory).is_ok_and(nobody);
+        let (status, stop_at_once) = if is_over {
+            // It ended with its shim or after it. Until that is told nobody takes it for running.
+            (None, None)
+        } else {
+            self.report_degraded(Some(leader));
+            self.wait_for_leader(&mut members).await
+        };
         let mut ended = self.sweep(members, status, stop_at_once).await;
         if let Some(pump) = pump {
             ended.lost_output = MOST_LOST;
@@ -187,7 +188,8 @@ impl Orphan {
 
     async fn over(&self, ended: Ended) {
         for name in [record::PID, record::STOP, record::SHIM] {
-            if let Err(error) = record::remove(&self.identity.service_dir, name) {
+            // Another run may have begun beside what was left of this one.
+            if let Err(error) = record::remove_of(&self.identity.service_dir, name, &self.identity.run.id) {
                 tracing::warn!(%error, name, "could not remove a record");
             }
         }

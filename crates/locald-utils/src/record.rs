@@ -60,6 +60,22 @@ pub fn remove(dir: &Path, name: &str) -> io::Result<()> {
     }
 }
 
+/// Removes a record if it is about this run. One that is not there, or about another run, is no error.
+///
+/// # Errors
+/// When it cannot be read or removed.
+pub fn remove_of(dir: &Path, name: &str, run: &RunId) -> io::Result<()> {
+    /// What all records have in common.
+    #[derive(Deserialize)]
+    struct OfRun {
+        run: RunRef,
+    }
+    match load::<OfRun>(dir, name)? {
+        Some(record) if record.run.id != *run => Ok(()),
+        Some(_) | None => remove(dir, name),
+    }
+}
+
 /// Names a run and everything needed to talk about it without asking anybody.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRef {
@@ -267,4 +283,29 @@ pub struct StopRecord {
     pub at: UnixMillis,
     /// When what is left is killed.
     pub kill_at: UnixMillis,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_another_run_is_not_removed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let of = |id: &str| RunRef {
+            project: ProjectId::from_recorded("p"),
+            project_name: "shop".parse().expect("valid"),
+            service: "web".parse().expect("valid"),
+            number: RunNumber(1),
+            id: serde_json::from_value(id.into()).expect("valid"),
+        };
+        let (old, new) = (of("0a"), of("0b"));
+        let record = StopRecord { run: new.clone(), at: UnixMillis(1), kill_at: UnixMillis(2) };
+        store(dir.path(), STOP, &record).expect("stored");
+        remove_of(dir.path(), STOP, &old.id).expect("left alone");
+        assert_eq!(load(dir.path(), STOP).expect("readable"), Some(record));
+        remove_of(dir.path(), STOP, &new.id).expect("removed");
+        remove_of(dir.path(), STOP, &new.id).expect("nothing to remove");
+        assert_eq!(load::<StopRecord>(dir.path(), STOP).expect("readable"), None);
+    }
 }

@@ -326,9 +326,11 @@ mod tests {
             process(102, 52, 101, 102, 102), // left the session, still a child
             process(103, 53, 1, 102, 102),   // orphan in the session of that one
             process(106, 56, 1, 100, 100),   // orphan in the group
+            process(107, 57, 1, 107, 102),   // orphan in that session, with a group of its own
+            process(108, 58, 1, 100, 0),     // orphan in the group whose session nobody tells
             process(200, 57, 1, 200, 200),   // a stranger
         ];
-        assert_eq!(Case::default().found(&table), [100, 101, 102, 103, 106].into());
+        assert_eq!(Case::default().found(&table), [100, 101, 102, 103, 106, 107, 108].into());
     }
 
     #[test]
