@@ -360,6 +360,18 @@ mod tests {
     }
 
     #[test]
+    fn whoever_a_zombie_has_started_is_a_member_although_launchd_is_its_parent_now() {
+        let lineage = |own, parent| Some(Lineage { own, parent });
+        let member = process(101, 51, 100, 101, 101);
+        let table = [
+            Process { state: ProcessState::Zombie, lineage: lineage(7000, 6999), ..member },
+            process(100, 50, SHIM, 100, 100),
+            Process { lineage: lineage(7001, 7000), ..process(105, 49, 1, 105, 105) },
+        ];
+        assert_eq!(Case::default().found(&table), [100, 105].into());
+    }
+
+    #[test]
     fn a_mark_that_was_copied_makes_no_member_of_a_strangers_child() {
         let table = [
             process(300, 10, 1, 300, 300),   // somebody's editor, older than the run
