@@ -8,8 +8,9 @@ use crate::support::{Seen, Site, send};
 
 /// A service that takes its time to end, and says when another of its runs is there at the same time.
 const SLOW: &str = "[services.web]\ncommand = '''
-mkdir held || echo TWIN >> $EVENTS
-trap 'echo asked >> $EVENTS; sleep 0.5; rmdir held; exit 0' TERM
+if [ -e held ] && kill -0 $(cat held) 2> kill.err; then echo TWIN >> $EVENTS; fi
+echo $$ > held
+trap 'echo asked >> $EVENTS; sleep 0.5; rm held; exit 0' TERM
 while :; do sleep 0.02; done'''\nstop_grace = \"60s\"\n";
 
 #[test]
