@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the tests need and passes them. Arguments go to `cargo test --workspace`.
 #
-# Besides Rust and a C compiler the tests need redis-server, python3, git and the usual tools. What is there already is
+# Besides Rust and a C compiler the tests need redis-server, python3, git, strace (Linux) and the usual tools. What is there already is
 # left alone. The Redis of the tests has its own port and directory; one that the package starts is not touched.
 set -eu
 cd "$(dirname "$0")/.."
@@ -24,15 +24,19 @@ as_root() {
     fi
 }
 
-if missing redis-server python3 git; then
+needs="redis-server python3 git"
+# Calls that older kernels lack are refused by strace, which only Linux has.
+[ "$(uname)" != Linux ] || needs="$needs strace"
+# shellcheck disable=SC2086 # the words are separate
+if missing $needs; then
     if command -v apt-get >/dev/null 2>&1; then
         as_root apt-get update -q
         as_root env DEBIAN_FRONTEND=noninteractive \
-            apt-get install -y -q --no-install-recommends redis-server python3-minimal git </dev/null
+            apt-get install -y -q --no-install-recommends redis-server python3-minimal git strace </dev/null
     elif command -v brew >/dev/null 2>&1; then
         brew install redis python3 git </dev/null
     else
-        echo "scripts/test.sh: install redis-server, python3 and git, then run this again" >&2
+        echo "scripts/test.sh: install $needs, then run this again" >&2
         exit 1
     fi
 fi

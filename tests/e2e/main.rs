@@ -13,6 +13,8 @@ mod down;
 mod environment;
 mod exits;
 mod failures;
+#[cfg(target_os = "linux")]
+mod fallback;
 mod files;
 mod json;
 mod order;

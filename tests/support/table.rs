@@ -74,7 +74,9 @@ pub(super) fn of(root: &Path) -> Vec<Seen> {
         let dir = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
         let is_marked = environ.split(|byte| *byte == 0).any(|variable| variable.starts_with(&marker));
         let mentions = command.windows(mention.len()).any(|part| part == mention);
-        if is_marked || mentions || dir.starts_with(root) {
+        // What watches a test's programs is the test's.
+        let is_tracer = command.starts_with(b"strace\0");
+        if (is_marked || mentions || dir.starts_with(root)) && !is_tracer {
             let command = String::from_utf8_lossy(&command).replace('\0', " ");
             seen.push(Seen { process: ProcessId { pid, start }, parent, command });
         }
