@@ -74,6 +74,10 @@ pub(super) fn of(root: &Path) -> Vec<Seen> {
         let dir = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
         let is_marked = environ.split(|byte| *byte == 0).any(|variable| variable.starts_with(&marker));
         let mentions = command.windows(mention.len()).any(|part| part == mention);
+        // A command of the test's own that is ending has no command line any more, and is no zombie yet.
+        if command.is_empty() && parent == std::process::id().cast_signed() {
+            continue;
+        }
         // What watches a test's programs is the test's.
         let is_tracer = command.starts_with(b"strace\0");
         if (is_marked || mentions || dir.starts_with(root)) && !is_tracer {
