@@ -1,8 +1,15 @@
 //! Facts in, report out, and both ways of showing it.
 
 use locald_utils::name::{ProjectId, RunId, RunNumber};
-use locald_utils::process::features::Inotify;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use locald_utils::paths::Home;
+use locald_utils::process::features::{Feature, FileSystem, Inotify, Limit, Limits, Logout, Machine, Medium, Unit};
+use locald_utils::process::{ProcessId, ProcessState};
+use locald_utils::record::RunRef;
+
+use super::shell::{in_home, quoted};
 use super::*;
 use crate::render::{human as text, json};
 use crate::screen::Paint;
