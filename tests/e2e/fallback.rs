@@ -71,8 +71,11 @@ fn without_close_range() {
 }
 
 #[test]
-fn without_limits_of_others() {
-    // The limit that is a mark can be set, and be read from /proc alone.
+fn without_limits() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: with neither limit nor cgroup nothing ties what hides to a run whose shim is gone");
+        return;
+    }
     holds_what_is_promised_without(&["-e", "trace=prlimit64", "-e", "inject=prlimit64:error=EPERM"]);
 }
 

@@ -199,7 +199,15 @@ pub fn marker(pid: i32, name: &str) -> Option<String> {
 pub(super) fn signal(process: ProcessId, signal: Signal) -> Result<bool, SignalError> {
     match sys::pidfd_open(process.pid) {
         // The number cannot change hands while the pidfd is open, so what is looked at now is what gets the signal.
-        Ok(pidfd) if ProcessId::of(process.pid) == Some(process) => sent(sys::pidfd_send_signal(pidfd.as_fd(), signal)),
+        Ok(pidfd) if ProcessId::of(process.pid) == Some(process) => {
+            match sys::pidfd_send_signal(pidfd.as_fd(), signal) {
+                // A filter that knows the one call and not the other: as below.
+                Err(nix::errno::Errno::ENOSYS) => {
+                    sent(nix::sys::signal::kill(nix::unistd::Pid::from_raw(process.pid), signal))
+                }
+                result => sent(result),
+            }
+        }
         Ok(_) => Ok(false),
         Err(nix::errno::Errno::ESRCH) => Ok(false),
         // A kernel before 5.3 or a filter that refuses the call: check, then kill. The gap is a few microseconds.
