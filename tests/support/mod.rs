@@ -22,6 +22,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use locald_utils::process::cgroup::Hierarchy;
 use locald_utils::process::{self, ProcessId};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -291,11 +292,13 @@ impl Site {
         loop {
             let left = self.processes();
             if left.is_empty() {
-                return;
+                break;
             }
             assert!(Instant::now() < until, "programs of locald are left:\n{}", table::show(&left));
             thread::sleep(PAUSE);
         }
+        let leaves = Hierarchy::of_home(&self.home()).map(|place| place.leaves()).unwrap_or_default();
+        assert!(leaves.is_empty(), "cgroups of runs that are over are left: {leaves:?}");
     }
 
     /// Shows what may explain a failure.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use locald_utils::paths::Home;
+use locald_utils::process::cgroup::Hierarchy;
 use locald_utils::record::{self, Ended, RunRef, ShimRecord};
 
 use crate::ledger::{Ledger, LedgerError, Left};
@@ -44,6 +45,16 @@ pub(crate) async fn look(home: &Home, ledger: &Ledger, boot: &str) -> Result<Inh
         tracing::info!(lost, "runs without a record were closed in the ledger");
     }
     Ok(Inheritance { left: ledger.left().await?, shims, ended })
+}
+
+/// Takes away the cgroups of runs that are nobody's any more: those that have no record, and no process.
+///
+/// A shim records itself before it makes one, so none is taken from under a run that begins.
+pub(crate) fn clear_leaves(cgroups: &Hierarchy, shims: &[ShimRecord]) {
+    let leaves = cgroups.leaves();
+    let orphaned = leaves.iter().filter(|(run, _)| !shims.iter().any(|shim| shim.run.id.as_str() == run));
+    // One that has a process stays by itself.
+    orphaned.for_each(|(_, leaf)| leaf.remove());
 }
 
 fn shim_record(dir: &Path, boot: &str) -> Option<ShimRecord> {

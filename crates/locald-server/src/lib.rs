@@ -159,7 +159,7 @@ async fn serve(home: Home, starter: &mut Starter) -> Result<(), DaemonStart> {
     let boot = process::boot_id().map_err(|error| failed(format!("could not learn the boot id: {error}")))?;
     // Whoever it was that started it: a daemon is of no run, and neither is what it starts.
     mark::take_off();
-    let cgroups = Hierarchy::find(&locald_utils::digest::hex(home.state().as_os_str().as_encoded_bytes())[..8]);
+    let cgroups = Hierarchy::of_home(home.state());
     if let Err(error) = process::become_subreaper() {
         tracing::warn!(%error, "orphans of a shim that dies will not come to the daemon");
     }
@@ -176,6 +176,7 @@ async fn serve(home: Home, starter: &mut Starter) -> Result<(), DaemonStart> {
     // Before anything is said to a shim.
     epoch::store(&home.epoch(), epoch);
     let inheritance = adoption::look(&home, &ledger, &boot).await.map_err(ledger_failed)?;
+    cgroups.iter().for_each(|cgroups| adoption::clear_leaves(cgroups, &inheritance.shims));
     let listener = listen(&home)?;
 
     let reaper = reaper::Reaper::start().map_err(|error| failed(format!("could not catch signals: {error}")))?;

@@ -83,6 +83,7 @@ impl Orphan {
         let Some(record) = record else {
             // No instruction of the service ever ran; whatever the shim had started ends with it.
             self.end_shim().await;
+            self.clear_leaf().await;
             let ended = self.ended(ExitStatus::Unknown, false, Account::default(), Duration::ZERO);
             return self.over(ended).await;
         };
@@ -162,6 +163,20 @@ impl Orphan {
         // By its identity: one that is gone, or whose number is another's, gets nothing.
         let _ = process::signal(self.shim, Signal::SIGKILL);
         let _ = tokio::time::timeout(SHIM_LIMIT, exited(self.shim)).await;
+    }
+
+    /// Takes away the cgroup of a run that came to nothing, with the exec helper that may still be in it.
+    async fn clear_leaf(&self) {
+        let Some(leaf) = self.context.cgroups.as_ref().map(|place| place.leaf(self.identity.run.id.as_str())) else {
+            return;
+        };
+        // A kernel that cannot leaves it to the helper, which goes when its shim is gone.
+        let _ = leaf.kill();
+        let until = Instant::now() + SHIM_LIMIT;
+        while !leaf.processes().is_empty() && Instant::now() < until {
+            tokio::time::sleep(ROUND).await;
+        }
+        leaf.remove();
     }
 
     fn members(&self, record: PidRecord) -> Members {

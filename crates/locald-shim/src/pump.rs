@@ -341,6 +341,8 @@ impl Pump {
             Terminal::open().map_err(|error| failure(StartStage::Terminal, &error, "could not open a terminal"))?;
         let log = LogWriter::open(&self.identity.service_dir, self.identity.run.number, UnixMillis::now())
             .map_err(|error| failure(StartStage::Log, &error, "could not open its log"))?;
+        let watch = MemberWatch::new()
+            .map_err(|error| failure(StartStage::Helper, &error, "could not watch for its processes"))?;
         // Where none can be made the run has none.
         let cgroup = order.cgroup.clone().map(Cgroup::at).filter(|cgroup| cgroup.make().is_ok());
         let plan = Plan {
@@ -355,8 +357,6 @@ impl Pump {
             .inspect_err(|_| cgroup.iter().for_each(Cgroup::remove))
             .map_err(|error| failure(StartStage::Helper, &error, "could not start the exec helper"))?;
         let number = terminal.number;
-        let watch = MemberWatch::new()
-            .map_err(|error| failure(StartStage::Helper, &error, "could not watch for its processes"))?;
         self.master = Some(Rc::new(terminal.master));
         self.slave = Some(terminal.slave);
         self.log = Some(log);

@@ -12,6 +12,8 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::digest;
+
 /// How deep cgroups below a leaf are followed: services that make cgroups of their own (a container runtime) go two deep.
 const DEEPEST: u32 = 8;
 
@@ -23,12 +25,14 @@ pub struct Hierarchy {
 }
 
 impl Hierarchy {
-    /// Finds the place for the leaves of one home, and tries it: `None` when no leaf can be made there.
+    /// Finds the place for the leaves of the home with this state directory, and tries it: `None` when no leaf can be made.
     ///
-    /// `home` tells homes apart in the names of leaves: letters and digits. A process that was itself started in a leaf of
+    /// The names of leaves tell homes apart by the first 8 digits of a digest. A process that was itself started in a leaf of
     /// that home goes up to where the leaf was made: what looks after all runs must not end with one of them.
     #[must_use]
-    pub fn find(home: &str) -> Option<Self> {
+    pub fn of_home(state: &Path) -> Option<Self> {
+        let mut home = digest::hex(state.as_os_str().as_bytes());
+        home.truncate(8);
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
         let mounts = fs::read("/proc/self/mountinfo").ok()?;
         let prefix = format!("{LEAF}{home}-");
@@ -37,7 +41,7 @@ impl Hierarchy {
         if above != dir {
             fs::write(above.join("cgroup.procs"), "0").ok()?;
         }
-        let hierarchy = Self { dir: above, home: home.to_owned() };
+        let hierarchy = Self { dir: above, home };
         let probe = hierarchy.leaf(&format!("probe{}", std::process::id()));
         probe.make().ok()?;
         // Kernels before 5.14 cannot kill a cgroup as a whole; a list of processes is worth having all the same.
@@ -49,6 +53,14 @@ impl Hierarchy {
     #[must_use]
     pub fn leaf(&self, run: &str) -> Cgroup {
         Cgroup { dir: self.dir.join(format!("{LEAF}{}-{run}", self.home)) }
+    }
+
+    /// The leaves of this home that are there, each with the id of its run.
+    #[must_use]
+    pub fn leaves(&self) -> Vec<(String, Cgroup)> {
+        let prefix = format!("{LEAF}{}-", self.home);
+        let run = |dir: &Path| dir.file_name()?.to_str()?.strip_prefix(&prefix).map(str::to_owned);
+        below(&self.dir).filter_map(|dir| Some((run(&dir)?, Cgroup { dir }))).collect()
     }
 
     /// Where leaves are made.
@@ -242,12 +254,14 @@ mod tests {
 
     #[test]
     fn what_runs_in_a_leaf_is_listed_and_killed_as_one() {
-        let Some(hierarchy) = Hierarchy::find("unittest") else {
+        let Some(hierarchy) = Hierarchy::of_home(Path::new("/a/home/of/this/test")) else {
             eprintln!("no cgroup can be made here, so none is tried");
             return;
         };
         let leaf = hierarchy.leaf(&format!("{}", std::process::id()));
         leaf.make().expect("made");
+        let ours = (std::process::id().to_string(), leaf.clone());
+        assert!(hierarchy.leaves().contains(&ours));
         // The shell moves itself, and then starts one in a session of its own below a cgroup of its own.
         let script =
             "echo 0 > $1/cgroup.procs && mkdir $1/deep && { sleep 600 & echo $! > $1/deep/cgroup.procs; read x; }";
@@ -270,6 +284,6 @@ mod tests {
             std::thread::yield_now();
         }
         leaf.remove();
-        assert!(!leaf.dir().exists());
+        assert!(!leaf.dir().exists() && !hierarchy.leaves().contains(&ours));
     }
 }
