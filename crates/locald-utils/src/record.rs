@@ -29,12 +29,22 @@ pub const EXIT: &str = "exit";
 /// When the file cannot be written or put in its place.
 pub fn store<T: Serialize>(dir: &Path, name: &str, record: &T) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
-    let temporary = dir.join(format!(".{name}.new"));
+    let spare = spare(dir, name);
     let mut bytes = serde_json::to_vec_pretty(record)?;
     bytes.push(b'\n');
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    // Shortened after it is written and not emptied before: ext4 takes a file that was emptied for one to be synced.
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&spare)?;
     io::Write::write_all(&mut file, &bytes)?;
-    std::fs::rename(&temporary, dir.join(name))
+    file.set_len(bytes.len() as u64)?;
+    std::fs::rename(&spare, dir.join(name))
+}
+
+/// Where a record is written, and where its file waits for the next one when it is removed.
+///
+/// A file that is used again spares the file system from looking for a free one: ext4 passes over those that were deleted in
+/// the last minute, one by one, which costs more than all else when hundreds of services were stopped and start again.
+fn spare(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!(".{name}.new"))
 }
 
 /// Reads a record; `None` when there is none.
@@ -54,7 +64,7 @@ pub fn load<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<Option<T>
 /// # Errors
 /// When it cannot be removed.
 pub fn remove(dir: &Path, name: &str) -> io::Result<()> {
-    match std::fs::remove_file(dir.join(name)) {
+    match std::fs::rename(dir.join(name), spare(dir, name)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
     }
@@ -288,6 +298,17 @@ pub struct StopRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shorter_record_in_a_used_file_is_only_itself() {
+        let dir = tempfile::tempdir().expect("a directory");
+        store(dir.path(), EXIT, &"a long one, which leaves its file to the next".to_owned()).expect("stored");
+        remove(dir.path(), EXIT).expect("removed");
+        assert_eq!(load::<String>(dir.path(), EXIT).expect("readable"), None);
+        store(dir.path(), EXIT, &"short".to_owned()).expect("stored");
+        assert_eq!(load::<String>(dir.path(), EXIT).expect("readable").as_deref(), Some("short"));
+        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 1);
+    }
 
     #[test]
     fn a_record_of_another_run_is_not_removed() {
