@@ -5,6 +5,7 @@
  *   helper slow MS        takes MS milliseconds to obey SIGTERM
  *   helper spam BYTES     writes BYTES bytes of lines, as fast as they are taken
  *   helper bare BYTES OUT copies the same from a pseudo terminal to OUT by a bare read-write loop; prints seconds
+ *   helper relay N        passes a byte through N processes, 300 times; prints median and p99 in milliseconds
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -73,6 +74,44 @@ static int bare(long bytes, const char *path) {
     return 0;
 }
 
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static int relay(int processes) {
+    enum { ROUNDS = 300 };
+    static double times[ROUNDS];
+    int first, last, ends[2];
+    if (pipe(ends) < 0) return 1;
+    first = ends[1], last = ends[0];
+    for (int i = 0; i < processes; i++) {
+        if (pipe(ends) < 0) return 1;
+        if (fork() == 0) {
+            char byte;
+            close(first), close(ends[0]);
+            while (read(last, &byte, 1) == 1)
+                if (write(ends[1], &byte, 1) != 1) break;
+            _exit(0);
+        }
+        close(last), close(ends[1]);
+        last = ends[0];
+    }
+    fcntl(last, F_SETFL, O_NONBLOCK);
+    for (int i = 0; i < ROUNDS; i++) {
+        char byte = 'x';
+        usleep(20000);
+        double began = now(CLOCK_MONOTONIC);
+        if (write(first, &byte, 1) != 1) return 1;
+        /* As figures.py looks for an exit. */
+        while (read(last, &byte, 1) != 1) usleep(200);
+        times[i] = now(CLOCK_MONOTONIC) - began;
+    }
+    qsort(times, ROUNDS, sizeof *times, ascending);
+    printf("%f %f\n", times[ROUNDS / 2] * 1e3, times[ROUNDS * 99 / 100 - 1] * 1e3);
+    return 0;
+}
+
 int main(int count, char **args) {
     const char *mode = count > 1 ? args[1] : "";
     if (!strcmp(mode, "mark") && count > 2) {
@@ -89,6 +128,8 @@ int main(int count, char **args) {
         return 0;
     } else if (!strcmp(mode, "bare") && count > 3) {
         return bare(atol(args[2]), args[3]);
+    } else if (!strcmp(mode, "relay") && count > 2) {
+        return relay(atoi(args[2]));
     } else if (strcmp(mode, "sleep")) {
         return 2;
     }
