@@ -54,6 +54,50 @@ fn a_member_that_ignores_sigterm_is_killed_after_its_leader_has_left() {
     assert!(web["stop_ms"].as_u64() >= Some(1000), "killed before its time: {web}");
 }
 
+// The process table shows such a process as a zombie, which it is not.
+#[test]
+fn a_process_whose_first_thread_has_left_is_alive_until_it_is_killed() {
+    const PROGRAM: &str = r#"
+        #include <pthread.h>
+        #include <signal.h>
+        #include <stdio.h>
+        #include <unistd.h>
+        static void *stay(void *unused) { for (;;) pause(); return unused; }
+        int main(void) {
+            pthread_t thread;
+            signal(SIGTERM, SIG_IGN);
+            if (fork() == 0) {
+                setsid();
+                FILE *file = fopen("child.new", "w");
+                fprintf(file, "%d\n", (int)getpid());
+                fclose(file);
+                rename("child.new", "child");
+            }
+            pthread_create(&thread, NULL, stay, NULL);
+            pthread_exit(NULL);
+        }"#;
+    let site = Site::new("[services.web]\ncommand = \"./headless\"\nstop_grace = \"200ms\"\n");
+    let source = site.write("headless.c", PROGRAM);
+    let mut cc = std::process::Command::new("cc");
+    let built = cc.arg(&source).arg("-pthread").arg("-o").arg(site.project().join("headless")).status();
+    assert!(built.expect("a C compiler").success());
+
+    site.up();
+    let (web, child) = (site.leader("web"), site.await_pid("child"));
+    assert_eq!(site.service("web")["state"], "ready");
+    let ended = ended(&site.down(), "web");
+    assert_eq!((&ended["processes"], &ended["killed"], &ended["signal"]), (&2.into(), &2.into(), &"SIGKILL".into()));
+    assert!(!web.is_alive() && !child.is_alive());
+
+    // So it is when the shim is gone.
+    std::fs::remove_file(site.project().join("child")).expect("removed");
+    site.up();
+    let (web, child) = (site.leader("web"), site.await_pid("child"));
+    send(site.recorded("web", "shim", "shim"), Signal::SIGKILL);
+    site.down();
+    assert!(!web.is_alive() && !child.is_alive());
+}
+
 #[test]
 fn a_child_in_a_session_of_its_own_ends_too() {
     let site = Site::new(

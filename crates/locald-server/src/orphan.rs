@@ -62,7 +62,8 @@ struct Members {
     reapers: Vec<i32>,
     /// The leader, if it has become a child of the daemon.
     held: Option<Held>,
-    terminal: Option<u64>,
+    /// The terminal and its number, which is given to nobody else while it is held open here.
+    terminal: Option<(OwnedFd, u64)>,
     memory: Memory,
 }
 
@@ -102,11 +103,10 @@ impl Orphan {
         }
         let leader = members.record.leader;
         members.held = self.context.reaper.hold(leader);
-        // While it is held open here, the number of the terminal is given to nobody else.
-        let terminal = self.master.as_ref().and_then(|master| master.try_clone().ok());
-        members.terminal = process::look(leader.pid)
-            .filter(|process| terminal.is_some() && process.id == leader)
-            .map(|process| process.terminal);
+        members.terminal = self.master.as_ref().and_then(|master| {
+            let number = process::look(leader.pid).filter(|process| process.id == leader)?.terminal;
+            Some((master.try_clone().ok()?, number))
+        });
         let pump = self.master.take().and_then(|master| self.pump(master));
         let nobody = |left: Vec<process::Process>| left.is_empty();
         let is_over = !leader.is_alive() && self.target(&members, None).members(&members.memory).is_ok_and(nobody);
@@ -123,7 +123,6 @@ impl Orphan {
             // Nobody of the run is left to write, so the terminal ends; unless a stranger was given it.
             let _ = tokio::time::timeout(DRAIN_LIMIT, pump).await;
         }
-        drop(terminal);
         self.over(ended).await;
     }
 
@@ -193,7 +192,8 @@ impl Orphan {
             is_pinned: members.held.is_some(),
             keeper,
             reapers: &members.reapers,
-            terminal: members.terminal,
+            terminal: members.terminal.as_ref().map(|(_, number)| *number),
+            terminal_session: members.terminal.as_ref().and_then(|(terminal, _)| process::terminal_session(terminal)),
             cgroup: members.cgroup.as_ref(),
             home: Some(mark::supervisor(self.context.home.state())),
             signal: self.spec.stop.signal.0,

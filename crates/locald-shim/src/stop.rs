@@ -27,6 +27,7 @@ impl Pump {
             keeper: Some(self.shim.pid),
             reapers: &[],
             terminal: Some(live.terminal),
+            terminal_session: None,
             cgroup: live.cgroup.as_ref(),
             home: self.home.as_deref(),
             signal: live.order.stop.signal.0,

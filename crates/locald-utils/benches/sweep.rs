@@ -1,7 +1,7 @@
 //! What it costs to find a run's members on a busy machine: `cargo bench -p locald-utils --bench sweep [PROCESSES]`.
 //!
 //! Starts 2,000 sleepers (or as many as named) that are younger than a run, and looks for the run's one member among them, as
-//! the daemon does when the shim is gone: the whole table, a look at every limit, no help by a cgroup. Ends what it started.
+//! the daemon does when the shim is gone: a glance at everybody's session, group and limit, no help by a cgroup. Ends what it started.
 
 use std::io::Write;
 use std::process::{Child, Command};
@@ -27,6 +27,7 @@ fn main() {
         keeper: None,
         reapers: &[],
         terminal: None,
+        terminal_session: None,
         cgroup: None,
         home: None,
         signal: Signal::SIGTERM,

@@ -8,7 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
+use super::vicinity::Glance;
 use super::{Listener, Process, ProcessId, ProcessState, SignalError, Socket, sent, sys};
 
 /// The id of this boot (random(4), `/proc/sys/kernel/random/boot_id`).
@@ -58,6 +60,8 @@ fn parse_stat(line: &[u8], uid: u32) -> Option<Process> {
     // `fields[0]` is field 3 of the manual.
     let number = |field: usize| fields.get(field - 3)?.parse::<i64>().ok();
     let state = match *fields.first()? {
+        // A process goes on when its first thread has left (pthread_exit(3)), and shows that one as a zombie.
+        "Z" if number(20)? > 1 => ProcessState::Live,
         "Z" | "X" | "x" => ProcessState::Zombie,
         "T" | "t" => ProcessState::Stopped,
         "D" => ProcessState::Uninterruptible,
@@ -87,6 +91,21 @@ pub fn all() -> io::Result<Vec<Process>> {
 fn pids() -> io::Result<impl Iterator<Item = i32>> {
     let entries = fs::read_dir("/proc")?;
     Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
+}
+
+/// Asks about every process what its number is enough to ask: getsid(2) and getpgid(2). `is_suspect` says of whom more is to
+/// be known.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub(super) fn glances(is_suspect: impl Fn(i32, i32) -> bool) -> io::Result<Vec<Glance>> {
+    let glance = |pid: i32| {
+        // Both answer for zombies, and fail only when it is gone.
+        let session = nix::unistd::getsid(Some(Pid::from_raw(pid))).ok()?.as_raw();
+        let group = nix::unistd::getpgid(Some(Pid::from_raw(pid))).ok()?.as_raw();
+        Some(Glance { pid, session, group, is_suspect: is_suspect(pid, session) })
+    };
+    Ok(pids()?.filter_map(glance).collect())
 }
 
 /// The numbers of the calling thread's children, zombies included.
@@ -202,9 +221,7 @@ pub(super) fn signal(process: ProcessId, signal: Signal) -> Result<bool, SignalE
         Ok(pidfd) if ProcessId::of(process.pid) == Some(process) => {
             match sys::pidfd_send_signal(pidfd.as_fd(), signal) {
                 // A filter that knows the one call and not the other: as below.
-                Err(nix::errno::Errno::ENOSYS) => {
-                    sent(nix::sys::signal::kill(nix::unistd::Pid::from_raw(process.pid), signal))
-                }
+                Err(nix::errno::Errno::ENOSYS) => sent(nix::sys::signal::kill(Pid::from_raw(process.pid), signal)),
                 result => sent(result),
             }
         }
@@ -212,7 +229,7 @@ pub(super) fn signal(process: ProcessId, signal: Signal) -> Result<bool, SignalE
         Err(nix::errno::Errno::ESRCH) => Ok(false),
         // A kernel before 5.3 or a filter that refuses the call: check, then kill. The gap is a few microseconds.
         Err(_) if ProcessId::of(process.pid) == Some(process) => {
-            sent(nix::sys::signal::kill(nix::unistd::Pid::from_raw(process.pid), signal))
+            sent(nix::sys::signal::kill(Pid::from_raw(process.pid), signal))
         }
         Err(_) => Ok(false),
     }
@@ -396,6 +413,14 @@ mod tests {
         assert_eq!(process.name, "a) S 1 (b");
         assert_eq!((process.parent, process.group, process.session, process.terminal), (1, 812, 811, 34816));
         assert_eq!(process.state, ProcessState::Stopped);
+    }
+
+    #[test]
+    fn a_zombie_with_threads_is_none() {
+        let line =
+            |threads: u32| format!("812 (a) Z 1 812 811 0 -1 4194304 0 0 0 0 0 0 0 0 20 0 {threads} 0 98765 0 0\n");
+        let state = |threads| parse_stat(line(threads).as_bytes(), 0).expect("parses").state;
+        assert_eq!((state(1), state(2)), (ProcessState::Zombie, ProcessState::Live));
     }
 
     #[test]

@@ -38,6 +38,15 @@ impl<'a> Marks<'a> {
     }
 }
 
+#[cfg(target_os = "linux")]
+impl Marks<'_> {
+    /// Whether the process with this number may carry the mark that is inherited: it does, or runs as somebody whose limits
+    /// take longer to read.
+    pub(super) fn may_be_inherited_by(&self, pid: i32) -> bool {
+        limit::value(self.run).is_some_and(|mark| limit::is_perhaps(pid, mark))
+    }
+}
+
 impl Clues for Marks<'_> {
     fn inherits_mark(&self, process: &Process) -> bool {
         limit::value(self.run).is_some_and(|mark| limit::of(process.id.pid) == Some(mark))
@@ -95,6 +104,14 @@ mod limit {
         if soft >= FIRST && hard == RLIM_INFINITY {
             // A run without this mark has the others.
             let _ = setrlimit(Resource::RLIMIT_RTTIME, mark.unwrap_or(RLIM_INFINITY), hard);
+        }
+    }
+
+    /// Whether another process carries this mark, as far as that is quick to ask.
+    pub(super) fn is_perhaps(pid: i32, mark: u64) -> bool {
+        match sys::rttime_limit(pid) {
+            Ok(soft) => soft == mark,
+            Err(error) => error == nix::errno::Errno::EPERM,
         }
     }
 

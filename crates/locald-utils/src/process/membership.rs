@@ -52,6 +52,11 @@ impl Memory {
         new
     }
 
+    /// The numbers of all members so far.
+    pub(super) fn pids(&self) -> impl Iterator<Item = i32> {
+        self.known.iter().map(|process| process.pid)
+    }
+
     /// How many members there have been.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -82,12 +87,37 @@ pub trait Clues {
 ///
 /// In that order they are to be signalled: a parent that restarts its children goes before them.
 pub fn members<'t>(table: &'t [Process], evidence: &Evidence<'_>, clues: &impl Clues) -> Vec<&'t Process> {
+    living(members_and_zombies(table, evidence, clues)).collect()
+}
+
+/// Those of `members` that have not ended.
+pub(super) fn living(members: Vec<&Process>) -> impl Iterator<Item = &Process> {
+    members.into_iter().filter(|process| process.state != ProcessState::Zombie)
+}
+
+/// As [`members`], and zombies: they say whose a session or a group is.
+pub(super) fn members_and_zombies<'t>(
+    table: &'t [Process],
+    evidence: &Evidence<'_>,
+    clues: &impl Clues,
+) -> Vec<&'t Process> {
     let mut search = Search::new(table, evidence, clues);
     search.seeds();
     search.grow();
     search.marked();
     search.grow();
     search.in_order()
+}
+
+/// What is older than the run cannot be of it. Start times are as fine as the clock: the same is not older.
+fn is_older(process: &Process, evidence: &Evidence<'_>) -> bool {
+    process.id.start < evidence.leader.start
+}
+
+/// Whether a session or group with this number can be of the run: its leader is younger than the run, or gone. (0 is no
+/// number: macOS tells none for some zombies.)
+pub(super) fn began_within(number: i32, leader: Option<&Process>, evidence: &Evidence<'_>) -> bool {
+    number > 1 && leader.is_none_or(|leader| !is_older(leader, evidence))
 }
 
 struct Search<'t, 'a, C> {
@@ -132,9 +162,8 @@ impl<'t, 'a, C: Clues> Search<'t, 'a, C> {
         search
     }
 
-    /// What is older than the run cannot be of it. Start times are as fine as the clock: the same is not older.
     fn is_older(&self, process: &Process) -> bool {
-        process.id.start < self.evidence.leader.start
+        is_older(process, self.evidence)
     }
 
     fn add(&mut self, process: &'t Process) {
@@ -196,10 +225,8 @@ impl<'t, 'a, C: Clues> Search<'t, 'a, C> {
         }
     }
 
-    /// Whether a session or group with this number can be of the run: its leader is younger than the run, or gone. (0 is no
-    /// number: macOS tells none for some zombies.)
     fn began_within(&self, number: i32) -> bool {
-        number > 1 && self.by_pid.get(&number).is_none_or(|leader| !self.is_older(leader))
+        began_within(number, self.by_pid.get(&number).copied(), self.evidence)
     }
 
     /// Whoever nothing else proves is looked at.
@@ -236,7 +263,6 @@ impl<'t, 'a, C: Clues> Search<'t, 'a, C> {
         }
         // A table that was read while it changed may show a circle of parents; nobody is left out because of that.
         ordered.extend(self.members.iter().filter(|process| !seen.contains(&process.id.pid)));
-        ordered.retain(|process| process.state != ProcessState::Zombie);
         ordered
     }
 }
@@ -245,7 +271,7 @@ impl<'t, 'a, C: Clues> Search<'t, 'a, C> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::Lineage;
+    use super::super::{Lineage, vicinity};
     use super::*;
 
     const LEADER: ProcessId = ProcessId { pid: 100, start: 50 };
@@ -287,6 +313,39 @@ mod tests {
         }
     }
 
+    fn pids<'p>(processes: impl IntoIterator<Item = &'p Process>) -> Vec<i32> {
+        processes.into_iter().map(|process| process.id.pid).collect()
+    }
+
+    /// A made table that is asked in part.
+    struct Part<'a> {
+        table: &'a [Process],
+        evidence: &'a Evidence<'a>,
+        told: &'a Told,
+    }
+
+    impl vicinity::Table for Part<'_> {
+        fn glances(&self) -> std::io::Result<Vec<vicinity::Glance>> {
+            let glance = |process: &Process| vicinity::Glance {
+                pid: process.id.pid,
+                session: process.session,
+                group: process.group,
+                is_suspect: self.told.inheriting.contains(&process.id.pid)
+                    || (self.evidence.terminal == Some(process.terminal) && process.terminal != 0)
+                    || self.evidence.keeper == Some(process.parent),
+            };
+            Ok(self.table.iter().map(glance).collect())
+        }
+
+        fn look(&self, pid: i32) -> Option<Process> {
+            self.table.iter().find(|process| process.id.pid == pid).cloned()
+        }
+
+        fn children(&self, pid: i32) -> Vec<i32> {
+            self.table.iter().filter(|process| process.parent == pid).map(|process| process.id.pid).collect()
+        }
+    }
+
     /// What one kind of evidence has to say, and nothing else.
     #[derive(Default)]
     struct Case {
@@ -308,7 +367,18 @@ mod tests {
                 cgroup: &self.cgroup,
                 memory: &self.memory,
             };
-            members(table, &evidence, &self.told).iter().map(|process| process.id.pid).collect()
+            let found = pids(members(table, &evidence, &self.told));
+            // Without lineages, a search in the vicinity finds the same.
+            if table.iter().all(|process| process.lineage.is_none()) {
+                let part = Part { table, evidence: &evidence, told: &self.told };
+                let near = vicinity::members(&part, &evidence, &self.told).expect("a table");
+                let order = |mut pids: Vec<i32>| {
+                    pids.sort_unstable();
+                    pids
+                };
+                assert_eq!(order(pids(&near)), order(found.clone()));
+            }
+            found
         }
 
         fn found(&self, table: &[Process]) -> BTreeSet<i32> {
@@ -357,6 +427,59 @@ mod tests {
             .add([&Process { lineage: Some(Lineage { own: 7000, parent: 6999 }), ..process(104, 54, 100, 100, 100) }]);
         let heir = [Process { lineage: Some(Lineage { own: 7001, parent: 7000 }), ..process(105, 49, 1, 105, 105) }];
         assert_eq!(Case { memory, ..Case::default() }.find(&heir), [105]);
+    }
+
+    #[test]
+    fn an_orphan_is_found_whoever_has_adopted_it() {
+        // A session manager has it, which nobody has told us of.
+        let adopted = |pid, group, session| process(pid, 60, 300, group, session);
+        let manager = process(300, 10, 1, 300, 300);
+        let stranger = adopted(400, 400, 400);
+        let mut memory = Memory::default();
+        memory.add([&adopted(105, 105, 105)]);
+        let known = Case { memory, ..Case::default() };
+        assert_eq!(known.find(&[manager.clone(), stranger.clone(), adopted(105, 105, 105)]), [105]);
+        let cgroup = Case { cgroup: [105].into(), ..Case::default() };
+        assert_eq!(cgroup.find(&[manager.clone(), stranger.clone(), adopted(105, 105, 105)]), [105]);
+        // One that is known leads to the others of its session, and of its group.
+        let session = [manager.clone(), stranger.clone(), adopted(105, 105, 105), adopted(106, 106, 105)];
+        assert_eq!(known.found(&session), [105, 106].into());
+        let group = [manager.clone(), stranger, adopted(105, 105, 105), adopted(106, 105, 0)];
+        assert_eq!(known.found(&group), [105, 106].into());
+        // Not when they are a stranger's, who is looked at for nothing else.
+        let login = process(500, 10, 300, 500, 500);
+        assert_eq!(known.find(&[manager, login, adopted(105, 500, 500), adopted(106, 500, 500)]), [105]);
+    }
+
+    #[test]
+    fn a_member_that_starts_another_and_ends_between_two_looks_hides_nobody() {
+        struct Moving(std::cell::Cell<u32>);
+        impl vicinity::Table for Moving {
+            fn glances(&self) -> std::io::Result<Vec<vicinity::Glance>> {
+                self.0.set(self.0.get() + 1);
+                let pid = if self.0.get() == 1 { 105 } else { 106 };
+                Ok(vec![vicinity::Glance { pid, session: pid, group: pid, is_suspect: true }])
+            }
+
+            fn look(&self, pid: i32) -> Option<Process> {
+                (pid == 106).then(|| process(106, 60, 300, 106, 106))
+            }
+
+            fn children(&self, _: i32) -> Vec<i32> {
+                Vec::new()
+            }
+        }
+        let told = Told { inheriting: [106].into(), ..Told::default() };
+        let evidence = Evidence {
+            leader: LEADER,
+            keeper: None,
+            reapers: &[],
+            terminal: None,
+            cgroup: &BTreeSet::new(),
+            memory: &Memory::default(),
+        };
+        let found = vicinity::members(&Moving(0.into()), &evidence, &told).expect("a table");
+        assert_eq!(pids(&found), [106]);
     }
 
     #[test]

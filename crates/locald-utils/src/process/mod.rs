@@ -26,6 +26,7 @@ pub mod membership;
 mod spawn;
 pub mod sweep;
 pub mod sys;
+pub mod vicinity;
 pub mod watch;
 
 #[cfg(target_os = "linux")]
@@ -35,6 +36,8 @@ mod os;
 #[path = "macos.rs"]
 mod os;
 
+#[cfg(target_os = "linux")]
+use os::glances;
 pub use os::{
     all, become_subreaper, boot_id, children, command, descendants, exit_watch, listeners, look, marker, own_children,
     own_executable, release_memory, sockets_of, still_open, terminal_number, working_directory,
@@ -202,6 +205,13 @@ pub enum SignalError {
 /// [`SignalError::NotPermitted`] if the process changed its user.
 pub fn signal(process: ProcessId, signal: Signal) -> Result<bool, SignalError> {
     os::signal(process, signal)
+}
+
+/// The session that has a terminal, asked of its master or by a member of the session (tcgetsid(3)); `None` when no session
+/// has it.
+#[must_use]
+pub fn terminal_session(terminal: impl AsFd) -> Option<i32> {
+    nix::sys::termios::tcgetsid(terminal).ok().map(Pid::as_raw)
 }
 
 /// Sends `signal` to the process group of `leader`, the leader included.

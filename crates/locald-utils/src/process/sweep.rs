@@ -15,6 +15,8 @@ use super::cgroup::Cgroup;
 use super::ladder::{Action, Ladder, ROUND, View};
 use super::mark::Marks;
 use super::membership::{self, Clues, Evidence, Memory};
+#[cfg(target_os = "linux")]
+use super::vicinity;
 use super::{ORPHANS_COME_TO_THE_SHIM, Process, ProcessId, ProcessState, SignalError, Socket};
 use crate::name::RunId;
 use crate::record::{Stray, Survivor};
@@ -38,6 +40,8 @@ pub struct Target<'a> {
     pub reapers: &'a [i32],
     /// The run's terminal, while the caller holds it open.
     pub terminal: Option<u64>,
+    /// The session that has this terminal (tcgetsid(3)), where the caller can ask.
+    pub terminal_session: Option<i32>,
     /// The run's cgroup, where it has one.
     pub cgroup: Option<&'a Cgroup>,
     /// The home whose daemon and shims are no members.
@@ -55,15 +59,6 @@ impl Target<'_> {
     /// When the process table cannot be read. Then nobody can say who is left.
     pub fn members(&self, memory: &Memory) -> io::Result<Vec<Process>> {
         let cgroup: BTreeSet<i32> = self.cgroup.map(Cgroup::processes).unwrap_or_default().into_iter().collect();
-        let table = match self.keeper {
-            Some(keeper) if ORPHANS_COME_TO_THE_SHIM => {
-                let mut table = super::descendants(keeper)?;
-                let below: BTreeSet<i32> = table.iter().map(|process| process.id.pid).collect();
-                table.extend(cgroup.difference(&below).filter_map(|&pid| super::look(pid)));
-                table
-            }
-            Some(_) | None => super::all()?,
-        };
         let evidence = Evidence {
             leader: self.leader,
             keeper: self.keeper,
@@ -72,8 +67,29 @@ impl Target<'_> {
             cgroup: &cgroup,
             memory,
         };
-        let found = membership::members(&table, &evidence, &self.marks());
-        Ok(found.into_iter().filter(|process| !self.is_of_command(process)).cloned().collect())
+        let mut found = match self.keeper {
+            Some(keeper) if ORPHANS_COME_TO_THE_SHIM => {
+                let mut table = super::descendants(keeper)?;
+                let below: BTreeSet<i32> = table.iter().map(|process| process.id.pid).collect();
+                table.extend(cgroup.difference(&below).filter_map(|&pid| super::look(pid)));
+                membership::members(&table, &evidence, &self.marks()).into_iter().cloned().collect()
+            }
+            Some(_) | None => self.members_anywhere(&evidence)?,
+        };
+        found.retain(|process| !self.is_of_command(process));
+        Ok(found)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn members_anywhere(&self, evidence: &Evidence<'_>) -> io::Result<Vec<Process>> {
+        vicinity::members(self, evidence, &self.marks())
+    }
+
+    /// The table of macOS comes in one piece, and costs the same whatever is wanted of it.
+    #[cfg(target_os = "macos")]
+    fn members_anywhere(&self, evidence: &Evidence<'_>) -> io::Result<Vec<Process>> {
+        let table = super::all()?;
+        Ok(membership::members(&table, evidence, &self.marks()).into_iter().cloned().collect())
     }
 
     fn marks(&self) -> Marks<'_> {
@@ -103,6 +119,23 @@ impl Target<'_> {
             return true;
         }
         self.members(memory).is_ok_and(|members| members.iter().all(|process| process.id == self.leader))
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl vicinity::Table for Target<'_> {
+    fn glances(&self) -> io::Result<Vec<vicinity::Glance>> {
+        let marks = self.marks();
+        super::glances(|pid, session| Some(session) == self.terminal_session || marks.may_be_inherited_by(pid))
+    }
+
+    fn look(&self, pid: i32) -> Option<Process> {
+        super::look(pid)
+    }
+
+    fn children(&self, pid: i32) -> Vec<i32> {
+        // Of one that is gone nobody is a child any more.
+        super::children(pid).unwrap_or_default()
     }
 }
 
