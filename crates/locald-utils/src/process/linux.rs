@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::vicinity::Glance;
 use super::{Listener, Process, ProcessId, ProcessState, SignalError, Socket, sent, sys};
 
 /// The id of this boot (random(4), `/proc/sys/kernel/random/boot_id`).
@@ -88,24 +87,21 @@ pub fn all() -> io::Result<Vec<Process>> {
     Ok(pids()?.filter_map(look).collect())
 }
 
-fn pids() -> io::Result<impl Iterator<Item = i32>> {
+pub(super) fn pids() -> io::Result<impl Iterator<Item = i32>> {
     let entries = fs::read_dir("/proc")?;
     Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
 }
 
-/// Asks about every process what its number is enough to ask: getsid(2) and getpgid(2). `is_suspect` says of whom more is to
-/// be known.
-///
-/// # Errors
-/// When `/proc` cannot be read.
-pub(super) fn glances(is_suspect: impl Fn(i32, i32) -> bool) -> io::Result<Vec<Glance>> {
-    let glance = |pid: i32| {
-        // Both answer for zombies, and fail only when it is gone.
-        let session = nix::unistd::getsid(Some(Pid::from_raw(pid))).ok()?.as_raw();
-        let group = nix::unistd::getpgid(Some(Pid::from_raw(pid))).ok()?.as_raw();
-        Some(Glance { pid, session, group, is_suspect: is_suspect(pid, session) })
-    };
-    Ok(pids()?.filter_map(glance).collect())
+/// The session and the process group of a process, zombies included: what its number is enough to ask for (getsid(2),
+/// getpgid(2)).
+pub(super) fn affiliation(pid: i32) -> Option<(i32, i32)> {
+    let pid = Some(Pid::from_raw(pid));
+    Some((nix::unistd::getsid(pid).ok()?.as_raw(), nix::unistd::getpgid(pid).ok()?.as_raw()))
+}
+
+/// The number that was given out last (proc_loadavg(5), the last field).
+pub(super) fn newest() -> Option<i32> {
+    fs::read_to_string("/proc/loadavg").ok()?.split_ascii_whitespace().last()?.parse().ok()
 }
 
 /// The numbers of the calling thread's children, zombies included.

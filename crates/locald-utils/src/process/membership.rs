@@ -110,7 +110,7 @@ pub(super) fn members_and_zombies<'t>(
 }
 
 /// What is older than the run cannot be of it. Start times are as fine as the clock: the same is not older.
-fn is_older(process: &Process, evidence: &Evidence<'_>) -> bool {
+pub(super) fn is_older(process: &Process, evidence: &Evidence<'_>) -> bool {
     process.id.start < evidence.leader.start
 }
 
@@ -325,16 +325,20 @@ mod tests {
     }
 
     impl vicinity::Table for Part<'_> {
-        fn glances(&self) -> std::io::Result<Vec<vicinity::Glance>> {
-            let glance = |process: &Process| vicinity::Glance {
-                pid: process.id.pid,
-                session: process.session,
-                group: process.group,
-                is_suspect: self.told.inheriting.contains(&process.id.pid)
-                    || (self.evidence.terminal == Some(process.terminal) && process.terminal != 0)
-                    || self.evidence.keeper == Some(process.parent),
-            };
-            Ok(self.table.iter().map(glance).collect())
+        fn numbers(&self) -> std::io::Result<impl Iterator<Item = i32>> {
+            Ok(self.table.iter().map(|process| process.id.pid))
+        }
+
+        fn newest(&self) -> Option<i32> {
+            None
+        }
+
+        fn glance(&self, pid: i32) -> Option<vicinity::Glance> {
+            let process = self.look(pid)?;
+            let is_suspect = self.told.inheriting.contains(&pid)
+                || (self.evidence.terminal == Some(process.terminal) && process.terminal != 0)
+                || self.evidence.keeper == Some(process.parent);
+            Some(vicinity::Glance { session: process.session, group: process.group, is_suspect })
         }
 
         fn look(&self, pid: i32) -> Option<Process> {
@@ -451,25 +455,59 @@ mod tests {
         assert_eq!(known.find(&[manager, login, adopted(105, 500, 500), adopted(106, 500, 500)]), [105]);
     }
 
-    #[test]
-    fn a_member_that_starts_another_and_ends_between_two_looks_hides_nobody() {
-        struct Moving(std::cell::Cell<u32>);
-        impl vicinity::Table for Moving {
-            fn glances(&self) -> std::io::Result<Vec<vicinity::Glance>> {
-                self.0.set(self.0.get() + 1);
-                let pid = if self.0.get() == 1 { 105 } else { 106 };
-                Ok(vec![vicinity::Glance { pid, session: pid, group: pid, is_suspect: true }])
-            }
+    /// Hands on from process to process, each gone before the first `hops` looks at it.
+    struct HotPotato {
+        now: std::cell::Cell<i32>,
+        until: i32,
+        /// Whether it is gone before its session is asked for, or only before it is looked at.
+        is_quick: bool,
+        wraps: bool,
+    }
 
-            fn look(&self, pid: i32) -> Option<Process> {
-                (pid == 106).then(|| process(106, 60, 300, 106, 106))
-            }
-
-            fn children(&self, _: i32) -> Vec<i32> {
-                Vec::new()
-            }
+    impl HotPotato {
+        fn hop(&self) {
+            self.now.set((self.now.get() + 1).min(self.until));
         }
-        let told = Told { inheriting: [106].into(), ..Told::default() };
+    }
+
+    impl vicinity::Table for HotPotato {
+        fn numbers(&self) -> std::io::Result<impl Iterator<Item = i32>> {
+            // Below where the list has come to, and so missed by it, when numbers begin anew.
+            let listed = (!self.wraps || self.now.get() == self.until).then_some(self.now.get());
+            Ok(listed.into_iter())
+        }
+
+        fn newest(&self) -> Option<i32> {
+            let newest = if self.wraps { 1000 - self.now.get() } else { self.now.get() };
+            if self.wraps {
+                self.hop();
+            }
+            Some(newest)
+        }
+
+        fn glance(&self, pid: i32) -> Option<vicinity::Glance> {
+            if self.is_quick {
+                self.hop();
+            }
+            (pid == self.now.get()).then_some(vicinity::Glance { session: pid, group: pid, is_suspect: true })
+        }
+
+        fn look(&self, pid: i32) -> Option<Process> {
+            if pid == LEADER.pid {
+                return None;
+            }
+            self.hop();
+            (pid == self.now.get()).then(|| process(pid, 60, 300, pid, pid))
+        }
+
+        fn children(&self, _: i32) -> Vec<i32> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn a_member_that_starts_another_and_ends_before_it_is_looked_at_hides_nobody() {
+        let told = Told { inheriting: (100..300).collect(), ..Told::default() };
         let evidence = Evidence {
             leader: LEADER,
             keeper: None,
@@ -478,8 +516,14 @@ mod tests {
             cgroup: &BTreeSet::new(),
             memory: &Memory::default(),
         };
-        let found = vicinity::members(&Moving(0.into()), &evidence, &told).expect("a table");
-        assert_eq!(pids(&found), [106]);
+        for (is_quick, wraps) in [(false, false), (true, false), (false, true)] {
+            let find = |until| {
+                let table = HotPotato { now: 105.into(), until, is_quick, wraps };
+                vicinity::members(&table, &evidence, &told).map(|found| pids(&found))
+            };
+            assert_eq!(find(110).expect("in time"), [110], "quick {is_quick}, wraps {wraps}");
+            assert!(find(250).is_err(), "nobody knows: quick {is_quick}, wraps {wraps}");
+        }
     }
 
     #[test]

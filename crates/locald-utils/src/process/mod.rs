@@ -36,8 +36,6 @@ mod os;
 #[path = "macos.rs"]
 mod os;
 
-#[cfg(target_os = "linux")]
-use os::glances;
 pub use os::{
     all, become_subreaper, boot_id, children, command, descendants, exit_watch, listeners, look, marker, own_children,
     own_executable, release_memory, sockets_of, still_open, terminal_number, working_directory,

@@ -25,6 +25,12 @@ use crate::record::{Stray, Survivor};
 /// asynchronous input and output (io_uring) a little later.
 const PORT_LIMIT: Duration = Duration::from_millis(500);
 
+/// How often a round of killing looks again, as long as it finds somebody new.
+const HUNT: usize = 32;
+
+/// Finds members, for whom knows these already.
+type Finder<'t> = Box<dyn FnMut(&Memory) -> io::Result<Vec<Process>> + 't>;
+
 /// What is known of a run whose processes are to be found.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
@@ -58,38 +64,62 @@ impl Target<'_> {
     /// # Errors
     /// When the process table cannot be read. Then nobody can say who is left.
     pub fn members(&self, memory: &Memory) -> io::Result<Vec<Process>> {
-        let cgroup: BTreeSet<i32> = self.cgroup.map(Cgroup::processes).unwrap_or_default().into_iter().collect();
-        let evidence = Evidence {
-            leader: self.leader,
-            keeper: self.keeper,
-            reapers: self.reapers,
-            terminal: self.terminal,
-            cgroup: &cgroup,
-            memory,
-        };
-        let mut found = match self.keeper {
-            Some(keeper) if ORPHANS_COME_TO_THE_SHIM => {
+        self.newcomers()(memory)
+    }
+
+    /// Finds the members when it is called for the first time, and from then on at least those that are new.
+    fn newcomers<'t>(&'t self) -> Finder<'t> {
+        match self.keeper {
+            Some(keeper) if ORPHANS_COME_TO_THE_SHIM => Box::new(move |memory| {
+                let cgroup = self.cgroup();
                 let mut table = super::descendants(keeper)?;
                 let below: BTreeSet<i32> = table.iter().map(|process| process.id.pid).collect();
                 table.extend(cgroup.difference(&below).filter_map(|&pid| super::look(pid)));
-                membership::members(&table, &evidence, &self.marks()).into_iter().cloned().collect()
-            }
-            Some(_) | None => self.members_anywhere(&evidence)?,
-        };
-        found.retain(|process| !self.is_of_command(process));
-        Ok(found)
+                let found = membership::members(&table, &self.evidence(&cgroup, memory), &self.marks());
+                Ok(self.without_command(found.into_iter().cloned()))
+            }),
+            Some(_) | None => self.newcomers_anywhere(),
+        }
     }
 
     #[cfg(target_os = "linux")]
-    fn members_anywhere(&self, evidence: &Evidence<'_>) -> io::Result<Vec<Process>> {
-        vicinity::members(self, evidence, &self.marks())
+    fn newcomers_anywhere<'t>(&'t self) -> Finder<'t> {
+        let mut vicinity = vicinity::Vicinity::of(self);
+        Box::new(move |memory| {
+            let cgroup = self.cgroup();
+            let found = vicinity.newcomers(&self.evidence(&cgroup, memory), &self.marks())?;
+            Ok(self.without_command(found.into_iter()))
+        })
     }
 
     /// The table of macOS comes in one piece, and costs the same whatever is wanted of it.
     #[cfg(target_os = "macos")]
-    fn members_anywhere(&self, evidence: &Evidence<'_>) -> io::Result<Vec<Process>> {
-        let table = super::all()?;
-        Ok(membership::members(&table, evidence, &self.marks()).into_iter().cloned().collect())
+    fn newcomers_anywhere<'t>(&'t self) -> Finder<'t> {
+        Box::new(move |memory| {
+            let (cgroup, table) = (self.cgroup(), super::all()?);
+            let found = membership::members(&table, &self.evidence(&cgroup, memory), &self.marks());
+            Ok(self.without_command(found.into_iter().cloned()))
+        })
+    }
+
+    fn cgroup(&self) -> BTreeSet<i32> {
+        self.cgroup.map(Cgroup::processes).unwrap_or_default().into_iter().collect()
+    }
+
+    fn evidence<'e>(&'e self, cgroup: &'e BTreeSet<i32>, memory: &'e Memory) -> Evidence<'e> {
+        Evidence {
+            leader: self.leader,
+            keeper: self.keeper,
+            reapers: self.reapers,
+            terminal: self.terminal,
+            cgroup,
+            memory,
+        }
+    }
+
+    /// The stop command and what it has started have a time of their own.
+    fn without_command(&self, found: impl Iterator<Item = Process>) -> Vec<Process> {
+        found.filter(|process| !self.is_of_command(process)).collect()
     }
 
     fn marks(&self) -> Marks<'_> {
@@ -124,9 +154,20 @@ impl Target<'_> {
 
 #[cfg(target_os = "linux")]
 impl vicinity::Table for Target<'_> {
-    fn glances(&self) -> io::Result<Vec<vicinity::Glance>> {
-        let marks = self.marks();
-        super::glances(|pid, session| Some(session) == self.terminal_session || marks.may_be_inherited_by(pid))
+    fn numbers(&self) -> io::Result<impl Iterator<Item = i32>> {
+        super::os::pids()
+    }
+
+    fn newest(&self) -> Option<i32> {
+        super::os::newest()
+    }
+
+    fn glance(&self, pid: i32) -> Option<vicinity::Glance> {
+        // In this order: whoever is there for the second question was there for the first.
+        let may_be_marked = self.marks().may_be_inherited_by(pid);
+        let (session, group) = super::os::affiliation(pid)?;
+        let is_suspect = may_be_marked || Some(session) == self.terminal_session;
+        Some(vicinity::Glance { session, group, is_suspect })
     }
 
     fn look(&self, pid: i32) -> Option<Process> {
@@ -269,15 +310,14 @@ impl Sweep {
                 }
             }
             Action::Kill => {
-                // What is forked while this is written is killed as well. It needs no list, but the report does.
                 let members = self.look(target).unwrap_or_default();
                 self.note_sockets(&members);
                 if let Some(cgroup) = target.cgroup {
-                    // A kernel that cannot do it, or a leaf that is gone: what follows does the same, in rounds.
+                    // What is forked while this is written is killed as well. A kernel that cannot do it, or a leaf that is
+                    // gone: what follows does the same.
                     let _ = cgroup.kill();
                 }
-                send(target, &members, Signal::SIGKILL);
-                self.killed.extend(members.iter().map(|process| process.id));
+                self.hunt(target, members);
             }
             Action::GiveUp => {
                 return Some(self.look(target).unwrap_or_default().iter().map(survivor).collect());
@@ -285,6 +325,23 @@ impl Sweep {
             Action::RunCommand | Action::EndCommand => {}
         }
         None
+    }
+
+    /// Kills members, and at once whoever they have started meanwhile: one that hands on every few milliseconds is caught
+    /// only by who looks as often.
+    fn hunt(&mut self, target: &Target<'_>, mut members: Vec<Process>) {
+        let mut newcomers = target.newcomers();
+        for _ in 0..HUNT {
+            send(target, &members, Signal::SIGKILL);
+            self.killed.extend(members.iter().map(|process| process.id));
+            // A table that cannot be read shows nobody; the next round asks again, and the run is not over by that.
+            members = newcomers(&self.memory).unwrap_or_default();
+            self.see(target.leader, &members);
+            members.retain(|process| !self.killed.contains(&process.id));
+            if members.is_empty() {
+                return;
+            }
+        }
     }
 
     /// Notes on which sockets the members listen, once: what they are asked for, they close.

@@ -5,21 +5,19 @@
 //! children of those who collect orphans, and around each member found its children, its session and its group, until nobody
 //! new is found. [`membership`] decides as ever; what it finds here is what it would find in the whole table.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use super::Process;
 use super::membership::{self, Clues, Evidence};
+use super::{Process, ProcessId, ProcessState};
 
-/// How often the table is asked again when nobody was found and somebody vanished meanwhile: whoever has started another and
-/// ended between two looks must not make a run look empty.
-const ATTEMPTS: usize = 5;
+/// How many passes are made over the table at most. The first takes milliseconds, the others look at who is new.
+const PASSES: usize = 32;
 
 /// What is told of a process by its number.
 #[derive(Clone, Copy, Debug)]
 pub struct Glance {
-    /// Its number.
-    pub pid: i32,
     /// Its session.
     pub session: i32,
     /// Its process group.
@@ -30,11 +28,17 @@ pub struct Glance {
 
 /// A process table that can be asked in part.
 pub trait Table {
-    /// Glances at every process, zombies included.
+    /// The numbers of all processes, zombies included, the lowest first.
     ///
     /// # Errors
-    /// When nobody can say which processes there are.
-    fn glances(&self) -> io::Result<Vec<Glance>>;
+    /// When they cannot be read.
+    fn numbers(&self) -> io::Result<impl Iterator<Item = i32>>;
+
+    /// The number that was given out last, where it is told.
+    fn newest(&self) -> Option<i32>;
+
+    /// Glances at a process; `None` when it is gone.
+    fn glance(&self, pid: i32) -> Option<Glance>;
 
     /// Looks at a process; `None` when it is gone.
     fn look(&self, pid: i32) -> Option<Process>;
@@ -47,82 +51,143 @@ pub trait Table {
 ///
 /// Evidence of a terminal and of a keeper is not searched for: who is in the session that has the terminal must be suspect.
 ///
+/// That nobody is left is said only when it is certain. A member may start another and end before it is looked at, so whenever
+/// somebody was gone before that, or numbers began anew, those who came meanwhile are looked at as well. (A new process has a
+/// higher number than those before it, so a pass over the table that misses nobody meets it, or whoever has started it.)
+///
 /// # Errors
-/// When the table cannot be read.
+/// When the table cannot be read, or changes faster than that.
 pub fn members(table: &impl Table, evidence: &Evidence<'_>, clues: &impl Clues) -> io::Result<Vec<Process>> {
-    let mut found = Vec::new();
-    for _ in 0..ATTEMPTS {
-        let mut vicinity = Vicinity::of(table)?;
-        found = vicinity.search(evidence, clues);
-        if !found.is_empty() || !vicinity.has_anybody_vanished {
-            break;
-        }
-    }
-    Ok(found)
+    Vicinity::of(table).newcomers(evidence, clues)
 }
 
-struct Vicinity<'a, T> {
+/// The part of a process table that matters for a run, as far as it is known.
+pub struct Vicinity<'a, T> {
     table: &'a T,
-    suspects: Vec<i32>,
     /// Who was there.
     listed: BTreeSet<i32>,
     sessions: BTreeMap<i32, Vec<i32>>,
     groups: BTreeMap<i32, Vec<i32>>,
+    /// Who is to be looked at.
+    open: BTreeSet<i32>,
     /// Who was looked at; `None` when it was gone.
     looked_at: BTreeMap<i32, Option<Process>>,
-    has_anybody_vanished: bool,
+    /// Whose neighbours are to be looked at, or were.
+    surrounded: BTreeSet<i32>,
+    /// The sessions and groups of members.
+    within: BTreeSet<i32>,
+    /// Who was there after it had been asked whether they are members.
+    confirmed: BTreeSet<i32>,
+    /// Which members the caller has been told of.
+    told: BTreeSet<ProcessId>,
+    answers: Answers,
+    /// Whether nobody has escaped since this pass began.
+    is_certain: bool,
 }
 
 impl<'a, T: Table> Vicinity<'a, T> {
-    fn of(table: &'a T) -> io::Result<Self> {
-        let mut vicinity = Self {
+    /// Nothing is known yet.
+    pub fn of(table: &'a T) -> Self {
+        Self {
             table,
-            suspects: Vec::new(),
             listed: BTreeSet::new(),
             sessions: BTreeMap::new(),
             groups: BTreeMap::new(),
+            open: BTreeSet::new(),
             looked_at: BTreeMap::new(),
-            has_anybody_vanished: false,
-        };
-        for Glance { pid, session, group, is_suspect } in table.glances()? {
-            vicinity.listed.insert(pid);
-            vicinity.sessions.entry(session).or_default().push(pid);
-            vicinity.groups.entry(group).or_default().push(pid);
-            if is_suspect {
-                vicinity.suspects.push(pid);
+            surrounded: BTreeSet::new(),
+            within: BTreeSet::new(),
+            confirmed: BTreeSet::new(),
+            told: BTreeSet::new(),
+            answers: Answers::default(),
+            is_certain: true,
+        }
+    }
+
+    /// Finds members that have not been told yet. After the first time this takes a fraction of a millisecond, because only
+    /// those are looked at who came meanwhile.
+    ///
+    /// # Errors
+    /// As [`members`].
+    pub fn newcomers(&mut self, evidence: &Evidence<'_>, clues: &impl Clues) -> io::Result<Vec<Process>> {
+        for _ in 0..PASSES {
+            self.is_certain = true;
+            self.pass(evidence)?;
+            let mut found = self.search(evidence, clues);
+            found.retain(|process| self.told.insert(process.id));
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            self.confirm(evidence);
+            if self.is_certain {
+                return Ok(found);
             }
         }
-        Ok(vicinity)
+        Err(io::Error::other("it changed faster than it could be read"))
+    }
+
+    /// Glances at everybody who has not been listed.
+    fn pass(&mut self, evidence: &Evidence<'_>) -> io::Result<()> {
+        let newest = self.table.newest();
+        for pid in self.table.numbers()? {
+            if !self.listed.insert(pid) {
+                continue;
+            }
+            let Some(Glance { session, group, is_suspect }) = self.table.glance(pid) else {
+                self.is_certain = false;
+                continue;
+            };
+            self.sessions.entry(session).or_default().push(pid);
+            self.groups.entry(group).or_default().push(pid);
+            if is_suspect || self.within.contains(&session) || self.within.contains(&group) {
+                self.open.insert(pid);
+            }
+        }
+        if newest > self.table.newest() {
+            // A number that was listed may be somebody else's now.
+            let told = std::mem::take(&mut self.told);
+            *self = Self { is_certain: false, told, ..Self::of(self.table) };
+        }
+        self.open.insert(evidence.leader.pid);
+        self.open.extend(evidence.memory.pids());
+        self.open.extend(evidence.cgroup);
+        for reaper in evidence.reapers.iter().copied().chain([1]) {
+            self.add_children(reaper);
+        }
+        Ok(())
     }
 
     fn search(&mut self, evidence: &Evidence<'_>, clues: &impl Clues) -> Vec<Process> {
-        let mut next: BTreeSet<i32> = self.suspects.iter().copied().collect();
-        next.insert(evidence.leader.pid);
-        next.extend(evidence.memory.pids());
-        next.extend(evidence.cgroup);
-        for reaper in evidence.reapers.iter().copied().chain([1]) {
-            next.extend(self.children(reaper));
-        }
-        let mut surrounded = BTreeSet::new();
+        let mut found = Vec::new();
         loop {
-            next.into_iter().for_each(|pid| self.look(pid));
-            let known: Vec<Process> = self.looked_at.values().flatten().cloned().collect();
-            let members = membership::members_and_zombies(&known, evidence, clues);
-            next = BTreeSet::new();
-            for member in &members {
-                if surrounded.insert(member.id.pid) {
-                    next.extend(self.children(member.id.pid));
-                    for (all, number) in [(&self.sessions, member.session), (&self.groups, member.group)] {
-                        let leader = self.looked_at.get(&number).and_then(Option::as_ref);
-                        if membership::began_within(number, leader, evidence) {
-                            next.extend(all.get(&number).into_iter().flatten());
-                        }
-                    }
-                }
+            self.open.retain(|pid| !self.looked_at.contains_key(pid));
+            if self.open.is_empty() {
+                return found;
             }
-            next.retain(|pid| !self.looked_at.contains_key(pid));
-            if next.is_empty() {
-                return membership::living(members).cloned().collect();
+            std::mem::take(&mut self.open).into_iter().for_each(|pid| self.look(pid));
+            let known: Vec<Process> = self.looked_at.values().flatten().cloned().collect();
+            let answers = std::mem::take(&mut self.answers);
+            let asked = Asked { clues, answers: answers.into() };
+            let members = membership::members_and_zombies(&known, evidence, &asked);
+            self.answers = asked.answers.into_inner();
+            for member in &members {
+                self.surround(member, evidence);
+            }
+            found = membership::living(members).cloned().collect();
+        }
+    }
+
+    /// Has the neighbours of a member looked at.
+    fn surround(&mut self, member: &Process, evidence: &Evidence<'_>) {
+        if !self.surrounded.insert(member.id.pid) {
+            return;
+        }
+        self.add_children(member.id.pid);
+        for (all, number) in [(&self.sessions, member.session), (&self.groups, member.group)] {
+            let leader = self.looked_at.get(&number).and_then(Option::as_ref);
+            if membership::began_within(number, leader, evidence) {
+                self.within.insert(number);
+                self.open.extend(all.get(&number).into_iter().flatten());
             }
         }
     }
@@ -140,14 +205,61 @@ impl<'a, T: Table> Vicinity<'a, T> {
             return known.clone();
         }
         let process = self.table.look(pid);
-        self.has_anybody_vanished |= process.is_none() && self.listed.contains(&pid);
+        let has_ended = process.as_ref().is_none_or(|process| process.state == ProcessState::Zombie);
+        // One that had ended before this pass began has started nobody since, and is not looked at twice.
+        self.is_certain &= !has_ended || !self.listed.contains(&pid);
         self.looked_at.insert(pid, process.clone());
         process
     }
 
-    fn children(&mut self, pid: i32) -> Vec<i32> {
+    fn add_children(&mut self, pid: i32) {
         let children = self.table.children(pid);
-        self.listed.extend(&children);
-        children
+        // One that was not listed came later, and is glanced at in the next pass.
+        self.is_certain &= children.iter().all(|child| self.listed.contains(child));
+        self.open.extend(children);
+    }
+
+    /// Looks for those who ended while it was asked whether they are members: that cannot be told of them any more.
+    fn confirm(&mut self, evidence: &Evidence<'_>) {
+        for (&pid, process) in &self.looked_at {
+            let Some(process) = process else { continue };
+            let is_of_interest = process.state != ProcessState::Zombie && !membership::is_older(process, evidence);
+            if !is_of_interest || !self.confirmed.insert(pid) {
+                continue;
+            }
+            let now = self.table.look(pid);
+            self.is_certain &= now.is_some_and(|now| now.id == process.id && now.state != ProcessState::Zombie);
+        }
+    }
+}
+
+/// What was answered about processes: who was no member a moment ago is none now.
+#[derive(Default)]
+struct Answers {
+    inherits: BTreeMap<ProcessId, bool>,
+    carries: BTreeMap<ProcessId, bool>,
+    supervises: BTreeMap<ProcessId, bool>,
+}
+
+/// Clues that are asked for once.
+struct Asked<'c, C> {
+    clues: &'c C,
+    answers: RefCell<Answers>,
+}
+
+impl<C: Clues> Clues for Asked<'_, C> {
+    fn inherits_mark(&self, process: &Process) -> bool {
+        let answers = &mut self.answers.borrow_mut().inherits;
+        *answers.entry(process.id).or_insert_with(|| self.clues.inherits_mark(process))
+    }
+
+    fn carries_mark(&self, process: &Process) -> bool {
+        let answers = &mut self.answers.borrow_mut().carries;
+        *answers.entry(process.id).or_insert_with(|| self.clues.carries_mark(process))
+    }
+
+    fn is_supervisor(&self, process: &Process) -> bool {
+        let answers = &mut self.answers.borrow_mut().supervises;
+        *answers.entry(process.id).or_insert_with(|| self.clues.is_supervisor(process))
     }
 }
