@@ -7,16 +7,31 @@ use nix::sys::signal::Signal;
 use crate::rounds::{self, GRACE, Load, Tally};
 use crate::support::{Seen, Site, send, service_of};
 
+/// An ordinary user, whom nobody else is.
+const USER: u32 = 61_003;
+
 /// Makes rounds in each of which `before` does something to a zoo that is complete, and then it is brought down.
 fn rounds_of(what: &str, before: impl Fn(&Site)) {
-    let site = Site::new(&rounds::zoo());
+    rounds_at(&Site::new(&rounds::zoo()), what, before);
+}
+
+/// As [`rounds_of`], as a user who can make no cgroups. Whoever is not root has just done that.
+fn rounds_of_a_user(what: &str, before: impl Fn(&Site)) {
+    let mut site = Site::new(&rounds::zoo());
+    if nix::unistd::geteuid().is_root() {
+        site.belong_to(USER);
+        rounds_at(&site, &format!("{what}, as a user"), before);
+    }
+}
+
+fn rounds_at(site: &Site, what: &str, before: impl Fn(&Site)) {
     let load = Load::begin();
     let mut tally = Tally::default();
     for _ in 0..rounds::count() {
         site.up();
-        rounds::await_all(&site, &site.project());
-        before(&site);
-        tally.add(&rounds::down(&site));
+        rounds::await_all(site, &site.project());
+        before(site);
+        tally.add(&rounds::down(site));
     }
     drop(load);
     tally.tell(what);
@@ -80,6 +95,21 @@ fn nobody_is_left_when_the_shim_is_killed() {
 #[test]
 fn nobody_is_left_when_shim_and_daemon_are_killed() {
     rounds_of("shim and daemon killed", |site| kill(site, Seen::is_locald));
+}
+
+#[test]
+fn nobody_is_left_of_a_user_when_the_leader_lives() {
+    rounds_of_a_user("leader alive", |_| {});
+}
+
+#[test]
+fn nobody_is_left_of_a_user_when_the_shim_is_killed() {
+    rounds_of_a_user("shim killed", |site| kill(site, Seen::is_shim));
+}
+
+#[test]
+fn nobody_is_left_of_a_user_when_shim_and_daemon_are_killed() {
+    rounds_of_a_user("shim and daemon killed", |site| kill(site, Seen::is_locald));
 }
 
 #[test]

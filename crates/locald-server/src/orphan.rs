@@ -267,20 +267,20 @@ impl Orphan {
         let grace = if stop_at_once == Some(true) { Duration::ZERO } else { self.spec.stop.grace };
         let memory = std::mem::take(&mut members.memory);
         let mut sweep = Sweep::begin(Duration::ZERO, grace, false, stop_at_once.is_some(), memory, &mut actions);
-        let mut is_told = false;
+        let (mut is_told, mut is_unreadable) = (false, false);
         loop {
             let target = self.target(&members, None);
-            match sweep.look(&target) {
-                Ok(left) => {
-                    let now = began.elapsed();
-                    let empty = left.is_empty() && sweep.are_ports_free(now);
-                    sweep.step(now, View { empty, command_over: true }, &mut actions);
-                }
+            let empty = match sweep.look(&target) {
+                Ok(left) => left.is_empty() && sweep.are_ports_free(began.elapsed()),
                 Err(error) => {
-                    // A table that cannot be read shows nobody, but the run is not over by that.
-                    tracing::error!(%error, "the process table cannot be read");
+                    // Not knowing is not being empty.
+                    if !std::mem::replace(&mut is_unreadable, true) {
+                        tracing::warn!(%error, service = %self.reporter.key.service, "who is left cannot be told");
+                    }
+                    false
                 }
-            }
+            };
+            sweep.step(began.elapsed(), View { empty, command_over: true }, &mut actions);
             if sweep.ladder().is_done() {
                 break;
             }

@@ -52,9 +52,9 @@ impl Memory {
         new
     }
 
-    /// The numbers of all members so far.
-    pub(super) fn pids(&self) -> impl Iterator<Item = i32> {
-        self.known.iter().map(|process| process.pid)
+    /// All members so far.
+    pub(super) fn ids(&self) -> impl Iterator<Item = ProcessId> {
+        self.known.iter().copied()
     }
 
     /// How many members there have been.

@@ -320,11 +320,18 @@ impl Sweep {
                 self.hunt(target, members);
             }
             Action::GiveUp => {
-                return Some(self.look(target).unwrap_or_default().iter().map(survivor).collect());
+                let left = self.look(target).unwrap_or_else(|_| self.last_seen());
+                return Some(left.iter().map(survivor).collect());
             }
             Action::RunCommand | Action::EndCommand => {}
         }
         None
+    }
+
+    /// Those of the members that were found before who are still there.
+    fn last_seen(&self) -> Vec<Process> {
+        let looked = self.memory.ids().filter_map(|id| super::look(id.pid).filter(|process| process.id == id));
+        looked.filter(|process| process.state != ProcessState::Zombie).collect()
     }
 
     /// Kills members, and at once whoever they have started meanwhile: one that hands on every few milliseconds is caught

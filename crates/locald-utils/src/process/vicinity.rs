@@ -149,7 +149,7 @@ impl<'a, T: Table> Vicinity<'a, T> {
             *self = Self { is_certain: false, told, ..Self::of(self.table) };
         }
         self.open.insert(evidence.leader.pid);
-        self.open.extend(evidence.memory.pids());
+        self.open.extend(evidence.memory.ids().map(|process| process.pid));
         self.open.extend(evidence.cgroup);
         for reaper in evidence.reapers.iter().copied().chain([1]) {
             self.add_children(reaper);
