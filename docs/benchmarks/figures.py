@@ -213,6 +213,10 @@ def machine(bench, rounds):
         os.waitpid(pid, 0)
         times.append(time.perf_counter() - began)
     row("the machine: start and end of `/bin/true`", ms(statistics.median(times)), "")
+    with open(os.path.join(bench.binaries, "locald-shim"), "rb") as file:
+        # The interpreter that an ELF file names is the dynamic linker (elf(5), PT_INTERP).
+        is_dynamic = b"/ld-linux" in file.read(4096)
+    row("the shim is linked", "dynamically" if is_dynamic else "statically", "")
     # As many as an exit wakes one after the other: the service, its shim, the daemon, and the daemon's ledger.
     relay = subprocess.run([bench.helper, "relay", "4"], check=True, capture_output=True, text=True).stdout.split()
     row("the machine: a byte through 4 processes, median and p99", ", ".join(f"{float(each):.1f} ms" for each in relay), "")

@@ -117,6 +117,8 @@ pub(crate) struct Pump {
     lost_output: u64,
     /// Whether nothing on disk speaks of this shim any more.
     is_forgotten: bool,
+    /// Whether the program runs since this turn, and all that starting it took can be given back.
+    is_settled: bool,
 }
 
 impl Pump {
@@ -136,13 +138,15 @@ impl Pump {
             log: None,
             lost_output: 0,
             is_forgotten: false,
+            is_settled: false,
         }
     }
 
     /// Runs until the shim may go.
     pub(crate) fn run(mut self) {
         while !matches!(self.state, State::Over) {
-            for (source, events) in self.wait() {
+            let just_settled = std::mem::take(&mut self.is_settled);
+            for (source, events) in self.wait(just_settled) {
                 self.handle(&source, events);
             }
             self.step();
@@ -164,7 +168,8 @@ impl Pump {
         }
     }
 
-    fn wait(&self) -> Vec<(Source, PollFlags)> {
+    /// Sleeps until something happens; with `release`, holding no more memory than the sleep needs.
+    fn wait(&self, release: bool) -> Vec<(Source, PollFlags)> {
         let mut sources = vec![Source::Signals];
         let mut fds = vec![PollFd::new(self.signals.0.get_read().as_fd(), PollFlags::POLLIN)];
         for (index, (fd, interest)) in self.link.interests().enumerate() {
@@ -199,6 +204,10 @@ impl Pump {
             }
             None => PollTimeout::NONE,
         };
+        // As late as this, because whatever runs afterwards brings its pages back.
+        if release {
+            process::release_memory();
+        }
         // Interrupted by a signal: the signal's own descriptor tells the next turn. Out of memory: try again.
         if poll(&mut fds, timeout).is_err() {
             return Vec::new();
@@ -421,7 +430,7 @@ impl Pump {
                 if live.order.stop.command.is_none() {
                     live.order.environment = Environment::new();
                 }
-                process::release_memory();
+                self.is_settled = true;
             }
             Progress::Running => {
                 live.failed = Some(StartFailure {
