@@ -41,7 +41,7 @@ impl Spawn {
         }
     }
 
-    /// Has it started in a cgroup, if that can be done at once. Only for a caller that has one thread.
+    /// Has it started in a cgroup, if that can be done at once.
     #[must_use]
     pub fn cgroup(mut self, dir: Option<&Path>) -> Self {
         self.cgroup = dir.map(Path::to_owned);

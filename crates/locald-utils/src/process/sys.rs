@@ -165,12 +165,11 @@ pub struct Image<'a> {
 /// Starts a program in a cgroup, as the leader of a session, with signals at their defaults (clone3(2), CLONE_INTO_CGROUP).
 ///
 /// A process that is born in its cgroup costs nothing; one that is moved there waits for the whole machine, 10 ms as a rule.
-/// The caller must have one thread: the child is a copy of it that does nothing but calls that are safe after a fork
-/// (signal-safety(7)) before it executes the program.
+/// As with vfork(2), the caller sleeps until the child has executed the program or could not, and copies no memory for it.
 ///
 /// # Errors
-/// ENOSYS before Linux 5.7 and where a filter refuses the call; EACCES, EOPNOTSUPP and EBUSY where the cgroup takes no
-/// process; those of execve(2). Nothing is left of the child then.
+/// ENOSYS before Linux 5.7, on processors that nobody wrote this for, and where a filter refuses the call; EACCES, EOPNOTSUPP
+/// and EBUSY where the cgroup takes no process; those of execve(2). Nothing is left of the child then.
 #[cfg(target_os = "linux")]
 pub fn start_in_cgroup(cgroup: BorrowedFd<'_>, image: &Image<'_>) -> nix::Result<libc::pid_t> {
     use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
@@ -178,56 +177,119 @@ pub fn start_in_cgroup(cgroup: BorrowedFd<'_>, image: &Image<'_>) -> nix::Result
         texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
     };
     let (args, env) = (pointers(image.args), pointers(image.env));
-    let (failures, tell) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let mut child = Child { image, args: args.as_ptr(), env: env.as_ptr(), errno: 0 };
     // SAFETY: clone_args is plain data for which zero bytes mean that nothing is asked for.
     let mut clone: libc::clone_args = unsafe { std::mem::zeroed() };
-    clone.flags = 0x2_0000_0000; // CLONE_INTO_CGROUP (linux/sched.h), which is wider than libc's constants for clone(2).
+    let shared = libc::CLONE_VM | libc::CLONE_VFORK;
+    clone.flags = 0x2_0000_0000 | u64::from(shared.unsigned_abs()); // CLONE_INTO_CGROUP (linux/sched.h), wider than libc's constants.
     clone.exit_signal = libc::SIGCHLD as u64;
     clone.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
-    // No handler of the caller's may run in the child, which shares its descriptors.
+    // No handler of the caller's may run in the child, which shares its memory.
     let mut before = SigSet::empty();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
-    // SAFETY: without CLONE_VM and with no stack given this is a fork; the kernel reads `clone` alone, of the size named.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const clone, size_of::<libc::clone_args>()) };
-    if pid == 0 {
-        // SAFETY: this is the child, with one thread; only async-signal-safe calls follow, on memory that was made before
-        // the fork, and none of them returns to the caller.
-        unsafe {
-            for signal in 1..=64 {
-                // Those that cannot be changed refuse, which is right.
-                libc::signal(signal, libc::SIG_DFL);
-            }
-            libc::setsid();
-            for &(from, to) in image.descriptors {
-                libc::dup2(from, to);
-            }
-            let mut none: libc::sigset_t = std::mem::zeroed();
-            libc::sigemptyset(&raw mut none);
-            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-            libc::execve(image.program.as_ptr(), args.as_ptr(), env.as_ptr());
-            let errno = *libc::__errno_location();
-            libc::write(tell.as_raw_fd(), (&raw const errno).cast(), size_of::<libc::c_int>());
-            libc::_exit(127);
-        }
-    }
-    let started = Errno::result(pid);
+    // SAFETY: `clone` asks for a child that shares memory while the caller sleeps, and `child` lives until it has woken.
+    let started = unsafe { clone_and_run(&clone, &raw mut child) };
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
-    let pid = libc::pid_t::try_from(started?).map_err(|_| Errno::EINVAL)?;
-    drop(tell);
-    // It ends without a word when the program runs.
-    let mut errno = [0; size_of::<libc::c_int>()];
-    let failed = loop {
-        match nix::unistd::read(&failures, &mut errno) {
-            Ok(count) => break count == errno.len(),
-            Err(Errno::EINTR) => {}
-            Err(_) => break false,
-        }
-    };
-    if failed {
+    let pid = started?;
+    if child.errno != 0 {
         let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
-        return Err(Errno::from_raw(libc::c_int::from_ne_bytes(errno)));
+        return Err(Errno::from_raw(child.errno));
     }
     Ok(pid)
+}
+
+/// What a child is to execute, and why it could not.
+#[cfg(target_os = "linux")]
+struct Child<'a> {
+    image: &'a Image<'a>,
+    args: *const *const libc::c_char,
+    env: *const *const libc::c_char,
+    errno: libc::c_int,
+}
+
+/// What a child does between clone and exec, on memory that its sleeping parent lends it.
+///
+/// # Safety
+/// `child` must be valid, all signals must be blocked, and the thread whose stack this is must sleep.
+#[cfg(target_os = "linux")]
+unsafe extern "C" fn run_child(child: *mut Child<'_>) -> ! {
+    // SAFETY: the caller vouches for `child`. Nothing but calls that are safe after vfork(2) follows, and nothing returns.
+    unsafe {
+        for signal in 1..=64 {
+            // Those that cannot be changed refuse, which is right.
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        libc::setsid();
+        for &(from, to) in (*child).image.descriptors {
+            libc::dup2(from, to);
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        libc::execve((*child).image.program.as_ptr(), (*child).args, (*child).env);
+        (*child).errno = Errno::last_raw();
+        libc::_exit(127);
+    }
+}
+
+/// Clones this process and has the clone run [`run_child`]. Returns its number.
+///
+/// Both go on from the same instruction with the same stack, so no compiled code may lie between the clone's first step and
+/// its own function: it could overwrite what its parent has yet to read there.
+///
+/// # Safety
+/// `clone` must ask for CLONE_VM and CLONE_VFORK and for no stack, all signals must be blocked, and `child` must be valid.
+#[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+unsafe fn clone_and_run(clone: &libc::clone_args, child: *mut Child<'_>) -> nix::Result<libc::pid_t> {
+    let result: isize;
+    // SAFETY: the parent's registers are as before but for the result and what the instruction spoils. What the clone does
+    // it does below the parent's stack pointer, on stack that is in nobody's use, and it never comes back.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "mov rdi, {child}",
+            "call {run}",
+            "2:",
+            child = in(reg) child,
+            run = sym run_child,
+            inlateout("rax") libc::SYS_clone3 as isize => result,
+            in("rdi") clone,
+            in("rsi") size_of::<libc::clone_args>(),
+            out("rcx") _,
+            out("r11") _,
+        );
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!(
+            "svc #0",
+            "cbnz x0, 2f",
+            "mov x0, {child}",
+            "bl {run}",
+            "2:",
+            child = in(reg) child,
+            run = sym run_child,
+            in("x8") libc::SYS_clone3 as isize,
+            inlateout("x0") std::ptr::from_ref(clone) => result,
+            in("x1") size_of::<libc::clone_args>(),
+            out("x30") _,
+        );
+    }
+    match i32::try_from(result) {
+        Ok(pid) if pid > 0 => Ok(pid),
+        Ok(error) => Err(Errno::from_raw(-error)),
+        Err(_) => Err(Errno::EINVAL),
+    }
+}
+
+/// Nobody wrote it for this processor.
+#[cfg(all(target_os = "linux", not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
+unsafe fn clone_and_run(_: &libc::clone_args, _: *mut Child<'_>) -> nix::Result<libc::pid_t> {
+    Err(Errno::ENOSYS)
 }
 
 /// Opens a descriptor for a process (pidfd_open(2)).
