@@ -72,7 +72,7 @@ pub(crate) struct Supervisor {
     fleet: Fleet,
     origin: Instant,
     started_at: UnixMillis,
-    actors: HashMap<(ServiceKey, RunNumber), mpsc::UnboundedSender<Order>>,
+    actors: BTreeMap<(ServiceKey, RunNumber), mpsc::UnboundedSender<Order>>,
     environments: BTreeMap<ServiceKey, Arc<BaseEnvironment>>,
     ports: BTreeMap<ProjectId, Ports>,
     /// Who asked last for a service, for the ledger.
@@ -96,7 +96,7 @@ impl Supervisor {
             fleet: Fleet::default(),
             origin: now,
             started_at: UnixMillis::now(),
-            actors: HashMap::new(),
+            actors: BTreeMap::new(),
             environments: BTreeMap::new(),
             ports: BTreeMap::new(),
             askers: BTreeMap::new(),
@@ -444,7 +444,11 @@ impl Supervisor {
             self.forget(&project);
         }
         let fleet = &self.fleet;
-        self.actors.retain(|(key, run), _| fleet.service(key).is_some_and(|service| service.life.is_open(*run)));
+        for key in changed {
+            let is_closed = |run| !fleet.service(&key).is_some_and(|service| service.life.is_open(run));
+            let runs = (key.clone(), RunNumber(0))..=(key.clone(), RunNumber(u32::MAX));
+            self.actors.extract_if(runs, |(_, run), _| is_closed(*run)).for_each(drop);
+        }
     }
 
     fn spawn(&mut self, key: ServiceKey, run: RunNumber) {

@@ -433,11 +433,12 @@ impl Fleet {
         // A step can only enable steps of neighbours. Those that were passed over meanwhile are seen in the next round.
         loop {
             let mut moved = false;
-            for name in project.order.clone() {
-                let Some(step) = project.next_step(&name) else { continue };
+            for index in 0..project.order.len() {
+                let name = &project.order[index];
+                let Some(step) = project.next_step(name) else { continue };
                 moved = true;
                 let key = ServiceKey { project: id.clone(), service: name.clone() };
-                let Some(service) = project.services.get_mut(&name) else { continue };
+                let Some(service) = project.services.get_mut(&key.service) else { continue };
                 match step {
                     Step::Spawn => {
                         let run = service.life.spawn(now, service.spec.clone());
