@@ -156,6 +156,36 @@ fn a_leader_that_cleared_its_environment_is_found_by_its_record() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn what_hides_is_found_when_leader_shim_and_daemon_are_dead() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\n\"$ZOO\" traceless sh -c 'echo $$ > \"$1\"; exec sleep 600' \"$PWD\" \"$PWD/child\"\nsleep 600'''\n",
+    );
+    site.up();
+    let child = site.await_pid("child");
+    let (daemon, shim, web) = (site.daemon(), site.recorded("web", "shim", "shim"), site.leader("web"));
+    for process in [daemon, shim, web] {
+        end(&site, process);
+    }
+    site.locald("status").run().ok().says("unknown");
+    let (leftovers, _) = about(&site, &site);
+    let found: Vec<_> = leftovers.iter().map(|leftover| (leftover["kind"].as_str(), pids(leftover))).collect();
+    assert!(found.contains(&(Some("run_without_shim"), vec![child.pid.into()])), "{found:?}");
+    // Nothing leads to it any more but the limit that it has inherited.
+    for record in ["shim", "pid"] {
+        std::fs::remove_file(site.service_dir("web").join(record)).expect("removes");
+    }
+    let found = site.locald("doctor --json").run().json();
+    let is_ours = |one: &&Value| pids(one) == [i64::from(child.pid)];
+    let left = found["leftovers"].as_array().expect("a list").iter().find(is_ours).expect("found").clone();
+    assert_eq!(left["kind"], "run_without_record", "{left}");
+    follow(&site, &left);
+    site.eventually("it to end", || (!child.is_alive()).then_some(()));
+    // It clears the cgroup away that no record names.
+    site.locald("daemon start").run().ok();
+}
+
+#[test]
 fn a_record_of_a_run_that_died_with_its_shim_is_cleared_by_the_command_that_doctor_names() {
     let site = Site::new(DEAF);
     site.up();

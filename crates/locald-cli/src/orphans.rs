@@ -1,13 +1,16 @@
 //! What runs although no daemon does: read from the records of the shims, which outlive their daemon.
 //!
-//! Where the shim or the leader is alive, so is the run or what is left of it. More than that only a daemon can tell, so
-//! such a service is `unknown` here and never `stopped`.
+//! Where the shim, the leader or anything else of it is alive, so is the run or what is left of it. More than that only a
+//! daemon can tell, so such a service is `unknown` here and never `stopped`.
 
 use std::fs;
 use std::path::Path;
 
 use locald_utils::paths::{Home, service_dir};
-use locald_utils::process;
+use locald_utils::process::cgroup::Cgroup;
+use locald_utils::process::membership::Memory;
+use locald_utils::process::sweep::Target;
+use locald_utils::process::{self, mark};
 use locald_utils::protocol::{Desired, ProjectStatus, ServiceStatus, State};
 use locald_utils::record::{self, PidRecord, ShimRecord};
 use locald_utils::spec::{ProjectSpec, ServiceSpec};
@@ -25,7 +28,7 @@ pub(crate) fn find(home: &Home, spec: &ProjectSpec) -> Option<ProjectStatus> {
     }
     let dir = home.project(&spec.id, &spec.name);
     let services: Vec<ServiceStatus> =
-        spec.services.iter().filter_map(|service| orphan(&service_dir(&dir, &service.name), service)).collect();
+        spec.services.iter().filter_map(|service| orphan(home, &service_dir(&dir, &service.name), service)).collect();
     (!services.is_empty()).then(|| ProjectStatus {
         id: spec.id.clone(),
         name: spec.name.clone(),
@@ -35,11 +38,11 @@ pub(crate) fn find(home: &Home, spec: &ProjectSpec) -> Option<ProjectStatus> {
     })
 }
 
-fn orphan(dir: &Path, service: &ServiceSpec) -> Option<ServiceStatus> {
+fn orphan(home: &Home, dir: &Path, service: &ServiceSpec) -> Option<ServiceStatus> {
     let shim: ShimRecord = read(&dir.join(record::SHIM))?;
     let pid: Option<PidRecord> = read(&dir.join(record::PID)).filter(|pid: &PidRecord| pid.run.id == shim.run.id);
-    let is_alive = shim.shim.is_alive() || pid.as_ref().is_some_and(|pid| pid.leader.is_alive());
-    if !is_alive || process::boot_id().ok().as_ref() != Some(&shim.boot) {
+    let is_of_this_boot = process::boot_id().ok().as_ref() == Some(&shim.boot);
+    if !is_of_this_boot || !(shim.shim.is_alive() || pid.as_ref().is_some_and(|pid| has_members(home, pid))) {
         return None;
     }
     Some(ServiceStatus {
@@ -59,6 +62,13 @@ fn orphan(dir: &Path, service: &ServiceSpec) -> Option<ServiceStatus> {
         note: Some(NOTE.to_owned()),
         left: Vec::new(),
     })
+}
+
+fn has_members(home: &Home, record: &PidRecord) -> bool {
+    let cgroup = record.cgroup.clone().map(Cgroup::at);
+    let target = Target::recorded(record, cgroup.as_ref(), Some(mark::supervisor(home.state())));
+    // Where nobody can tell, somebody may be left.
+    record.leader.is_alive() || target.members(&Memory::default()).map_or(true, |members| !members.is_empty())
 }
 
 fn read<T: DeserializeOwned>(file: &Path) -> Option<T> {

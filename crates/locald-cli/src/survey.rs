@@ -16,8 +16,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use locald_utils::paths::{self, HOME_VARIABLES, Home, HomeError};
+use locald_utils::process::cgroup::Cgroup;
 use locald_utils::process::features::{self, Machine};
-use locald_utils::process::{self, Process, ProcessId, ProcessState, RUN_MARKER, SERVICE_MARKER};
+use locald_utils::process::membership::Memory;
+use locald_utils::process::sweep::Target;
+use locald_utils::process::{self, Process, ProcessId, ProcessState, SERVICE_MARKER, mark};
 use locald_utils::record::{self, PidRecord, ShimRecord};
 use locald_utils::shim_protocol::ShimIdentity;
 use nix::errno::Errno;
@@ -239,10 +242,10 @@ impl Survey {
     }
 
     fn see_member(&mut self, process: &Process) {
-        let Some(run) = process::marker(process.id.pid, RUN_MARKER).filter(|run| !run.is_empty()) else { return };
+        let Some(run) = mark::run_of(process.id.pid) else { return };
         let service = process::marker(process.id.pid, SERVICE_MARKER);
         let home = self.home_of(process.id);
-        self.traces.members.push(Member { process: describe(process), run, service, home });
+        self.traces.members.push(Member { process: describe(process), run: run.to_string(), service, home });
     }
 
     /// Reads the records of every home, and those that shims say are theirs.
@@ -262,8 +265,11 @@ impl Survey {
             let Ok(Some(found)) = record::load::<ShimRecord>(&dir, record::SHIM) else { continue };
             let is_of_this_boot = boot.as_ref() == Some(&found.boot);
             let has_shim = is_of_this_boot && found.shim.is_alive();
-            if is_of_this_boot && let Ok(Some(pid)) = record::load::<PidRecord>(&dir, record::PID) {
-                self.see_leader(&pid, &found, home);
+            if is_of_this_boot
+                && !has_shim
+                && let Ok(Some(pid)) = record::load::<PidRecord>(&dir, record::PID)
+            {
+                self.see_left(&pid, &found, home);
             }
             let file = dir.join(record::SHIM);
             // A run that ended meanwhile has taken its record away.
@@ -273,18 +279,20 @@ impl Survey {
         }
     }
 
-    /// Notes the leader of a run that its environment does not tell.
-    fn see_leader(&mut self, pid: &PidRecord, shim: &ShimRecord, home: Option<usize>) {
-        let is_known = self.traces.members.iter().any(|member| member.process.id == pid.leader);
-        let process = self.table.iter().find(|process| process.id == pid.leader);
-        if let Some(process) = process.filter(|_| !is_known && pid.run.id == shim.run.id) {
-            let service = Some(format!("{}:{}", shim.run.project_name, shim.run.service));
-            self.traces.members.push(Member {
-                process: describe(process),
-                run: shim.run.id.to_string(),
-                service,
-                home,
-            });
+    /// Notes what is left of a run without its shim, whatever their environments tell.
+    fn see_left(&mut self, pid: &PidRecord, shim: &ShimRecord, home: Option<usize>) {
+        if pid.run.id != shim.run.id {
+            return;
+        }
+        let cgroup = pid.cgroup.clone().map(Cgroup::at);
+        let supervisor = home.map(|home| mark::supervisor(self.traces.homes[home].home.state()).to_owned());
+        let target = Target::recorded(pid, cgroup.as_ref(), supervisor.as_deref());
+        let service = format!("{}:{}", shim.run.project_name, shim.run.service);
+        for process in target.members(&Memory::default()).unwrap_or_default() {
+            if !self.traces.members.iter().any(|member| member.process.id == process.id) {
+                let (process, run) = (describe(&process), shim.run.id.to_string());
+                self.traces.members.push(Member { process, run, service: Some(service.clone()), home });
+            }
         }
     }
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use locald_utils::protocol::{Desired, FailedReason, Outcome, OutcomeResult, ProjectStatus, ServiceStatus, State};
-use locald_utils::record::{Ended, ExitStatus, Survivor};
+use locald_utils::record::{Ended, ExitStatus, Stray, Survivor};
 use locald_utils::spec::{Kind, ProjectSpec, ServiceSpec};
 use locald_utils::time::{UnixMillis, human};
 
@@ -111,11 +111,18 @@ pub(crate) struct Row {
     pub(crate) is_configured: bool,
     /// Whether it runs with another spec than the file has now.
     pub(crate) is_changed: bool,
+    /// Processes of its run that have lost their parents.
+    pub(crate) strays: Vec<Stray>,
     /// What its run uses, when that was asked for.
     pub(crate) usage: Option<Usage>,
 }
 
 impl Row {
+    /// A service that is as it should be, and has not been looked at.
+    pub(crate) fn of(status: ServiceStatus) -> Self {
+        Self { status, is_configured: true, is_changed: false, strays: Vec::new(), usage: None }
+    }
+
     /// Whether a process of it runs, as far as anybody knows.
     pub(crate) fn is_alive(&self) -> bool {
         is_alive(&self.status.state)
@@ -142,6 +149,9 @@ impl Row {
             notes.push(format!("{lost} bytes of output lost"));
         }
         notes.extend(self.status.note.as_deref().map(clean));
+        if !self.strays.is_empty() {
+            notes.push(format!("{}: {}", count(self.strays.len(), "stray"), names(&self.strays)));
+        }
         if let Some(one) = self.status.left.first() {
             let more = self.status.left.len() - 1;
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
@@ -170,19 +180,25 @@ pub(crate) fn force_note(ended: &Ended) -> Option<String> {
     (killed > 0).then(|| format!("{} killed after {}", count(killed, "process"), human(ended.stop_took)))
 }
 
+/// Strays that are named for each service; more are counted. A database has a handful that are no news to anybody.
+const STRAYS_NAMED: usize = 2;
+
+/// Names strays by their commands: `sleep 601, and 4 more`.
+pub(crate) fn names(strays: &[Stray]) -> String {
+    let mut names: Vec<String> = strays.iter().take(STRAYS_NAMED).map(|stray| clean(&stray.command)).collect();
+    if let Some(more) = strays.len().checked_sub(STRAYS_NAMED).filter(|more| *more > 0) {
+        names.push(format!("and {more} more"));
+    }
+    names.join(", ")
+}
+
 /// Puts together what the file declares and what the daemon knows, in the order of the file.
 ///
 /// Without a file everything the daemon knows is shown; with one, what it does not declare is shown while it runs.
 pub(crate) fn rows(spec: Option<&ProjectSpec>, known: Option<&ProjectStatus>) -> Vec<Row> {
     let known = known.map_or(&[][..], |known| &known.services);
     let Some(spec) = spec else {
-        let row = |status: &ServiceStatus| Row {
-            status: status.clone(),
-            is_configured: true,
-            is_changed: false,
-            usage: None,
-        };
-        return known.iter().map(row).collect();
+        return known.iter().cloned().map(Row::of).collect();
     };
     let mut rows: Vec<Row> = spec
         .services
@@ -192,12 +208,12 @@ pub(crate) fn rows(spec: Option<&ProjectSpec>, known: Option<&ProjectStatus>) ->
             let status = status.unwrap_or_else(|| never_started(declared));
             let digest = status.spec_digest.as_ref().filter(|_| is_alive(&status.state));
             let is_changed = digest.is_some_and(|digest| *digest != declared.digest());
-            Row { status, is_configured: true, is_changed, usage: None }
+            Row { is_changed, ..Row::of(status) }
         })
         .collect();
     let is_declared = |status: &ServiceStatus| spec.services.iter().any(|declared| declared.name == status.name);
     for status in known.iter().filter(|status| !is_declared(status) && has_something_left(&status.state)) {
-        rows.push(Row { status: status.clone(), is_configured: false, is_changed: false, usage: None });
+        rows.push(Row { is_configured: false, ..Row::of(status.clone()) });
     }
     rows
 }

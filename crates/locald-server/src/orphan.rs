@@ -186,18 +186,15 @@ impl Orphan {
     }
 
     fn target<'a>(&'a self, members: &'a Members, keeper: Option<i32>) -> Target<'a> {
+        let home = mark::supervisor(self.context.home.state());
         Target {
-            run: &self.identity.run.id,
-            leader: members.record.leader,
             is_pinned: members.held.is_some(),
             keeper,
             reapers: &members.reapers,
             terminal: members.terminal.as_ref().map(|(_, number)| *number),
             terminal_session: members.terminal.as_ref().and_then(|(terminal, _)| process::terminal_session(terminal)),
-            cgroup: members.cgroup.as_ref(),
-            home: Some(mark::supervisor(self.context.home.state())),
             signal: self.spec.stop.signal.0,
-            command: None,
+            ..Target::recorded(&members.record, members.cgroup.as_ref(), Some(home))
         }
     }
 

@@ -209,7 +209,8 @@ impl fmt::Debug for RunNumber {
     }
 }
 
-/// Identifies one run among all runs of all homes: the value of `LOCALD_RUN`, 16 random hexadecimal digits.
+/// Identifies one run among all runs of all homes: the value of `LOCALD_RUN`, 62 random bits in 16 hexadecimal digits. That
+/// many have room in a limit beside the bit that says that it is one ([`mark`](crate::process::mark)).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RunId(String);
@@ -223,7 +224,15 @@ impl RunId {
         use std::io::Read;
         let mut bytes = [0u8; 8];
         std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+        bytes[0] &= 0x3f;
         Ok(Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+    }
+
+    /// Reads an id. `None` for what was never drawn as one.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_id = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        is_id.then(|| Self(text.to_owned()))
     }
 
     /// The id as text.

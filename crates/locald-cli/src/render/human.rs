@@ -11,9 +11,6 @@ use crate::diagnosis::{Facts, LeftoverKind, Line, Problem, Report, Verdict};
 use crate::screen::{Paint, Tone};
 use crate::view::{self, Row, Word, bytes, clean, count};
 
-/// Strays that are named for each service; more are counted. A database has a handful that are no news to anybody.
-const STRAYS_NAMED: usize = 2;
-
 /// An error message with its way out.
 pub(crate) fn failure(failure: &Failure, paint: Paint) -> String {
     let mut text = match failure.code {
@@ -236,13 +233,8 @@ pub(crate) fn stopped(outcome: &Outcome) -> String {
             text.push_str(&format!("{name}: {note}\n"));
         }
         if !ended.strays.is_empty() {
-            let mut strays: Vec<String> =
-                ended.strays.iter().take(STRAYS_NAMED).map(|stray| clean(&stray.command)).collect();
-            if let Some(more) = ended.strays.len().checked_sub(STRAYS_NAMED).filter(|more| *more > 0) {
-                strays.push(format!("and {more} more"));
-            }
-            let word = if ended.strays.len() == 1 { "stray" } else { "strays" };
-            text.push_str(&format!("{name}: {} {word} ended with it: {}\n", ended.strays.len(), strays.join(", ")));
+            let number = count(ended.strays.len(), "stray");
+            text.push_str(&format!("{name}: {number} ended with it: {}\n", view::names(&ended.strays)));
         }
     }
     let totals = view::stop_totals(outcome);
@@ -325,7 +317,7 @@ mod tests {
     const OFF: Paint = Paint(false);
 
     fn row(status: ServiceStatus) -> Row {
-        Row { status, is_configured: true, is_changed: false, usage: None }
+        Row::of(status)
     }
 
     fn rows() -> Vec<Row> {

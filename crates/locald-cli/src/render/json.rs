@@ -465,6 +465,9 @@ struct Service<'a> {
     /// How the newest run that is over has ended.
     last: Option<End<'a>>,
     notes: Vec<String>,
+    /// Processes of the run that have lost their parents; absent unless there are any, and outside of `status`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    strays: Vec<Process<'a>>,
     /// What is left of earlier runs that could not be ended; absent unless there is any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     left: Vec<Process<'a>>,
@@ -486,6 +489,7 @@ impl<'a> Service<'a> {
             uptime_ms: row.uptime(now).map(|uptime| u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX)),
             configured: Some(row.is_configured),
             changed: Some(row.is_changed),
+            strays: row.strays.iter().map(Process::of_stray).collect(),
             usage: row.usage.map(|usage| Usage {
                 processes: usage.processes,
                 cpu_percent: usage.cpu_percent,
@@ -497,7 +501,7 @@ impl<'a> Service<'a> {
 
     fn of(status: &'a ServiceStatus, now: UnixMillis) -> Self {
         let detail = Detail::of(&status.state);
-        let row = Row { status: status.clone(), is_configured: true, is_changed: false, usage: None };
+        let row = Row::of(status.clone());
         let uptime_ms = row.uptime(now).map(|uptime| u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX));
         Self {
             name: status.name.as_str(),
@@ -521,6 +525,7 @@ impl<'a> Service<'a> {
             left: status.left.iter().map(Process::of_survivor).collect(),
             configured: None,
             changed: None,
+            strays: Vec::new(),
             usage: None,
         }
     }

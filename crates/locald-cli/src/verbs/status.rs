@@ -1,5 +1,9 @@
 //! `status`: how every declared service stands. Starts no daemon and reports without one.
 
+use locald_utils::paths::Home;
+use locald_utils::process::{mark, sweep};
+use locald_utils::protocol::{ServiceStatus, State};
+use locald_utils::record::Stray;
 use locald_utils::time::UnixMillis;
 
 use crate::args::StatusArgs;
@@ -24,6 +28,9 @@ pub(super) fn run(args: &StatusArgs, context: &Context, screen: &mut Screen) -> 
     if !args.services.patterns.is_empty() {
         rows.retain(|row| wanted.contains(&row.status.name));
     }
+    for row in &mut rows {
+        row.strays = strays(home, &row.status);
+    }
     if args.wide {
         let usages = sample::usage(rows.iter().map(|row| &row.status));
         for (row, usage) in rows.iter_mut().zip(usages) {
@@ -33,6 +40,16 @@ pub(super) fn run(args: &StatusArgs, context: &Context, screen: &mut Screen) -> 
     let health = view::health(rows.iter().map(|row| &row.status));
     show(args, &project, &rows, health, screen);
     Ok(if args.exit_code { health.exit_code() } else { 0 })
+}
+
+/// Looks for what has lost its parents, in a run that goes on. When it is being ended, much does.
+fn strays(home: &Home, status: &ServiceStatus) -> Vec<Stray> {
+    match (&status.state, status.shim, status.leader) {
+        (State::Starting | State::Ready | State::Unready, Some(shim), Some(leader)) if shim.is_alive() => {
+            sweep::strays_of(shim.pid, leader, mark::supervisor(home.state()))
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn show(args: &StatusArgs, project: &Project, rows: &[Row], health: Health, screen: &mut Screen) {

@@ -57,13 +57,24 @@ impl Clues for Marks<'_> {
     }
 
     fn is_supervisor(&self, process: &Process) -> bool {
-        // The name is at hand, and spares nearly everybody the look. Both lead a session of their own.
-        process.name.starts_with(PROGRAMS)
-            && process.session == process.id.pid
-            && self.home.is_some_and(|home| {
-                marker(process.id.pid, SUPERVISOR_MARKER).is_some_and(|marked| marked.as_bytes() == home.as_bytes())
-            })
+        self.home.is_some_and(|home| is_supervisor(process, home))
     }
+}
+
+/// Whether a process is the daemon or a shim of the home with this mark.
+#[must_use]
+pub fn is_supervisor(process: &Process, home: &OsStr) -> bool {
+    // The name is at hand, and spares nearly everybody the look. Both lead a session of their own.
+    process.name.starts_with(PROGRAMS)
+        && process.session == process.id.pid
+        && marker(process.id.pid, SUPERVISOR_MARKER).is_some_and(|marked| marked.as_bytes() == home.as_bytes())
+}
+
+/// The run whose marks a process carries, in its environment or, where that was cleared, in its limit.
+#[must_use]
+pub fn run_of(pid: i32) -> Option<RunId> {
+    let marked = marker(pid, RUN_MARKER).and_then(|run| RunId::parse(&run));
+    marked.or_else(|| limit::run(limit::of(pid)?))
 }
 
 /// Marks the calling process, and with it everything that it will ever start, by the limit. Where that limit is in use, or
@@ -93,9 +104,15 @@ mod limit {
     /// 2^62 us, 146,000 years: a value from here on is a mark, and below infinity.
     const FIRST: u64 = 1 << 62;
 
-    /// The limit that marks a run: its id's lower 62 bits.
+    /// The limit that marks a run: its id has no more than 62 bits.
     pub(super) fn value(run: &RunId) -> Option<u64> {
         u64::from_str_radix(run.as_str(), 16).ok().map(|id| FIRST | (id & (FIRST - 1)))
+    }
+
+    /// The run that a limit marks; `None` for one that is no mark.
+    pub(super) fn run(limit: u64) -> Option<RunId> {
+        let is_mark = (FIRST..FIRST << 1).contains(&limit);
+        is_mark.then(|| RunId::parse(&format!("{:016x}", limit - FIRST))).flatten()
     }
 
     /// Sets or takes off the mark. A limit that somebody has set for a purpose stays.
@@ -161,6 +178,10 @@ mod limit {
     pub(super) fn of(_: i32) -> Option<u64> {
         None
     }
+
+    pub(super) fn run(_: u64) -> Option<RunId> {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -191,6 +212,7 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(!is_marked(&other));
+        assert_eq!(run_of(pid), Some(run));
         assert_eq!(marker(pid, "LOCALD_NO_SUCH_VARIABLE"), None);
         drop(gate);
         waitpid(Pid::from_raw(pid), None).expect("reaped");

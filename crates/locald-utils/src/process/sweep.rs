@@ -13,13 +13,13 @@ use nix::sys::signal::Signal;
 
 use super::cgroup::Cgroup;
 use super::ladder::{Action, Ladder, ROUND, View};
-use super::mark::Marks;
+use super::mark::{self, Marks};
 use super::membership::{self, Clues, Evidence, Memory};
 #[cfg(target_os = "linux")]
 use super::vicinity;
 use super::{ORPHANS_COME_TO_THE_SHIM, Process, ProcessId, ProcessState, SignalError, Socket};
 use crate::name::RunId;
-use crate::record::{Stray, Survivor};
+use crate::record::{PidRecord, Stray, Survivor};
 
 /// 500 ms: how long a socket may stay open behind the last process that had it. The kernel closes most at once, those of
 /// asynchronous input and output (io_uring) a little later.
@@ -56,6 +56,51 @@ pub struct Target<'a> {
     pub signal: Signal,
     /// The stop command, while it runs. It and what it has started have a time of their own.
     pub command: Option<ProcessId>,
+}
+
+impl<'a> Target<'a> {
+    /// What its record tells of a run to whoever holds nothing of it, neither child nor terminal.
+    #[must_use]
+    pub fn recorded(record: &'a PidRecord, cgroup: Option<&'a Cgroup>, home: Option<&'a OsStr>) -> Self {
+        Self {
+            run: &record.run.id,
+            leader: record.leader,
+            is_pinned: false,
+            keeper: None,
+            reapers: &record.reapers,
+            terminal: None,
+            terminal_session: None,
+            cgroup,
+            home,
+            signal: Signal::SIGTERM,
+            command: None,
+        }
+    }
+}
+
+/// The processes of a run that have lost their parents, and whatever hangs below them: Linux gives them to the shim. Empty on
+/// macOS, where launchd has them, and the shim alone knows which.
+#[must_use]
+pub fn strays_of(shim: i32, leader: ProcessId, home: &OsStr) -> Vec<Stray> {
+    if !ORPHANS_COME_TO_THE_SHIM {
+        return Vec::new();
+    }
+    // Nobody but the leader is there as a rule, which one look tells.
+    let is_orphan = |&pid: &i32| pid != leader.pid;
+    if !super::children(shim).is_ok_and(|children| children.iter().any(is_orphan)) {
+        return Vec::new();
+    }
+    let mut below_leader = BTreeSet::from([leader.pid]);
+    let mut strays = Vec::new();
+    // Parents come before their children.
+    for process in super::descendants(shim).unwrap_or_default() {
+        if below_leader.contains(&process.parent) || process.id.pid == leader.pid {
+            below_leader.insert(process.id.pid);
+        } else if process.state != ProcessState::Zombie && !mark::is_supervisor(&process, home) {
+            strays.push(Stray { process: process.id, command: command_of(&process) });
+        }
+    }
+    strays
 }
 
 impl Target<'_> {
