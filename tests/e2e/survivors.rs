@@ -121,6 +121,21 @@ fn by_force_a_run_starts_beside_what_could_not_be_ended_which_stays_in_sight() {
     assert_eq!((&web["state"], &web["run"], &web["left"][0]["pid"]), (&"ready".into(), &2.into(), &child.pid.into()));
     assert!(web["notes"].to_string().contains(&format!("pid {}", child.pid)), "{web}");
 
+    // The next daemon knows both.
+    let daemon = site.daemon();
+    send(daemon, Signal::SIGKILL);
+    site.eventually("the daemon to be gone", || (!daemon.is_alive()).then_some(()));
+    site.locald("daemon start").run().ok();
+    site.eventually("both runs to be known", || {
+        let web = site.service("web");
+        let all = (&web["state"], &web["run"], &web["left"][0]["pid"]);
+        (all == (&"ready".into(), &2.into(), &child.pid.into())).then_some(())
+    });
+    // So it does without the shim of the first.
+    let shim = site.recorded("web", "shim.1", "shim");
+    send(shim, Signal::SIGKILL);
+    site.eventually("the shim to be gone", || (!shim.is_alive()).then_some(()));
+
     send(other, Signal::SIGKILL);
     names(child, &site.locald("down").run().code(1).to_string());
     assert_eq!(site.service("web")["left"][0]["pid"], child.pid);

@@ -87,7 +87,7 @@ pub(crate) fn connect_if_anything_runs(home: &Home, screen: &mut Screen) -> Resu
 
 /// Whether a shim has left its record behind: it runs, or was killed and may have left its service running.
 pub(crate) fn leaves_runs(home: &Home) -> bool {
-    home.service_dirs().iter().any(|dir| dir.join(record::SHIM).exists())
+    home.service_dirs().iter().any(|dir| !record::shims(dir).is_empty())
 }
 
 fn unreachable(home: &Home, holder: Option<u32>) -> Failure {

@@ -3,7 +3,6 @@
 //! Where the shim, the leader or anything else of it is alive, so is the run or what is left of it. More than that only a
 //! daemon can tell, so such a service is `unknown` here and never `stopped`.
 
-use std::fs;
 use std::path::Path;
 
 use locald_utils::paths::{Home, service_dir};
@@ -14,7 +13,6 @@ use locald_utils::process::{self, mark};
 use locald_utils::protocol::{Desired, ProjectStatus, ServiceStatus, State};
 use locald_utils::record::{self, PidRecord, ShimRecord};
 use locald_utils::spec::{ProjectSpec, ServiceSpec};
-use serde::de::DeserializeOwned;
 
 use crate::daemon;
 
@@ -39,12 +37,15 @@ pub(crate) fn find(home: &Home, spec: &ProjectSpec) -> Option<ProjectStatus> {
 }
 
 fn orphan(home: &Home, dir: &Path, service: &ServiceSpec) -> Option<ServiceStatus> {
-    let shim: ShimRecord = read(&dir.join(record::SHIM))?;
-    let pid: Option<PidRecord> = read(&dir.join(record::PID)).filter(|pid: &PidRecord| pid.run.id == shim.run.id);
-    let is_of_this_boot = process::boot_id().ok().as_ref() == Some(&shim.boot);
-    if !is_of_this_boot || !(shim.shim.is_alive() || pid.as_ref().is_some_and(|pid| has_members(home, pid))) {
-        return None;
-    }
+    let boot = process::boot_id().ok()?;
+    let mut shims: Vec<ShimRecord> = record::shims(dir).into_iter().filter_map(|(_, shim)| shim.ok()).collect();
+    shims.sort_by_key(|shim| std::cmp::Reverse(shim.run.number));
+    // The newest run of which anything is left.
+    let (shim, pid) = shims.into_iter().filter(|shim| shim.boot == boot).find_map(|shim| {
+        let pid: Option<PidRecord> = record::load_of(dir, record::PID, &shim.run).ok().flatten();
+        let is_alive = shim.shim.is_alive() || pid.as_ref().is_some_and(|pid| has_members(home, pid));
+        is_alive.then_some((shim, pid))
+    })?;
     Some(ServiceStatus {
         name: service.name.clone(),
         kind: service.kind,
@@ -69,8 +70,4 @@ fn has_members(home: &Home, record: &PidRecord) -> bool {
     let target = Target::recorded(record, cgroup.as_ref(), Some(mark::supervisor(home.state())));
     // Where nobody can tell, somebody may be left.
     record.leader.is_alive() || target.members(&Memory::default()).map_or(true, |members| !members.is_empty())
-}
-
-fn read<T: DeserializeOwned>(file: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(file).ok()?).ok()
 }

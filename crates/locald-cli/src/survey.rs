@@ -261,17 +261,21 @@ impl Survey {
             if !seen.insert(dir.clone()) {
                 continue;
             }
-            // One that cannot be read is the daemon's to complain about.
-            let Ok(Some(found)) = record::load::<ShimRecord>(&dir, record::SHIM) else { continue };
-            let is_of_this_boot = boot.as_ref() == Some(&found.boot);
+            self.read_records_of(&dir, home, boot.as_deref());
+        }
+    }
+
+    fn read_records_of(&mut self, dir: &Path, home: Option<usize>, boot: Option<&str>) {
+        // One that cannot be read is the daemon's to complain about.
+        for (file, found) in record::shims(dir).into_iter().filter_map(|(file, found)| Some((file, found.ok()?))) {
+            let is_of_this_boot = boot == Some(found.boot.as_str());
             let has_shim = is_of_this_boot && found.shim.is_alive();
             if is_of_this_boot
                 && !has_shim
-                && let Ok(Some(pid)) = record::load::<PidRecord>(&dir, record::PID)
+                && let Ok(Some(pid)) = record::load_of::<PidRecord>(dir, record::PID, &found.run)
             {
                 self.see_left(&pid, &found, home);
             }
-            let file = dir.join(record::SHIM);
             // A run that ended meanwhile has taken its record away.
             if has_shim || file.exists() {
                 self.traces.records.push(Record { run: found.run, file, home, is_of_this_boot, has_shim });
@@ -281,9 +285,6 @@ impl Survey {
 
     /// Notes what is left of a run without its shim, whatever their environments tell.
     fn see_left(&mut self, pid: &PidRecord, shim: &ShimRecord, home: Option<usize>) {
-        if pid.run.id != shim.run.id {
-            return;
-        }
         let cgroup = pid.cgroup.clone().map(Cgroup::at);
         let supervisor = home.map(|home| mark::supervisor(self.traces.homes[home].home.state()).to_owned());
         let target = Target::recorded(pid, cgroup.as_ref(), supervisor.as_deref());

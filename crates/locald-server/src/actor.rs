@@ -227,10 +227,7 @@ async fn hand_over(stream: std::os::unix::net::UnixStream, epoch: u64, order: St
 
 /// Takes away what a shim that never started anything has left.
 fn forget(identity: &ShimIdentity) {
-    let own = record::load::<ShimRecord>(&identity.service_dir, record::SHIM).ok().flatten();
-    if own.is_some_and(|record| record.run.id == identity.run.id) {
-        let _ = record::remove(&identity.service_dir, record::SHIM);
-    }
+    let _ = record::remove_of(&identity.service_dir, record::SHIM, &identity.run);
     let _ = std::fs::remove_file(&identity.socket);
 }
 

@@ -3,7 +3,8 @@
 //! The records are the truth about runs; the ledger is the truth about what is wanted. A record of another boot is
 //! cleared, because its numbers mean nothing any more. A record that cannot be read stays where it is and is logged.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use locald_utils::paths::Home;
@@ -30,16 +31,20 @@ pub(crate) async fn look(home: &Home, ledger: &Ledger, boot: &str) -> Result<Inh
     let (mut shims, mut ended) = (Vec::new(), Vec::new());
     let mut alive: Vec<RunRef> = Vec::new();
     for dir in home.service_dirs() {
-        if let Some(record) = shim_record(&dir, boot) {
-            alive.push(record.run.clone());
-            shims.push(record);
-        } else if let Some(record) = exit_record(&dir) {
+        let found = shim_records(&dir, boot);
+        let has_shim = |run: &RunRef| found.iter().any(|shim| shim.run.id == run.id);
+        // Where there is a shim, its run's actor hears or reads how it ended.
+        if let Some(record) = exit_record(&dir).filter(|ended| !has_shim(&ended.run)) {
             let record = Arc::new(record);
             ledger.ended(record.clone()).await?;
-            clear(&dir, &[record::EXIT]);
+            cleared(&dir, record::EXIT, record::remove(&dir, record::EXIT));
             ended.push(record);
         }
+        alive.extend(found.iter().map(|shim| shim.run.clone()));
+        shims.extend(found);
     }
+    // What was given up for a newer run is taken over after it.
+    shims.sort_by_key(|shim: &ShimRecord| std::cmp::Reverse(shim.run.number));
     let lost = ledger.close_lost_runs(alive, boot.to_owned()).await?;
     if lost > 0 {
         tracing::info!(lost, "runs without a record were closed in the ledger");
@@ -57,20 +62,22 @@ pub(crate) fn clear_leaves(cgroups: &Hierarchy, shims: &[ShimRecord]) {
     orphaned.for_each(|(_, leaf)| leaf.remove());
 }
 
-fn shim_record(dir: &Path, boot: &str) -> Option<ShimRecord> {
-    match record::load::<ShimRecord>(dir, record::SHIM) {
-        Ok(Some(shim)) if shim.boot == boot => Some(shim),
-        Ok(Some(shim)) => {
+fn shim_records(dir: &Path, boot: &str) -> Vec<ShimRecord> {
+    let usable = |(file, found): (PathBuf, io::Result<ShimRecord>)| match found {
+        Ok(shim) if shim.boot == boot => Some(shim),
+        Ok(shim) => {
             tracing::info!(service = %shim.run.service, run = shim.run.number.0, "ended by a restart of the machine");
-            clear(dir, &[record::SHIM, record::PID, record::STOP]);
+            for name in [record::PID, record::STOP, record::SHIM] {
+                cleared(dir, name, record::remove_of(dir, name, &shim.run));
+            }
             None
         }
-        Ok(None) => None,
         Err(error) => {
-            tracing::error!(%error, dir = %dir.display(), "the record of a shim cannot be read");
+            tracing::error!(%error, file = %file.display(), "the record of a shim cannot be read");
             None
         }
-    }
+    };
+    record::shims(dir).into_iter().filter_map(usable).collect()
 }
 
 fn exit_record(dir: &Path) -> Option<Ended> {
@@ -80,11 +87,9 @@ fn exit_record(dir: &Path) -> Option<Ended> {
     })
 }
 
-fn clear(dir: &Path, names: &[&str]) {
-    for name in names {
-        if let Err(error) = record::remove(dir, name) {
-            tracing::warn!(%error, dir = %dir.display(), name, "could not remove a record");
-        }
+fn cleared(dir: &Path, name: &str, result: io::Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, dir = %dir.display(), name, "could not remove a record");
     }
 }
 

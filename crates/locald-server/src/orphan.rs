@@ -79,8 +79,8 @@ impl Orphan {
         if let Some(ended) = self.recorded_end() {
             return self.over(ended).await;
         }
-        let record = record::load::<PidRecord>(&dir, record::PID).ok().flatten();
-        let record = record.filter(|record| record.run.id == self.identity.run.id && record.boot == self.context.boot);
+        let record = record::load_of::<PidRecord>(&dir, record::PID, &self.identity.run).ok().flatten();
+        let record = record.filter(|record| record.boot == self.context.boot);
         let Some(record) = record else {
             // No instruction of the service ever ran; whatever the shim had started ends with it.
             self.end_shim().await;
@@ -130,7 +130,8 @@ impl Orphan {
     /// log, and records the end. Until it is gone, or the run is to be ended.
     async fn wait_for_shim(&mut self) {
         tracing::warn!(service = %self.reporter.key.service, run = self.reporter.run.0, shim = self.shim.pid, "its shim lives and cannot be reached");
-        let record = record::load::<PidRecord>(&self.identity.service_dir, record::PID).ok().flatten();
+        let record = record::load_of::<PidRecord>(&self.identity.service_dir, record::PID, &self.identity.run);
+        let record = record.ok().flatten();
         self.report_degraded(record.map(|record| record.leader));
         tokio::select! {
             () = exited(self.shim) => {}
@@ -201,7 +202,7 @@ impl Orphan {
     async fn over(&self, ended: Ended) {
         for name in [record::PID, record::STOP, record::SHIM] {
             // Another run may have begun beside what was left of this one.
-            if let Err(error) = record::remove_of(&self.identity.service_dir, name, &self.identity.run.id) {
+            if let Err(error) = record::remove_of(&self.identity.service_dir, name, &self.identity.run) {
                 tracing::warn!(%error, name, "could not remove a record");
             }
         }

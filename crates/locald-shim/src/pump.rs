@@ -18,7 +18,7 @@ use locald_utils::process::membership::Memory;
 use locald_utils::process::sweep::{Account, Sweep};
 use locald_utils::process::watch::MemberWatch;
 use locald_utils::process::{self, ProcessId, sys};
-use locald_utils::record::{self, Ended, ExitStatus, PidRecord, ShimRecord, StartFailure, StartStage};
+use locald_utils::record::{self, Ended, ExitStatus, PidRecord, StartFailure, StartStage};
 use locald_utils::shim_protocol::{FromShim, PROTOCOL, Phase, ShimIdentity, Snapshot, StartOrder, ToShim};
 use locald_utils::spec::Environment;
 use locald_utils::time::UnixMillis;
@@ -605,15 +605,9 @@ impl Pump {
         if std::mem::replace(&mut self.is_forgotten, true) {
             return;
         }
-        let dir = &self.identity.service_dir;
-        let record = record::load::<ShimRecord>(dir, record::SHIM).ok().flatten();
-        if record.is_some_and(|record| record.run.id != self.identity.run.id) {
-            // Another run has begun here, because this shim was taken for dead. What lies here is that one's.
-            return self.link.close();
-        }
         for name in [record::PID, record::STOP, record::SHIM] {
             // A record that stays is cleared by the next daemon: its processes are gone.
-            let _ = record::remove(&self.identity.service_dir, name);
+            let _ = record::remove_of(&self.identity.service_dir, name, &self.identity.run);
         }
         self.link.close();
     }

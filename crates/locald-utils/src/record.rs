@@ -70,20 +70,71 @@ pub fn remove(dir: &Path, name: &str) -> io::Result<()> {
     }
 }
 
-/// Removes a record if it is about this run. One that is not there, or about another run, is no error.
+/// Makes room for the records of `run`: those of an earlier one, which could not be ended, are put aside.
+///
+/// # Errors
+/// When they cannot be read or renamed.
+pub fn put_aside(dir: &Path, run: &RunRef) -> io::Result<()> {
+    let Some(other) = load::<OfRun>(dir, SHIM)?.map(|record| record.run).filter(|other| other.id != run.id) else {
+        return Ok(());
+    };
+    for name in [SHIM, PID, STOP] {
+        if load::<OfRun>(dir, name)?.is_some_and(|record| record.run.id == other.id) {
+            std::fs::rename(dir.join(name), dir.join(aside(name, other.number)))?;
+        }
+    }
+    Ok(())
+}
+
+/// What all records have in common.
+#[derive(Deserialize)]
+struct OfRun {
+    run: RunRef,
+}
+
+/// The name of a record that was put aside.
+fn aside(name: &str, run: RunNumber) -> String {
+    format!("{name}.{}", run.0)
+}
+
+/// Under which name the record of a run is found.
+fn name_of(dir: &Path, name: &str, run: &RunRef) -> io::Result<Option<String>> {
+    for name in [name.to_owned(), aside(name, run.number)] {
+        if load::<OfRun>(dir, &name)?.is_some_and(|found| found.run.id == run.id) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// Reads the record of a run, wherever it is. `None` when there is none.
+///
+/// # Errors
+/// When it cannot be read, or is not what it should be.
+pub fn load_of<T: DeserializeOwned>(dir: &Path, name: &str, run: &RunRef) -> io::Result<Option<T>> {
+    name_of(dir, name, run)?.map_or(Ok(None), |name| load(dir, &name))
+}
+
+/// Removes the record of a run, wherever it is. One that is not there is no error.
 ///
 /// # Errors
 /// When it cannot be read or removed.
-pub fn remove_of(dir: &Path, name: &str, run: &RunId) -> io::Result<()> {
-    /// What all records have in common.
-    #[derive(Deserialize)]
-    struct OfRun {
-        run: RunRef,
+pub fn remove_of(dir: &Path, name: &str, run: &RunRef) -> io::Result<()> {
+    match name_of(dir, name, run)? {
+        Some(found) if found == name => remove(dir, name),
+        Some(found) => std::fs::remove_file(dir.join(found)),
+        None => Ok(()),
     }
-    match load::<OfRun>(dir, name)? {
-        Some(record) if record.run.id != *run => Ok(()),
-        Some(_) | None => remove(dir, name),
-    }
+}
+
+/// The records of all shims of a service: of its current run, and of those that were put aside. A directory that is not there
+/// has none.
+#[must_use]
+pub fn shims(dir: &Path) -> Vec<(PathBuf, io::Result<ShimRecord>)> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let is_shim = |name: &str| name == SHIM || name.strip_prefix(SHIM).is_some_and(|rest| rest.starts_with('.'));
+    let names = entries.filter_map(|name| name.into_string().ok()).filter(|name| is_shim(name));
+    names.filter_map(|name| Some((dir.join(&name), load(dir, &name).transpose()?))).collect()
 }
 
 /// Names a run and everything needed to talk about it without asking anybody.
@@ -310,23 +361,60 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 1);
     }
 
-    #[test]
-    fn a_record_of_another_run_is_not_removed() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let of = |id: &str| RunRef {
+    fn run(number: u32) -> RunRef {
+        RunRef {
             project: ProjectId::from_recorded("p"),
             project_name: "shop".parse().expect("valid"),
             service: "web".parse().expect("valid"),
-            number: RunNumber(1),
-            id: serde_json::from_value(id.into()).expect("valid"),
+            number: RunNumber(number),
+            id: RunId::parse(&format!("{number:016x}")).expect("valid"),
+        }
+    }
+
+    #[test]
+    fn the_records_of_a_run_that_could_not_be_ended_stay_beside_those_of_the_next() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let shim = |number| ShimRecord {
+            run: run(number),
+            project_dir: "/p".into(),
+            boot: "b".into(),
+            shim: ProcessId { pid: 9, start: 1 },
+            socket: "/s".into(),
+            version: "1".into(),
         };
-        let (old, new) = (of("0a"), of("0b"));
+        let stop = |number| StopRecord { run: run(number), at: UnixMillis(1), kill_at: UnixMillis(2) };
+        let begin = |number| {
+            put_aside(dir.path(), &run(number)).expect("aside");
+            store(dir.path(), SHIM, &shim(number)).expect("stored");
+        };
+        begin(1);
+        store(dir.path(), STOP, &stop(1)).expect("stored");
+        begin(2);
+        begin(2);
+        let mut found: Vec<ShimRecord> =
+            shims(dir.path()).into_iter().map(|(_, shim)| shim.expect("readable")).collect();
+        found.sort_by_key(|shim| shim.run.number);
+        assert_eq!(found, [shim(1), shim(2)]);
+        assert_eq!(load_of(dir.path(), STOP, &run(1)).expect("readable"), Some(stop(1)));
+        assert_eq!(load_of::<StopRecord>(dir.path(), STOP, &run(2)).expect("readable"), None);
+        for name in [SHIM, STOP] {
+            remove_of(dir.path(), name, &run(1)).expect("removed");
+        }
+        assert_eq!(load::<ShimRecord>(dir.path(), SHIM).expect("readable"), Some(shim(2)));
+        assert_eq!(shims(dir.path()).len(), 1);
+        assert_eq!(load_of::<StopRecord>(dir.path(), STOP, &run(1)).expect("readable"), None);
+    }
+
+    #[test]
+    fn a_record_of_another_run_is_not_removed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (old, new) = (run(1), run(2));
         let record = StopRecord { run: new.clone(), at: UnixMillis(1), kill_at: UnixMillis(2) };
         store(dir.path(), STOP, &record).expect("stored");
-        remove_of(dir.path(), STOP, &old.id).expect("left alone");
+        remove_of(dir.path(), STOP, &old).expect("left alone");
         assert_eq!(load(dir.path(), STOP).expect("readable"), Some(record));
-        remove_of(dir.path(), STOP, &new.id).expect("removed");
-        remove_of(dir.path(), STOP, &new.id).expect("nothing to remove");
+        remove_of(dir.path(), STOP, &new).expect("removed");
+        remove_of(dir.path(), STOP, &new).expect("nothing to remove");
         assert_eq!(load::<StopRecord>(dir.path(), STOP).expect("readable"), None);
     }
 }

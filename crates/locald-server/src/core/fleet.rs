@@ -124,7 +124,10 @@ impl Fleet {
 
     /// Whether some runs have not been heard of yet.
     pub(crate) fn has_unknown(&self) -> bool {
-        self.services().any(|(_, service)| service.life.actual == Actual::Unknown)
+        self.services().any(|(_, service)| {
+            // What was given up is given up because something is left.
+            service.life.actual == Actual::Unknown || service.life.abandoned.values().any(Vec::is_empty)
+        })
     }
 
     fn services(&self) -> impl Iterator<Item = (ServiceKey, &Service)> {

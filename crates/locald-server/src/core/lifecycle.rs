@@ -323,6 +323,11 @@ impl Lifecycle {
 
     /// Takes a run over from an earlier daemon.
     pub(crate) fn adopt(&mut self, run: RunNumber, spec: Arc<ServiceSpec>) {
+        if run < self.newest {
+            // There was a newer one beside it. What is left of this one is yet to be heard.
+            self.abandoned.insert(run, Vec::new());
+            return;
+        }
         self.newest = self.newest.max(run);
         self.at_least = self.at_least.min(self.newest);
         self.running = Some(spec);

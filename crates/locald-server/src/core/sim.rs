@@ -403,14 +403,13 @@ impl World {
             })
             .collect();
         self.fleet.restore(saved, remembered);
-        let open: Vec<_> = self.runs.iter().filter(|(_, run)| !run.is_over).map(|(key, _)| key.clone()).collect();
+        // The newest first, as the daemon takes them over.
+        let open: Vec<_> = self.runs.iter().rev().filter(|(_, run)| !run.is_over).map(|(key, _)| key.clone()).collect();
         for key in &open {
+            let newest = self.newest(&key.0);
             let Some(run) = self.runs.get_mut(key) else { continue };
-            if run.is_abandoned {
-                // The records of the service are the newer run's. What is left of this one is for `locald doctor` to find.
-                (run.is_over, run.is_alive) = (true, false);
-                continue;
-            }
+            // Given up for a newer run that was never begun: it is the current one again, and in everybody's way.
+            run.is_abandoned &= key.1 < newest;
             let (spec, end) = (run.spec.clone(), run.end);
             // What was under way to the old daemon is lost; how the run stands is asked of its shim.
             run.untold.clear();
@@ -423,7 +422,9 @@ impl World {
                 continue;
             }
             let was_stopping = run.is_stopping;
-            run.untold.push_back(if was_stopping {
+            run.untold.push_back(if run.is_abandoned {
+                News::Survivors(Vec::new())
+            } else if was_stopping {
                 News::Stopping { kill_at: UnixMillis(0) }
             } else {
                 News::Found {
