@@ -1,0 +1,586 @@
+//! Forests made by hand and at random, and who of them belongs to the run.
+
+use proptest::prelude::*;
+
+use super::super::{Lineage, vicinity};
+use super::*;
+
+const LEADER: ProcessId = ProcessId { pid: 100, start: 50 };
+const SHIM: i32 = 99;
+
+fn process(pid: i32, start: u64, parent: i32, group: i32, session: i32) -> Process {
+    Process {
+        id: ProcessId { pid, start },
+        parent,
+        group,
+        session,
+        terminal: 0,
+        uid: 1000,
+        state: ProcessState::Live,
+        name: "x".into(),
+        lineage: None,
+    }
+}
+
+/// Marks and supervisors by number.
+#[derive(Default)]
+struct Told {
+    inheriting: BTreeSet<i32>,
+    marked: BTreeSet<i32>,
+    supervisors: BTreeSet<i32>,
+}
+
+impl Clues for Told {
+    fn inherits_mark(&self, process: &Process) -> bool {
+        self.inheriting.contains(&process.id.pid)
+    }
+
+    fn carries_mark(&self, process: &Process) -> bool {
+        self.marked.contains(&process.id.pid)
+    }
+
+    fn is_supervisor(&self, process: &Process) -> bool {
+        self.supervisors.contains(&process.id.pid)
+    }
+}
+
+fn pids<'p>(processes: impl IntoIterator<Item = &'p Process>) -> Vec<i32> {
+    processes.into_iter().map(|process| process.id.pid).collect()
+}
+
+/// A made table that is asked in part.
+struct Part<'a> {
+    table: &'a [Process],
+    evidence: &'a Evidence<'a>,
+    told: &'a Told,
+}
+
+impl vicinity::Table for Part<'_> {
+    fn numbers(&self) -> std::io::Result<impl Iterator<Item = i32>> {
+        Ok(self.table.iter().map(|process| process.id.pid))
+    }
+
+    fn newest(&self) -> Option<i32> {
+        None
+    }
+
+    fn glance(&self, pid: i32) -> Option<vicinity::Glance> {
+        let process = self.look(pid)?;
+        let is_suspect = self.told.inheriting.contains(&pid)
+            || (self.evidence.terminal == Some(process.terminal) && process.terminal != 0)
+            || self.evidence.keeper == Some(process.parent);
+        Some(vicinity::Glance { session: process.session, group: process.group, is_suspect })
+    }
+
+    fn look(&self, pid: i32) -> Option<Process> {
+        self.table.iter().find(|process| process.id.pid == pid).cloned()
+    }
+
+    fn children(&self, pid: i32) -> Vec<i32> {
+        self.table.iter().filter(|process| process.parent == pid).map(|process| process.id.pid).collect()
+    }
+}
+
+/// What one kind of evidence has to say, and nothing else.
+#[derive(Default)]
+struct Case {
+    keeper: Option<i32>,
+    reapers: Vec<i32>,
+    terminal: Option<u64>,
+    cgroup: BTreeSet<i32>,
+    memory: Memory,
+    told: Told,
+}
+
+impl Case {
+    fn find(&self, table: &[Process]) -> Vec<i32> {
+        let evidence = Evidence {
+            leader: LEADER,
+            keeper: self.keeper,
+            reapers: &self.reapers,
+            terminal: self.terminal,
+            cgroup: &self.cgroup,
+            memory: &self.memory,
+        };
+        let found = pids(members(table, &evidence, &self.told));
+        // Without lineages, a search in the vicinity finds the same.
+        if table.iter().all(|process| process.lineage.is_none()) {
+            let part = Part { table, evidence: &evidence, told: &self.told };
+            let near = vicinity::members(&part, &evidence, &self.told).expect("a table");
+            let order = |mut pids: Vec<i32>| {
+                pids.sort_unstable();
+                pids
+            };
+            assert_eq!(order(pids(&near)), order(found.clone()));
+        }
+        found
+    }
+
+    fn found(&self, table: &[Process]) -> BTreeSet<i32> {
+        self.find(table).into_iter().collect()
+    }
+}
+
+#[test]
+fn descent_group_and_session_prove_a_member() {
+    let table = [
+        process(1, 0, 0, 1, 1),
+        process(SHIM, 40, 1, SHIM, SHIM),
+        process(100, 50, SHIM, 100, 100),
+        process(101, 51, 100, 101, 100), // left the group
+        process(102, 52, 101, 102, 102), // left the session, still a child
+        process(103, 53, 1, 102, 102),   // orphan in the session of that one
+        process(106, 56, 1, 100, 100),   // orphan in the group
+        process(107, 57, 1, 107, 102),   // orphan in that session, with a group of its own
+        process(108, 58, 1, 100, 0),     // orphan in the group whose session nobody tells
+        process(200, 57, 1, 200, 200),   // a stranger
+    ];
+    assert_eq!(Case::default().found(&table), [100, 101, 102, 103, 106, 107, 108].into());
+}
+
+#[test]
+fn each_other_kind_of_evidence_proves_a_member_alone() {
+    let stray = process(105, 55, 1, 105, 105);
+    let table = [process(SHIM, 40, 1, SHIM, SHIM), process(200, 57, 1, 200, 200), stray.clone()];
+    assert_eq!(Case::default().find(&table), [0; 0]);
+    let cgroup = Case { cgroup: [105].into(), ..Case::default() };
+    let marked = Case { told: Told { marked: [105].into(), ..Told::default() }, ..Case::default() };
+    let limited = Case { told: Told { inheriting: [105].into(), ..Told::default() }, ..Case::default() };
+    let mut memory = Memory::default();
+    memory.add([&stray]);
+    let known = Case { memory, ..Case::default() };
+    for case in [cgroup, marked, limited, known] {
+        assert_eq!(case.find(&table), [105]);
+    }
+    let below = [process(105, 55, SHIM, 105, 105)];
+    assert_eq!(Case { keeper: Some(SHIM), ..Case::default() }.find(&below), [105]);
+    let terminal = [Process { terminal: 34816, ..stray.clone() }, Process { terminal: 7, ..table[1].clone() }];
+    assert_eq!(Case { terminal: Some(34816), ..Case::default() }.find(&terminal), [105]);
+    // Its parent was a member, is gone, and launchd is what it has now. Its clock says that it is older.
+    let mut memory = Memory::default();
+    memory.add([&Process { lineage: Some(Lineage { own: 7000, parent: 6999 }), ..process(104, 54, 100, 100, 100) }]);
+    let heir = [Process { lineage: Some(Lineage { own: 7001, parent: 7000 }), ..process(105, 49, 1, 105, 105) }];
+    assert_eq!(Case { memory, ..Case::default() }.find(&heir), [105]);
+}
+
+#[test]
+fn an_orphan_is_found_whoever_has_adopted_it() {
+    // A session manager has it, which nobody has told us of.
+    let adopted = |pid, group, session| process(pid, 60, 300, group, session);
+    let manager = process(300, 10, 1, 300, 300);
+    let stranger = adopted(400, 400, 400);
+    let mut memory = Memory::default();
+    memory.add([&adopted(105, 105, 105)]);
+    let known = Case { memory, ..Case::default() };
+    assert_eq!(known.find(&[manager.clone(), stranger.clone(), adopted(105, 105, 105)]), [105]);
+    let cgroup = Case { cgroup: [105].into(), ..Case::default() };
+    assert_eq!(cgroup.find(&[manager.clone(), stranger.clone(), adopted(105, 105, 105)]), [105]);
+    // One that is known leads to the others of its session, and of its group.
+    let session = [manager.clone(), stranger.clone(), adopted(105, 105, 105), adopted(106, 106, 105)];
+    assert_eq!(known.found(&session), [105, 106].into());
+    let group = [manager.clone(), stranger, adopted(105, 105, 105), adopted(106, 105, 0)];
+    assert_eq!(known.found(&group), [105, 106].into());
+    // Not when they are a stranger's, who is looked at for nothing else.
+    let login = process(500, 10, 300, 500, 500);
+    assert_eq!(known.find(&[manager, login, adopted(105, 500, 500), adopted(106, 500, 500)]), [105]);
+}
+
+/// Hands on from process to process, each gone before the first `hops` looks at it.
+struct HotPotato {
+    now: std::cell::Cell<i32>,
+    until: i32,
+    /// Whether it is gone before its session is asked for, or only before it is looked at.
+    is_quick: bool,
+    wraps: bool,
+}
+
+impl HotPotato {
+    fn hop(&self) {
+        self.now.set((self.now.get() + 1).min(self.until));
+    }
+}
+
+impl vicinity::Table for HotPotato {
+    fn numbers(&self) -> std::io::Result<impl Iterator<Item = i32>> {
+        // Below where the list has come to, and so missed by it, when numbers begin anew.
+        let listed = (!self.wraps || self.now.get() == self.until).then_some(self.now.get());
+        Ok(listed.into_iter())
+    }
+
+    fn newest(&self) -> Option<i32> {
+        let newest = if self.wraps { 1000 - self.now.get() } else { self.now.get() };
+        if self.wraps {
+            self.hop();
+        }
+        Some(newest)
+    }
+
+    fn glance(&self, pid: i32) -> Option<vicinity::Glance> {
+        if self.is_quick {
+            self.hop();
+        }
+        (pid == self.now.get()).then_some(vicinity::Glance { session: pid, group: pid, is_suspect: true })
+    }
+
+    fn look(&self, pid: i32) -> Option<Process> {
+        if pid == LEADER.pid {
+            return None;
+        }
+        self.hop();
+        (pid == self.now.get()).then(|| process(pid, 60, 300, pid, pid))
+    }
+
+    fn children(&self, _: i32) -> Vec<i32> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn a_member_that_starts_another_and_ends_before_it_is_looked_at_hides_nobody() {
+    let told = Told { inheriting: (100..300).collect(), ..Told::default() };
+    let evidence = Evidence {
+        leader: LEADER,
+        keeper: None,
+        reapers: &[],
+        terminal: None,
+        cgroup: &BTreeSet::new(),
+        memory: &Memory::default(),
+    };
+    for (is_quick, wraps) in [(false, false), (true, false), (false, true)] {
+        let find = |until| {
+            let table = HotPotato { now: 105.into(), until, is_quick, wraps };
+            vicinity::members(&table, &evidence, &told).map(|found| pids(&found))
+        };
+        assert_eq!(find(110).expect("in time"), [110], "quick {is_quick}, wraps {wraps}");
+        assert!(find(250).is_err(), "nobody knows: quick {is_quick}, wraps {wraps}");
+    }
+}
+
+#[test]
+fn whoever_a_zombie_has_started_is_a_member_although_launchd_is_its_parent_now() {
+    let lineage = |own, parent| Some(Lineage { own, parent });
+    let member = process(101, 51, 100, 101, 101);
+    let table = [
+        Process { state: ProcessState::Zombie, lineage: lineage(7000, 6999), ..member },
+        process(100, 50, SHIM, 100, 100),
+        Process { lineage: lineage(7001, 7000), ..process(105, 49, 1, 105, 105) },
+    ];
+    assert_eq!(Case::default().found(&table), [100, 105].into());
+}
+
+#[test]
+fn a_mark_that_was_copied_makes_no_member_of_a_strangers_child() {
+    let table = [
+        process(300, 10, 1, 300, 300),   // somebody's editor, older than the run
+        process(301, 60, 300, 301, 301), // its terminal, which was handed the environment of a member
+        process(302, 61, 12, 302, 302),  // an orphan that came to the daemon's parent
+    ];
+    let told = || Told { marked: [301, 302].into(), ..Told::default() };
+    assert_eq!(Case { told: told(), ..Case::default() }.find(&table), [0; 0]);
+    assert_eq!(Case { told: told(), reapers: vec![12], ..Case::default() }.find(&table), [302]);
+    // What cannot be copied proves it, whoever the parent is.
+    let told = Told { inheriting: [301].into(), ..Told::default() };
+    assert_eq!(Case { told, ..Case::default() }.find(&table), [301]);
+}
+
+#[test]
+fn the_session_of_a_stranger_is_not_the_runs_because_a_member_is_in_it() {
+    let table = [
+        process(300, 10, 1, 300, 300),   // a login shell, older than the run
+        process(301, 60, 300, 301, 300), // its child
+        process(302, 61, 1, 302, 300),   // an orphan of that session, which carries the mark
+    ];
+    let told = Told { marked: [302].into(), ..Told::default() };
+    assert_eq!(Case { told, ..Case::default() }.find(&table), [302]);
+}
+
+#[test]
+fn the_daemon_and_the_shims_of_the_home_are_never_members_and_neither_is_what_they_look_after() {
+    let table = [
+        process(SHIM, 40, 1, SHIM, SHIM),
+        process(100, 50, SHIM, 100, 100),
+        process(110, 60, 100, 110, 110),  // a daemon that was started from within the run
+        process(111, 61, 110, 111, 111),  // its shim
+        process(112, 62, 111, 112, 112),  // that one's leader
+        process(120, 63, SHIM, 120, 120), // a shim whose daemon has died
+        process(121, 64, 120, 121, 121),
+    ];
+    let told = Told { supervisors: [110, 111, 120].into(), ..Told::default() };
+    assert_eq!(Case { keeper: Some(SHIM), told, ..Case::default() }.find(&table), [100]);
+    // Those of another home end with the run.
+    assert_eq!(Case { keeper: Some(SHIM), ..Case::default() }.found(&table), [100, 110, 111, 112, 120, 121].into());
+}
+
+#[test]
+fn a_recycled_number_makes_no_member() {
+    // The leader is gone and a stranger has its number; that of a member has been given out again too.
+    let table = [process(100, 900, 1, 100, 100), process(101, 901, 100, 100, 100), process(105, 902, 1, 105, 105)];
+    let mut memory = Memory::default();
+    memory.add([&process(105, 55, 1, 105, 105)]);
+    assert_eq!(Case { memory, ..Case::default() }.find(&table), [0; 0]);
+}
+
+#[test]
+fn without_its_leader_a_group_counts_when_one_of_it_is_proven() {
+    let table = [process(101, 60, 1, 100, 100), process(102, 61, 1, 100, 100)];
+    assert_eq!(Case::default().find(&table), [0; 0]);
+    let told = Told { marked: [102].into(), ..Told::default() };
+    assert_eq!(Case { told, ..Case::default() }.found(&table), [101, 102].into());
+}
+
+#[test]
+fn a_zombie_leader_proves_its_group_and_is_not_signalled() {
+    let leader = Process { state: ProcessState::Zombie, ..process(100, 50, SHIM, 100, 100) };
+    assert_eq!(Case::default().find(&[process(101, 60, 1, 100, 100), leader]), [101]);
+}
+
+#[test]
+fn what_is_older_than_the_run_is_no_member() {
+    let table = [process(100, 50, SHIM, 100, 100), process(90, 49, 100, 100, 100)];
+    let told = Told { marked: [90].into(), ..Told::default() };
+    assert_eq!(Case { told, cgroup: [90].into(), ..Case::default() }.find(&table), [100]);
+}
+
+#[test]
+fn parents_are_signalled_before_their_children() {
+    let table = [
+        process(104, 54, 103, 103, 103),
+        process(103, 53, 100, 103, 103),
+        process(101, 51, 100, 100, 100),
+        process(102, 52, 101, 100, 100),
+        process(100, 50, SHIM, 100, 100),
+    ];
+    let found = Case { keeper: Some(SHIM), ..Case::default() }.find(&table);
+    let place = |pid: i32| found.iter().position(|&found| found == pid).expect("a member");
+    assert_eq!(found.len(), 5);
+    assert!(place(100) < place(101) && place(101) < place(102) && place(103) < place(104), "{found:?}");
+}
+
+// ---- whole machines, made at random
+
+/// What happens on a made machine. Numbers choose among the processes that are there.
+#[derive(Clone, Debug)]
+enum Deed {
+    /// A process forks.
+    Fork(usize),
+    /// A process leaves its session.
+    Setsid(usize),
+    /// A process makes a group of its own.
+    Setpgid(usize),
+    /// A process clears its environment, and with it the mark in it.
+    ClearEnvironment(usize),
+    /// A process changes the limit that is a mark.
+    ClearLimit(usize),
+    /// A process ends, and is reaped at once: its children get a new parent.
+    Exit(usize),
+    /// A process ends and stays a zombie.
+    Zombie(usize),
+    /// Somebody who is no member gets the environment of a member.
+    Copy(usize, usize),
+    /// The daemon looks at the table and remembers the members.
+    Look,
+}
+
+#[derive(Clone, Debug)]
+struct Made {
+    process: Process,
+    /// Whether it descends from the leader: the truth that is to be found.
+    is_member: bool,
+    has_environment: bool,
+    has_limit: bool,
+}
+
+struct Machine {
+    made: Vec<Made>,
+    next: i32,
+    clock: u64,
+    has_keeper: bool,
+    has_lineage: bool,
+}
+
+impl Machine {
+    /// The first process, a login shell, the daemon, the shim, the leader, and a stranger that is younger than it.
+    fn new(has_keeper: bool, has_lineage: bool) -> Self {
+        let mut machine = Self { made: Vec::new(), next: 500, clock: 60, has_keeper, has_lineage };
+        for (pid, start, parent) in [(1, 0, 0), (20, 5, 1), (30, 30, 1), (SHIM, 40, 30), (100, 50, SHIM), (200, 55, 20)]
+        {
+            let is_member = pid == LEADER.pid;
+            let mut process = process(pid, start, parent, pid, pid);
+            process.lineage = machine.lineage(pid, parent);
+            machine.made.push(Made { process, is_member, has_environment: is_member, has_limit: is_member });
+        }
+        machine
+    }
+
+    fn lineage(&self, pid: i32, parent: i32) -> Option<Lineage> {
+        let number = |pid: i32| 10_000 + u64::from(pid.unsigned_abs());
+        self.has_lineage.then(|| Lineage { own: number(pid), parent: number(parent) })
+    }
+
+    /// A process that may do something: no system process, no zombie.
+    fn chosen(&self, choice: usize) -> Option<usize> {
+        let able: Vec<usize> = (0..self.made.len())
+            .filter(|&index| {
+                let process = &self.made[index].process;
+                process.state == ProcessState::Live && (process.id.pid >= 100 || process.id.pid == 20)
+            })
+            .collect();
+        (!able.is_empty()).then(|| able[choice % able.len()])
+    }
+
+    /// Where an orphan goes: to the shim from below it, to the daemon from below that, to the first process otherwise.
+    fn reaper(&self, of: &Made) -> i32 {
+        if !of.is_member || self.has_lineage {
+            1
+        } else if self.has_keeper {
+            SHIM
+        } else {
+            30
+        }
+    }
+
+    fn apply(&mut self, deed: &Deed) {
+        self.clock += 1;
+        match *deed {
+            Deed::Fork(choice) => {
+                let Some(parent) = self.chosen(choice).map(|index| self.made[index].clone()) else { return };
+                let pid = self.next;
+                self.next += 1;
+                let mut process = Process { id: ProcessId { pid, start: self.clock }, ..parent.process.clone() };
+                process.parent = parent.process.id.pid;
+                process.lineage = self.lineage(pid, process.parent);
+                self.made.push(Made { process, ..parent });
+            }
+            Deed::Setsid(choice) => {
+                let Some(index) = self.chosen(choice) else { return };
+                let process = &mut self.made[index].process;
+                if process.group != process.id.pid {
+                    (process.group, process.session) = (process.id.pid, process.id.pid);
+                }
+            }
+            Deed::Setpgid(choice) => {
+                let Some(index) = self.chosen(choice) else { return };
+                let process = &mut self.made[index].process;
+                if process.session != process.id.pid {
+                    process.group = process.id.pid;
+                }
+            }
+            Deed::ClearEnvironment(choice) => {
+                if let Some(index) = self.chosen(choice) {
+                    self.made[index].has_environment = false;
+                }
+            }
+            Deed::ClearLimit(choice) => {
+                if let Some(index) = self.chosen(choice) {
+                    self.made[index].has_limit = false;
+                }
+            }
+            Deed::Exit(choice) | Deed::Zombie(choice) => {
+                let Some(index) = self.chosen(choice) else { return };
+                let gone = self.made[index].clone();
+                let pid = gone.process.id.pid;
+                let reaper = self.reaper(&gone);
+                // Who carries a mark and has no ancestor left to be judged by is a member by definition.
+                let leaves_a_copy = self.made.iter().any(|other| other.process.parent == pid && other.has_environment);
+                if !gone.is_member && leaves_a_copy {
+                    return;
+                }
+                for other in &mut self.made {
+                    if other.process.parent == pid {
+                        other.process.parent = reaper;
+                    }
+                }
+                // The leader's zombie stays, as the shim or the daemon has it.
+                if matches!(deed, Deed::Zombie(_)) || pid == LEADER.pid {
+                    self.made[index].process.state = ProcessState::Zombie;
+                } else {
+                    self.made.remove(index);
+                }
+            }
+            Deed::Copy(from, to) => {
+                let (Some(from), Some(to)) = (self.chosen(from), self.chosen(to)) else { return };
+                // A stranger with a parent that lives: an editor's terminal. Orphans are told by their marks.
+                let has_parent = self.made[to].process.parent > 1;
+                if !self.made[to].is_member && has_parent {
+                    self.made[to].has_environment |= self.made[from].has_environment;
+                }
+            }
+            Deed::Look => {}
+        }
+    }
+
+    fn table(&self) -> Vec<Process> {
+        self.made.iter().map(|made| made.process.clone()).collect()
+    }
+}
+
+fn deeds() -> impl Strategy<Value = Vec<Deed>> {
+    let choice = 0usize..40;
+    let deed = prop_oneof![
+        6 => choice.clone().prop_map(Deed::Fork),
+        3 => choice.clone().prop_map(Deed::Setsid),
+        1 => choice.clone().prop_map(Deed::Setpgid),
+        2 => choice.clone().prop_map(Deed::ClearEnvironment),
+        1 => choice.clone().prop_map(Deed::ClearLimit),
+        4 => choice.clone().prop_map(Deed::Exit),
+        1 => choice.clone().prop_map(Deed::Zombie),
+        1 => (choice.clone(), choice).prop_map(|(from, to)| Deed::Copy(from, to)),
+        1 => Just(Deed::Look),
+    ];
+    proptest::collection::vec(deed, 0..60)
+}
+
+/// Lives through a history, and says who is a member, who was found, and who is beyond what can be known.
+fn live_through(deeds: &[Deed], has_keeper: bool, has_lineage: bool) -> (BTreeSet<i32>, BTreeSet<i32>, BTreeSet<i32>) {
+    let mut machine = Machine::new(has_keeper, has_lineage);
+    let mut case = Case { keeper: (has_keeper && !has_lineage).then_some(SHIM), reapers: vec![30], ..Case::default() };
+    let tell = |machine: &Machine, case: &mut Case| {
+        let marked = machine.made.iter().filter(|made| made.has_environment);
+        case.told.marked = marked.map(|made| made.process.id.pid).collect();
+        let inheriting = machine.made.iter().filter(|made| made.has_limit);
+        case.told.inheriting = inheriting.map(|made| made.process.id.pid).collect();
+        case.told.supervisors = [30, SHIM].into();
+    };
+    for deed in deeds {
+        machine.apply(deed);
+        // Lineage numbers are of use as far as they are kept: a fork is told, and the table is looked at.
+        if matches!(deed, Deed::Look) || (has_lineage && matches!(deed, Deed::Fork(_))) {
+            tell(&machine, &mut case);
+            let table = machine.table();
+            let found = case.found(&table);
+            case.memory.add(table.iter().filter(|process| found.contains(&process.id.pid)));
+        }
+    }
+    tell(&machine, &mut case);
+    let truth = machine.made.iter().filter(|made| made.is_member && made.process.state != ProcessState::Zombie);
+    let truth = truth.map(|made| made.process.id.pid).collect();
+    // What has neither the limit, nor the environment and no parent but a reaper: only a keeper or a lineage could tell.
+    let is_hidden = |made: &&Made| !(made.has_limit || made.has_environment && made.process.parent == 30);
+    let hidden = machine.made.iter().filter(|made| made.is_member).filter(is_hidden);
+    let hidden = hidden.map(|made| made.process.id.pid).collect();
+    (truth, case.found(&machine.table()), hidden)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn under_a_keeper_all_members_are_found_and_no_stranger(deeds in deeds()) {
+        let (truth, found, _) = live_through(&deeds, true, false);
+        prop_assert_eq!(truth, found);
+    }
+
+    #[test]
+    fn by_lineage_all_members_are_found_and_no_stranger(deeds in deeds()) {
+        let (truth, found, _) = live_through(&deeds, false, true);
+        prop_assert_eq!(truth, found);
+    }
+
+    #[test]
+    fn without_either_no_stranger_is_found_and_only_whoever_lost_every_mark_is_missed(deeds in deeds()) {
+        let (truth, found, hidden) = live_through(&deeds, false, false);
+        prop_assert!(found.is_subset(&truth), "strangers: {:?}", found.difference(&truth));
+        let missed: BTreeSet<i32> = truth.difference(&found).copied().collect();
+        prop_assert!(missed.is_subset(&hidden), "missed: {:?}", missed);
+    }
+}
