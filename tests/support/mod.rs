@@ -264,6 +264,9 @@ impl Site {
     pub(crate) fn daemons(&self) -> Vec<Seen> {
         let mut seen = self.processes();
         seen.retain(Seen::is_daemon);
+        // What a daemon starts looks like itself until it is executed.
+        let pids: Vec<i32> = seen.iter().map(|seen| seen.process.pid).collect();
+        seen.retain(|seen| !pids.contains(&seen.parent));
         seen
     }
 

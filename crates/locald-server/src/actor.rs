@@ -642,11 +642,12 @@ async fn knock(context: &Context, reporter: &Reporter, identity: &ShimIdentity) 
 /// In this order, because a daemon that dies in between finds the record again, and what it tells twice is taken once. That
 /// a job has completed, and need not run again, is for the core to decide and the ledger to keep: it is waited for as well.
 pub(crate) async fn conclude(context: &Context, service_dir: &Path, reporter: &Reporter, ended: Arc<Ended>) {
+    let run = ended.run.clone();
     let recorded = context.ledger.ended(ended.clone()).await;
     reporter.report_for_good(News::Ended(ended)).await;
     match recorded {
         Ok(()) => {
-            if let Err(error) = record::remove(service_dir, record::EXIT) {
+            if let Err(error) = record::remove_of(service_dir, record::EXIT, &run) {
                 tracing::warn!(%error, service = %reporter.key.service, "could not remove an exit record");
             }
         }

@@ -38,6 +38,9 @@ const MOST_LOST: u64 = 4096;
 /// 1 s: how long a shim that closed its connections, or was killed, may take to be gone.
 const SHIM_LIMIT: Duration = Duration::from_secs(1);
 
+/// 1 s: until a record that could not be read is tried again.
+const RECORD_PAUSE: Duration = Duration::from_secs(1);
+
 /// 1 s: reading what is left in a terminal takes milliseconds.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
@@ -75,13 +78,10 @@ impl Orphan {
         if self.stop.is_none() && self.shim.is_alive() {
             self.wait_for_shim().await;
         }
-        let dir = self.identity.service_dir.clone();
         if let Some(ended) = self.recorded_end() {
             return self.over(ended).await;
         }
-        let record = record::load_of::<PidRecord>(&dir, record::PID, &self.identity.run).ok().flatten();
-        let record = record.filter(|record| record.boot == self.context.boot);
-        let Some(record) = record else {
+        let Some(record) = self.recorded_processes().await else {
             // No instruction of the service ever ran; whatever the shim had started ends with it.
             self.end_shim().await;
             self.clear_leaf().await;
@@ -140,6 +140,21 @@ impl Orphan {
                 // The daemon goes down; the next one looks again.
                 None => std::future::pending().await,
             },
+        }
+    }
+
+    /// What the shim has recorded of the run's processes. A record that cannot be read is no record that is not there, so it
+    /// is waited for: a person may have to close some files.
+    async fn recorded_processes(&self) -> Option<PidRecord> {
+        loop {
+            match record::load_of::<PidRecord>(&self.identity.service_dir, record::PID, &self.identity.run) {
+                Ok(record) => return record.filter(|record| record.boot == self.context.boot),
+                Err(error) => {
+                    tracing::error!(%error, service = %self.reporter.key.service, run = self.reporter.run.0, "the record of its processes cannot be read; trying again");
+                }
+            }
+            self.reporter.report(News::Silent);
+            tokio::time::sleep(RECORD_PAUSE).await;
         }
     }
 

@@ -141,8 +141,13 @@ impl Supervisor {
                 project_name: record.run.project_name.clone(),
                 project_dir: record.project_dir.clone(),
             });
-            let Some(spec) = self.fleet.service(&key).map(|service| service.spec.clone()) else { continue };
-            let orders = actor::adopt(self.context.clone(), record, spec);
+            let Some(service) = self.fleet.service(&key) else { continue };
+            let is_given_up = service.life.abandoned.contains_key(&run);
+            let orders = actor::adopt(self.context.clone(), record, service.spec.clone());
+            if is_given_up {
+                // It was to end already. It gets no grace period, and says what is left.
+                let _ = orders.send(Order::Stop { at_once: true });
+            }
             self.actors.insert((key, run), orders);
         }
     }

@@ -88,8 +88,7 @@ fn set_up(identity: &ShimIdentity) -> std::io::Result<pump::Pump> {
         socket: identity.socket.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    record::put_aside(&identity.service_dir, &identity.run)?;
-    record::store(&identity.service_dir, record::SHIM, &record)?;
+    record::begin(&identity.service_dir, &record)?;
     Ok(pump::Pump::new(identity.clone(), record.boot, shim, link, signals))
 }
 

@@ -71,19 +71,33 @@ pub fn remove(dir: &Path, name: &str) -> io::Result<()> {
 }
 
 /// Makes room for the records of `run`: those of an earlier one, which could not be ended, are put aside.
-///
-/// # Errors
-/// When they cannot be read or renamed.
-pub fn put_aside(dir: &Path, run: &RunRef) -> io::Result<()> {
-    let Some(other) = load::<OfRun>(dir, SHIM)?.map(|record| record.run).filter(|other| other.id != run.id) else {
-        return Ok(());
-    };
-    for name in [SHIM, PID, STOP] {
-        if load::<OfRun>(dir, name)?.is_some_and(|record| record.run.id == other.id) {
+fn put_aside(dir: &Path, run: &RunRef) -> io::Result<()> {
+    // One that a crash of the machine has torn names nobody, and gives way.
+    let Some(other) = run_in(dir, SHIM).ok().flatten().filter(|other| other.id != run.id) else { return Ok(()) };
+    // The shim's last, so that whoever is interrupted here can begin anew.
+    for name in [PID, STOP, SHIM] {
+        if run_in(dir, name).is_ok_and(|found| found.is_some_and(|found| found.id == other.id)) {
             std::fs::rename(dir.join(name), dir.join(aside(name, other.number)))?;
         }
     }
     Ok(())
+}
+
+/// Records the shim of a run that begins. The records of an earlier run that could not be ended are put aside, under its number.
+///
+/// # Errors
+/// When the records cannot be renamed or written.
+pub fn begin(dir: &Path, shim: &ShimRecord) -> io::Result<()> {
+    let _lock = lock(dir)?;
+    put_aside(dir, &shim.run)?;
+    store(dir, SHIM, shim)
+}
+
+/// Keeps records from changing hands between a look and what follows from it, until it is dropped (flock(2)).
+fn lock(dir: &Path) -> io::Result<std::fs::File> {
+    let dir = std::fs::File::open(dir)?;
+    dir.lock()?;
+    Ok(dir)
 }
 
 /// What all records have in common.
@@ -97,14 +111,25 @@ fn aside(name: &str, run: RunNumber) -> String {
     format!("{name}.{}", run.0)
 }
 
-/// Under which name the record of a run is found.
-fn name_of(dir: &Path, name: &str, run: &RunRef) -> io::Result<Option<String>> {
+/// Which run a record is about.
+fn run_in(dir: &Path, name: &str) -> io::Result<Option<RunRef>> {
+    Ok(load::<OfRun>(dir, name)?.map(|record| record.run))
+}
+
+/// Under which names records of a run are found. One that cannot be read is in the way only where there is no other.
+fn names_of(dir: &Path, name: &str, run: &RunRef) -> io::Result<Vec<String>> {
+    let (mut names, mut trouble) = (Vec::new(), None);
     for name in [name.to_owned(), aside(name, run.number)] {
-        if load::<OfRun>(dir, &name)?.is_some_and(|found| found.run.id == run.id) {
-            return Ok(Some(name));
+        match run_in(dir, &name) {
+            Ok(Some(found)) if found.id == run.id => names.push(name),
+            Ok(Some(_) | None) => {}
+            Err(error) => trouble = Some(error),
         }
     }
-    Ok(None)
+    match trouble {
+        Some(error) if names.is_empty() => Err(error),
+        Some(_) | None => Ok(names),
+    }
 }
 
 /// Reads the record of a run, wherever it is. `None` when there is none.
@@ -112,7 +137,7 @@ fn name_of(dir: &Path, name: &str, run: &RunRef) -> io::Result<Option<String>> {
 /// # Errors
 /// When it cannot be read, or is not what it should be.
 pub fn load_of<T: DeserializeOwned>(dir: &Path, name: &str, run: &RunRef) -> io::Result<Option<T>> {
-    name_of(dir, name, run)?.map_or(Ok(None), |name| load(dir, &name))
+    names_of(dir, name, run)?.first().map_or(Ok(None), |name| load(dir, name))
 }
 
 /// Removes the record of a run, wherever it is. One that is not there is no error.
@@ -120,11 +145,14 @@ pub fn load_of<T: DeserializeOwned>(dir: &Path, name: &str, run: &RunRef) -> io:
 /// # Errors
 /// When it cannot be read or removed.
 pub fn remove_of(dir: &Path, name: &str, run: &RunRef) -> io::Result<()> {
-    match name_of(dir, name, run)? {
-        Some(found) if found == name => remove(dir, name),
-        Some(found) => std::fs::remove_file(dir.join(found)),
-        None => Ok(()),
+    let _lock = match lock(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        lock => lock?,
+    };
+    for found in names_of(dir, name, run)? {
+        if found == name { remove(dir, name) } else { std::fs::remove_file(dir.join(found)) }?;
     }
+    Ok(())
 }
 
 /// The records of all shims of a service: of its current run, and of those that were put aside. A directory that is not there
@@ -383,10 +411,7 @@ mod tests {
             version: "1".into(),
         };
         let stop = |number| StopRecord { run: run(number), at: UnixMillis(1), kill_at: UnixMillis(2) };
-        let begin = |number| {
-            put_aside(dir.path(), &run(number)).expect("aside");
-            store(dir.path(), SHIM, &shim(number)).expect("stored");
-        };
+        let begin = |number| begin(dir.path(), &shim(number)).expect("stored");
         begin(1);
         store(dir.path(), STOP, &stop(1)).expect("stored");
         begin(2);
@@ -402,6 +427,9 @@ mod tests {
         }
         assert_eq!(load::<ShimRecord>(dir.path(), SHIM).expect("readable"), Some(shim(2)));
         assert_eq!(shims(dir.path()).len(), 1);
+        std::fs::write(dir.path().join(SHIM), "{\"run\": {\"pro").expect("torn");
+        begin(3);
+        assert_eq!(load(dir.path(), SHIM).expect("readable"), Some(shim(3)));
         assert_eq!(load_of::<StopRecord>(dir.path(), STOP, &run(1)).expect("readable"), None);
     }
 

@@ -80,6 +80,8 @@ fn up(spec: &ServiceSpec, life: &Lifecycle) -> Option<OutcomeResult> {
 
 fn down(life: &Lifecycle) -> Option<OutcomeResult> {
     match life.actual {
+        // Of one that was taken over it is not known yet what is left.
+        _ if life.abandoned.values().any(Vec::is_empty) => None,
         _ if !life.is_occupied() && !life.abandoned.is_empty() => Some(OutcomeResult::Failed),
         Actual::Stuck { .. } => Some(OutcomeResult::Failed),
         Actual::Stopped

@@ -335,9 +335,29 @@ pub fn user_name(uid: u32) -> String {
     }
 }
 
+/// The name that the system's own list has for a user, or its number.
+///
+/// Without asking other services for it: a statically linked program cannot load what they need (getpwuid(3)).
+#[must_use]
+pub fn local_user_name(uid: u32) -> String {
+    let list = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = |line: &str| {
+        let mut fields = line.split(':');
+        let name = fields.next()?.to_owned();
+        (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
+    };
+    list.lines().find_map(name).unwrap_or_else(|| uid.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_has_a_name_or_a_number() {
+        assert_eq!(local_user_name(0), "root");
+        assert_eq!(local_user_name(4_000_000_000), "4000000000");
+    }
 
     #[test]
     fn a_socket_is_its_makers_and_not_that_of_a_child_with_a_lower_number() {

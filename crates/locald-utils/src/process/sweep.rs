@@ -131,9 +131,16 @@ impl Target<'_> {
     fn newcomers_anywhere<'t>(&'t self) -> Finder<'t> {
         let mut vicinity = vicinity::Vicinity::of(self);
         Box::new(move |memory| {
-            let cgroup = self.cgroup();
-            let found = vicinity.newcomers(&self.evidence(&cgroup, memory), &self.marks())?;
-            Ok(self.without_command(found.into_iter()))
+            let mut cgroup = self.cgroup();
+            for _ in 0..HUNT {
+                let found = vicinity.newcomers(&self.evidence(&cgroup, memory), &self.marks())?;
+                let before = std::mem::replace(&mut cgroup, self.cgroup());
+                // Whoever came into it meanwhile may have no other evidence.
+                if !found.is_empty() || cgroup.is_subset(&before) {
+                    return Ok(self.without_command(found.into_iter()));
+                }
+            }
+            Err(io::Error::other("its cgroup changed faster than it could be read"))
         })
     }
 
@@ -219,9 +226,8 @@ impl vicinity::Table for Target<'_> {
         super::look(pid)
     }
 
-    fn children(&self, pid: i32) -> Vec<i32> {
-        // Of one that is gone nobody is a child any more.
-        super::children(pid).unwrap_or_default()
+    fn children(&self, pid: i32) -> io::Result<Vec<i32>> {
+        super::children(pid)
     }
 }
 
@@ -458,7 +464,7 @@ pub fn survivor(process: &Process) -> Survivor {
             "it sleeps where no signal reaches it (state D), most likely on a disk or a network file system".to_owned()
         }
         _ if process.uid != own && own != 0 => {
-            format!("it runs as {}, and you may not signal it", super::user_name(process.uid))
+            format!("it runs as {}, and you may not signal it", super::local_user_name(process.uid))
         }
         ProcessState::Live | ProcessState::Stopped => "it did not end within 2s of SIGKILL".to_owned(),
         ProcessState::Zombie => "it has ended, and its parent has not taken notice".to_owned(),

@@ -44,7 +44,10 @@ pub trait Table {
     fn look(&self, pid: i32) -> Option<Process>;
 
     /// The children of a process; none when it is gone.
-    fn children(&self, pid: i32) -> Vec<i32>;
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn children(&self, pid: i32) -> io::Result<Vec<i32>>;
 }
 
 /// Finds the members of a run, in the order of [`membership::members`].
@@ -64,6 +67,8 @@ pub fn members(table: &impl Table, evidence: &Evidence<'_>, clues: &impl Clues) 
 /// The part of a process table that matters for a run, as far as it is known.
 pub struct Vicinity<'a, T> {
     table: &'a T,
+    /// The number that had been given out last when the last pass was over.
+    newest: Option<i32>,
     /// Who was there.
     listed: BTreeSet<i32>,
     sessions: BTreeMap<i32, Vec<i32>>,
@@ -90,6 +95,7 @@ impl<'a, T: Table> Vicinity<'a, T> {
     pub fn of(table: &'a T) -> Self {
         Self {
             table,
+            newest: None,
             listed: BTreeSet::new(),
             sessions: BTreeMap::new(),
             groups: BTreeMap::new(),
@@ -128,7 +134,7 @@ impl<'a, T: Table> Vicinity<'a, T> {
 
     /// Glances at everybody who has not been listed.
     fn pass(&mut self, evidence: &Evidence<'_>) -> io::Result<()> {
-        let newest = self.table.newest();
+        let before = self.newest.or_else(|| self.table.newest());
         for pid in self.table.numbers()? {
             if !self.listed.insert(pid) {
                 continue;
@@ -143,11 +149,13 @@ impl<'a, T: Table> Vicinity<'a, T> {
                 self.open.insert(pid);
             }
         }
-        if newest > self.table.newest() {
+        let newest = self.table.newest();
+        if before > newest {
             // A number that was listed may be somebody else's now.
             let told = std::mem::take(&mut self.told);
             *self = Self { is_certain: false, told, ..Self::of(self.table) };
         }
+        self.newest = newest;
         self.open.insert(evidence.leader.pid);
         self.open.extend(evidence.memory.ids().map(|process| process.pid));
         self.open.extend(evidence.cgroup);
@@ -213,7 +221,10 @@ impl<'a, T: Table> Vicinity<'a, T> {
     }
 
     fn add_children(&mut self, pid: i32) {
-        let children = self.table.children(pid);
+        let Ok(children) = self.table.children(pid) else {
+            self.is_certain = false;
+            return;
+        };
         // One that was not listed came later, and is glanced at in the next pass.
         self.is_certain &= children.iter().all(|child| self.listed.contains(child));
         self.open.extend(children);

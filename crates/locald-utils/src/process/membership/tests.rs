@@ -76,8 +76,8 @@ impl vicinity::Table for Part<'_> {
         self.table.iter().find(|process| process.id.pid == pid).cloned()
     }
 
-    fn children(&self, pid: i32) -> Vec<i32> {
-        self.table.iter().filter(|process| process.parent == pid).map(|process| process.id.pid).collect()
+    fn children(&self, pid: i32) -> std::io::Result<Vec<i32>> {
+        Ok(self.table.iter().filter(|process| process.parent == pid).map(|process| process.id.pid).collect())
     }
 }
 
@@ -230,8 +230,8 @@ impl vicinity::Table for HotPotato {
         (pid == self.now.get()).then(|| process(pid, 60, 300, pid, pid))
     }
 
-    fn children(&self, _: i32) -> Vec<i32> {
-        Vec::new()
+    fn children(&self, _: i32) -> std::io::Result<Vec<i32>> {
+        Ok(Vec::new())
     }
 }
 
