@@ -183,7 +183,7 @@ pub(crate) fn force_note(ended: &Ended) -> Option<String> {
 /// Strays that are named for each service; more are counted. A database has a handful that are no news to anybody.
 const STRAYS_NAMED: usize = 2;
 
-/// Names strays by their commands: `sleep 601, and 4 more`.
+/// Names strays by their commands: `sleep 601, sleep 602, and 4 more`.
 pub(crate) fn names(strays: &[Stray]) -> String {
     let mut names: Vec<String> = strays.iter().take(STRAYS_NAMED).map(|stray| clean(&stray.command)).collect();
     if let Some(more) = strays.len().checked_sub(STRAYS_NAMED).filter(|more| *more > 0) {

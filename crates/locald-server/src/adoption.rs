@@ -37,7 +37,8 @@ pub(crate) async fn look(home: &Home, ledger: &Ledger, boot: &str) -> Result<Inh
         if let Some(record) = exit_record(&dir).filter(|ended| !has_shim(&ended.run)) {
             let record = Arc::new(record);
             ledger.ended(record.clone()).await?;
-            cleared(&dir, record::EXIT, record::remove(&dir, record::EXIT));
+            // Another run may have ended meanwhile, whose record is not in the ledger.
+            cleared(&dir, record::EXIT, record::remove_of(&dir, record::EXIT, &record.run));
             ended.push(record);
         }
         alive.extend(found.iter().map(|shim| shim.run.clone()));

@@ -150,7 +150,7 @@ impl Orphan {
             match record::load_of::<PidRecord>(&self.identity.service_dir, record::PID, &self.identity.run) {
                 Ok(record) => return record.filter(|record| record.boot == self.context.boot),
                 Err(error) => {
-                    tracing::error!(%error, service = %self.reporter.key.service, run = self.reporter.run.0, "the record of its processes cannot be read; trying again");
+                    tracing::error!(%error, dir = %self.identity.service_dir.display(), service = %self.reporter.key.service, run = self.reporter.run.0, "the record of its processes cannot be read; trying again");
                 }
             }
             self.reporter.report(News::Silent);

@@ -72,11 +72,15 @@ pub fn remove(dir: &Path, name: &str) -> io::Result<()> {
 
 /// Makes room for the records of `run`: those of an earlier one, which could not be ended, are put aside.
 fn put_aside(dir: &Path, run: &RunRef) -> io::Result<()> {
-    // One that a crash of the machine has torn names nobody, and gives way.
-    let Some(other) = run_in(dir, SHIM).ok().flatten().filter(|other| other.id != run.id) else { return Ok(()) };
+    let whose = |name| match run_in(dir, name) {
+        // One that a crash of the machine has torn names nobody, and gives way.
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => Ok(None),
+        found => found,
+    };
+    let Some(other) = whose(SHIM)?.filter(|other| other.id != run.id) else { return Ok(()) };
     // The shim's last, so that whoever is interrupted here can begin anew.
     for name in [PID, STOP, SHIM] {
-        if run_in(dir, name).is_ok_and(|found| found.is_some_and(|found| found.id == other.id)) {
+        if whose(name)?.is_some_and(|found| found.id == other.id) {
             std::fs::rename(dir.join(name), dir.join(aside(name, other.number)))?;
         }
     }

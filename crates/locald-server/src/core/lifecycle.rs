@@ -328,8 +328,8 @@ impl Lifecycle {
             self.abandoned.insert(run, Vec::new());
             return;
         }
-        self.newest = self.newest.max(run);
-        self.at_least = self.at_least.min(self.newest);
+        self.newest = run;
+        self.at_least = self.at_least.min(run);
         self.running = Some(spec);
         self.actual = Actual::Unknown;
     }
