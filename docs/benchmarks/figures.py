@@ -86,6 +86,10 @@ def stolen():
         return int(file.readline().split()[8]) / os.sysconf("SC_CLK_TCK")
 
 
+def percentile_99(in_order):
+    return in_order[max(0, int(len(in_order) * 0.99) - 1)]
+
+
 def row(what, measured, target):
     print(f"| {what} | {measured} | {target} |", flush=True)
 
@@ -158,7 +162,7 @@ def slow_stop(bench, rounds):
 
 def exit_noticed(bench, rounds):
     directory = bench.project({"s": {"command": [bench.helper, "sleep"]}})
-    times, began_at, stolen_before = [], time.perf_counter(), stolen()
+    times, undisturbed, began_at, stolen_before = [], [], time.perf_counter(), stolen()
     for _ in range(rounds):
         service = {"pid": None}
         # An exit is in the ledger a moment before the daemon acts on it, and an `up` in that moment changes nothing.
@@ -169,19 +173,24 @@ def exit_noticed(bench, rounds):
         # Looked up once: a search through thousands of runs would take longer than an exit.
         question = "SELECT rowid FROM runs WHERE pid = ? AND number = ?"
         row_of_run = ledger.execute(question, (service["pid"], service["run"])).fetchone()
-        began = time.perf_counter()
+        stolen_already, began = stolen(), time.perf_counter()
         os.kill(service["pid"], signal.SIGKILL)
         while not ledger.execute("SELECT ended_at FROM runs WHERE rowid = ?", row_of_run).fetchone()[0]:
             # Who looks without a pause keeps a processor from what it waits for, and measures itself.
             time.sleep(0.0002)
         times.append(time.perf_counter() - began)
+        if stolen() == stolen_already:
+            undisturbed.append(times[-1])
         ledger.close()
     bench.locald(directory, "down")
     times.sort()
+    undisturbed.sort()
     took = time.perf_counter() - began_at
     row("the machine: processor time taken away in the exits below", f"{(stolen() - stolen_before) / took * 100:.1f} %", "")
     row("exit noticed and in the ledger, median", ms(statistics.median(times)), "")
-    row("exit noticed and in the ledger, p99", ms(times[int(len(times) * 0.99) - 1]), "< 5 ms")
+    row("exit noticed and in the ledger, p99", ms(percentile_99(times)), "< 5 ms")
+    # On a virtual machine, the worst hundredth is the host's: the same without the exits during which it took time away.
+    row(f"the same of the {len(undisturbed)} exits left alone by the host, p99", ms(percentile_99(undisturbed)), "< 5 ms")
 
 
 def wakeups(bench, seconds):
