@@ -518,11 +518,11 @@ impl Project {
         let service = self.services.get(name)?;
         let life = &service.life;
         match &life.actual {
-            Actual::Spawning | Actual::Starting { .. } | Actual::Ready { .. } => {
+            // That nobody answers for it is no reason to keep what shall go.
+            Actual::Spawning | Actual::Starting { .. } | Actual::Ready { .. } | Actual::Unknown => {
                 (life.is_leaving() && !self.is_needed_by_leaving(name)).then_some(Step::Stop)
             }
-            // The shim is told when it answers.
-            Actual::Unknown | Actual::Stopping { .. } | Actual::Stuck { .. } => None,
+            Actual::Stopping { .. } | Actual::Stuck { .. } => None,
             Actual::Stopped => (life.desired == Desired::Up).then_some(Step::Become(Actual::Waiting)),
             Actual::Completed | Actual::Failed(_) => match life.desired {
                 Desired::Down => Some(Step::Become(Actual::Stopped)),

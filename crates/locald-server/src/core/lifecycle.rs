@@ -394,6 +394,8 @@ impl Lifecycle {
                 self.last = Some(ended);
                 self.end(now, &spec, Ending::Exited(status));
             }
+            // What was told to stop does so, by whoever comes to it.
+            News::Silent if matches!(self.actual, Actual::Stopping { .. } | Actual::Stuck { .. }) => return false,
             News::Silent => self.actual = Actual::Unknown,
             News::Degraded => self.is_degraded = true,
             News::Found { spec, leader, shim, started_at, ran_for } => {
