@@ -219,3 +219,52 @@ fn up_starts_what_was_killed_together_with_its_shim_and_the_daemon() {
         }
     }
 }
+
+#[test]
+fn a_run_whose_record_cannot_be_read_is_unknown_until_it_is_ended() {
+    let site = Site::new("[services.web]\ncommand = '''\ntrap \"\" HUP\nsleep 600 & echo $! > child\nwait'''\n");
+    site.up();
+    let (daemon, shim, web) = (site.daemon(), site.recorded("web", "shim", "shim"), site.leader("web"));
+    let child = site.await_pid("child");
+    for process in [daemon, shim] {
+        send(process, Signal::SIGKILL);
+        site.await_end(process);
+    }
+    std::fs::write(site.service_dir("web").join("pid"), "{\"run\":").expect("writes");
+    assert_eq!(site.service("web")["state"], "unknown", "without a daemon");
+    site.locald("daemon start").run().ok();
+    assert_eq!(site.service("web")["state"], "unknown", "with a daemon");
+    assert!(web.is_alive() && child.is_alive());
+    site.locald("down").run().ok();
+    assert!(!web.is_alive() && !child.is_alive());
+    site.assert_no_service_is_left();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn whoever_started_the_daemon_is_none_who_collects_orphans() {
+    let site = Site::new("[services.web]\ncommand = 'sleep 600'\n");
+    site.up();
+    let record = std::fs::read_to_string(site.service_dir("web").join("pid")).expect("a record");
+    let record: serde_json::Value = serde_json::from_str(&record).expect("a record");
+    let reapers: Vec<_> = record["reapers"].as_array().expect("a list").iter().map(|one| &one["pid"]).collect();
+    assert_eq!(*reapers[0], site.daemon().pid);
+    assert!(!reapers.contains(&&std::process::id().into()), "{reapers:?}");
+    site.down();
+}
+
+// The next daemon used to wait for its answer before it told it to stop anything.
+#[test]
+fn a_shim_that_has_never_answered_this_daemon_keeps_no_service_from_ending() {
+    let site = Site::new("[services.web]\ncommand = 'sleep 600'\n");
+    site.up();
+    let (daemon, shim, web) = (site.daemon(), site.recorded("web", "shim", "shim"), site.leader("web"));
+    send(daemon, Signal::SIGKILL);
+    site.await_end(daemon);
+    send(shim, Signal::SIGSTOP);
+    site.locald("daemon start").run().ok();
+    assert_eq!(site.service("web")["state"], "unknown");
+    site.down();
+    assert!(!web.is_alive());
+    site.assert_no_service_is_left();
+}

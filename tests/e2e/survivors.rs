@@ -132,7 +132,7 @@ fn by_force_a_run_starts_beside_what_could_not_be_ended_which_stays_in_sight() {
         (all == (&"ready".into(), &2.into(), &child.pid.into())).then_some(())
     });
     // So it does without the shim of the first.
-    let shim = site.recorded("web", "shim.1", "shim");
+    let shim = site.recorded("web", "shim", "shim");
     send(shim, Signal::SIGKILL);
     site.eventually("the shim to be gone", || (!shim.is_alive()).then_some(()));
 

@@ -13,10 +13,12 @@ use std::time::{Duration, Instant};
 
 use locald_utils::paths::Home;
 use locald_utils::process::mark::{self, SUPERVISOR_MARKER};
-use locald_utils::process::{RUN_MARKER, SERVICE_MARKER, Spawn};
+use locald_utils::process::{self, ProcessId, RUN_MARKER, SERVICE_MARKER, Spawn};
 use locald_utils::protocol::{DaemonStart, Failure, FailureCode};
 use locald_utils::record;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 
 use crate::client::Client;
 use crate::failure;
@@ -33,6 +35,9 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// 2 s: for another daemon, which holds the lock, to listen or to leave.
 const LOCK_LIMIT: Duration = Duration::from_secs(2);
+
+/// 1 s: a process that does nothing but fork ends within a millisecond.
+const LEAVE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Lines of its log that are shown when a daemon did not start.
 const LOG_LINES: usize = 10;
@@ -87,7 +92,7 @@ pub(crate) fn connect_if_anything_runs(home: &Home, screen: &mut Screen) -> Resu
 
 /// Whether a shim has left its record behind: it runs, or was killed and may have left its service running.
 pub(crate) fn leaves_runs(home: &Home) -> bool {
-    home.service_dirs().iter().any(|dir| !record::shims(dir).is_empty())
+    home.record_dirs().iter().any(|dir| dir.join(record::SHIM).exists())
 }
 
 fn unreachable(home: &Home, holder: Option<u32>) -> Failure {
@@ -101,11 +106,12 @@ fn unreachable(home: &Home, holder: Option<u32>) -> Failure {
 fn start_daemon(home: &Home) -> Result<DaemonStart, Failure> {
     let program = program()?;
     let log_before = home.daemon_log().metadata().map_or(0, |meta| meta.len());
-    let ready = spawn(home, &program).map_err(|error| {
+    let (ready, started) = spawn(home, &program).map_err(|error| {
         failure::io(format_args!("start {}", program.display()), &error)
             .hint("`locald daemon run` starts the daemon in the foreground")
     })?;
     let word = read_word(ready).map_err(|error| failure::io("learn how the daemon started", &error))?;
+    forget(started);
     match word {
         Some(line) => serde_json::from_str(&line).map_err(|error| {
             let message = format!("{} said something that is not understood: {error}", program.display());
@@ -115,11 +121,23 @@ fn start_daemon(home: &Home) -> Result<DaemonStart, Failure> {
     }
 }
 
+/// Reaps what was started, which on Linux has left the daemon to itself before that could say anything: before a service is
+/// started, whoever called this program is no ancestor of it.
+fn forget(started: i32) {
+    if cfg!(target_os = "linux")
+        && let Some(process) = ProcessId::of(started)
+    {
+        // One that does not end is the daemon, and goes on after this process.
+        let _ = process::await_exit(process, LEAVE_LIMIT);
+    }
+    let _ = waitpid(Pid::from_raw(started), Some(WaitPidFlag::WNOHANG));
+}
+
 /// Spawns the daemon in a session of its own: harmless descriptors 0 and 1, its log as 2, the pipe as 3. Returns the
-/// pipe's read end.
+/// pipe's read end, and the number of what was started.
 ///
 /// The daemon itself leaves the working directory and closes what else it may have inherited.
-fn spawn(home: &Home, program: &Path) -> io::Result<OwnedFd> {
+fn spawn(home: &Home, program: &Path) -> io::Result<(OwnedFd, i32)> {
     let (reader, writer) = io::pipe()?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     let log = File::options().append(true).create(true).mode(0o600).open(home.daemon_log())?;
@@ -128,9 +146,7 @@ fn spawn(home: &Home, program: &Path) -> io::Result<OwnedFd> {
     let env = env.chain([(SUPERVISOR_MARKER.into(), mark::supervisor(home.state()).to_owned())]);
     let spawn = Spawn::new(program).arg("--ready-fd").arg(READY_FD.to_string()).env(env);
     let spawn = spawn.descriptor(&null, 0)?.descriptor(&null, 1)?.descriptor(&log, 2)?.descriptor(&writer, READY_FD)?;
-    // Nobody reaps it here: it outlives this process, and if it does not, the pipe tells.
-    spawn.start()?;
-    Ok(reader.into())
+    Ok((reader.into(), spawn.start()?))
 }
 
 /// Reads the one line a new daemon writes. `None` when it ended without one.

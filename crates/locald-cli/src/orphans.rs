@@ -3,7 +3,7 @@
 //! Where the shim, the leader or anything else of it is alive, so is the run or what is left of it. More than that only a
 //! daemon can tell, so such a service is `unknown` here and never `stopped`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use locald_utils::paths::{Home, service_dir};
 use locald_utils::process::cgroup::Cgroup;
@@ -38,11 +38,13 @@ pub(crate) fn find(home: &Home, spec: &ProjectSpec) -> Option<ProjectStatus> {
 
 fn orphan(home: &Home, dir: &Path, service: &ServiceSpec) -> Option<ServiceStatus> {
     let boot = process::boot_id().ok()?;
-    let mut shims: Vec<ShimRecord> = record::shims(dir).into_iter().filter_map(|(_, shim)| shim.ok()).collect();
-    shims.sort_by_key(|shim| std::cmp::Reverse(shim.run.number));
+    let shim_in = |dir: PathBuf| Some((record::load::<ShimRecord>(&dir, record::SHIM).ok()??, dir));
+    let mut shims: Vec<(ShimRecord, PathBuf)> = record::places(dir).into_iter().filter_map(shim_in).collect();
+    shims.sort_by_key(|(shim, _)| std::cmp::Reverse(shim.run.number));
     // The newest run of which anything is left.
-    let (shim, pid) = shims.into_iter().filter(|shim| shim.boot == boot).find_map(|shim| {
-        let pid: Option<PidRecord> = record::load_of(dir, record::PID, &shim.run).ok().flatten();
+    let (shim, pid) = shims.into_iter().filter(|(shim, _)| shim.boot == boot).find_map(|(shim, dir)| {
+        let pid: Option<PidRecord> = record::load(&dir, record::PID)
+            .unwrap_or_else(|_| Some(PidRecord::unreadable(shim.run.clone(), boot.clone(), shim.shim, None)));
         let is_alive = shim.shim.is_alive() || pid.as_ref().is_some_and(|pid| has_members(home, pid));
         is_alive.then_some((shim, pid))
     })?;
@@ -52,7 +54,7 @@ fn orphan(home: &Home, dir: &Path, service: &ServiceSpec) -> Option<ServiceStatu
         desired: Desired::Up,
         state: State::Unknown,
         run: Some(shim.run.number),
-        leader: pid.map(|pid| pid.leader),
+        leader: pid.map(|pid| pid.leader).filter(|leader| leader.pid > 0),
         shim: Some(shim.shim),
         started_at: None,
         ready_at: None,

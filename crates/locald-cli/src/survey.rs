@@ -254,9 +254,9 @@ impl Survey {
         let mut dirs: Vec<(PathBuf, Option<usize>)> = Vec::new();
         let mut seen = BTreeSet::new();
         for (index, home) in self.traces.homes.iter().enumerate() {
-            dirs.extend(home.home.service_dirs().into_iter().map(|dir| (dir, Some(index))));
+            dirs.extend(home.home.record_dirs().into_iter().map(|dir| (dir, Some(index))));
         }
-        dirs.extend(shims.iter().map(|(_, identity)| (identity.service_dir.clone(), None)));
+        dirs.extend(shims.iter().map(|(_, identity)| (identity.record_dir.clone(), None)));
         for (dir, home) in dirs {
             if !seen.insert(dir.clone()) {
                 continue;
@@ -267,19 +267,24 @@ impl Survey {
 
     fn read_records_of(&mut self, dir: &Path, home: Option<usize>, boot: Option<&str>) {
         // One that cannot be read is the daemon's to complain about.
-        for (file, found) in record::shims(dir).into_iter().filter_map(|(file, found)| Some((file, found.ok()?))) {
-            let is_of_this_boot = boot == Some(found.boot.as_str());
-            let has_shim = is_of_this_boot && found.shim.is_alive();
-            if is_of_this_boot
-                && !has_shim
-                && let Ok(Some(pid)) = record::load_of::<PidRecord>(dir, record::PID, &found.run)
-            {
-                self.see_left(&pid, &found, home);
-            }
-            // A run that ended meanwhile has taken its record away.
-            if has_shim || file.exists() {
-                self.traces.records.push(Record { run: found.run, file, home, is_of_this_boot, has_shim });
-            }
+        let Ok(Some(found)) = record::load::<ShimRecord>(dir, record::SHIM) else { return };
+        let is_of_this_boot = boot == Some(found.boot.as_str());
+        let has_shim = is_of_this_boot && found.shim.is_alive();
+        let processes = || {
+            record::load::<PidRecord>(dir, record::PID).unwrap_or_else(|_| {
+                Some(PidRecord::unreadable(found.run.clone(), found.boot.clone(), found.shim, None))
+            })
+        };
+        if is_of_this_boot
+            && !has_shim
+            && let Some(pid) = processes()
+        {
+            self.see_left(&pid, &found, home);
+        }
+        // A run that ended meanwhile has taken its record away.
+        let file = dir.join(record::SHIM);
+        if has_shim || file.exists() {
+            self.traces.records.push(Record { run: found.run, file, home, is_of_this_boot, has_shim });
         }
     }
 

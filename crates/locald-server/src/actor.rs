@@ -101,13 +101,19 @@ pub(crate) fn start(context: Rc<Context>, assignment: Assignment) -> mpsc::Unbou
 }
 
 /// Takes over a run that an earlier daemon started.
-pub(crate) fn adopt(context: Rc<Context>, record: ShimRecord, spec: Arc<ServiceSpec>) -> mpsc::UnboundedSender<Order> {
+pub(crate) fn adopt(
+    context: Rc<Context>,
+    record_dir: PathBuf,
+    record: ShimRecord,
+    spec: Arc<ServiceSpec>,
+) -> mpsc::UnboundedSender<Order> {
     let (orders, inbox) = mpsc::unbounded_channel();
     spawn_local(async move {
         let reporter = Reporter { context: context.clone(), key: record.run.key(), run: record.run.number };
         let project_dir = context.home.project(&record.run.project, &record.run.project_name);
         let identity = ShimIdentity {
             service_dir: service_dir(&project_dir, &record.run.service),
+            record_dir,
             project_dir: record.project_dir,
             socket: record.socket,
             run: record.run,
@@ -187,10 +193,12 @@ async fn launch(
     project_dir: &Path,
     order: StartOrder,
 ) -> Result<(ShimLink, ShimIdentity), StartFailure> {
+    let service_dir = service_dir(&context.home.project(&run.project, &run.project_name), &run.service);
     let identity = ShimIdentity {
         run: run.clone(),
         project_dir: project_dir.to_owned(),
-        service_dir: service_dir(&context.home.project(&run.project, &run.project_name), &run.service),
+        record_dir: record::place(&service_dir, &run.id),
+        service_dir,
         socket: context.home.shim_socket(&run.id),
     };
     let (pid, stream) =
@@ -227,7 +235,7 @@ async fn hand_over(stream: std::os::unix::net::UnixStream, epoch: u64, order: St
 
 /// Takes away what a shim that never started anything has left.
 fn forget(identity: &ShimIdentity) {
-    let _ = record::remove_of(&identity.service_dir, record::SHIM, &identity.run);
+    let _ = record::remove(&identity.record_dir, record::SHIM);
     let _ = std::fs::remove_file(&identity.socket);
 }
 
@@ -598,7 +606,7 @@ impl Actor {
 
     /// Puts the end of the run on record, then tells the core.
     pub(crate) async fn conclude(&self, ended: Arc<Ended>) {
-        conclude(&self.context, &self.identity.service_dir, &self.reporter, ended).await;
+        conclude(&self.context, &self.identity.record_dir, &self.reporter, ended).await;
     }
 
     /// The connection is gone: so is the shim, or only the connection.
@@ -641,13 +649,14 @@ async fn knock(context: &Context, reporter: &Reporter, identity: &ShimIdentity) 
 ///
 /// In this order, because a daemon that dies in between finds the record again, and what it tells twice is taken once. That
 /// a job has completed, and need not run again, is for the core to decide and the ledger to keep: it is waited for as well.
-pub(crate) async fn conclude(context: &Context, service_dir: &Path, reporter: &Reporter, ended: Arc<Ended>) {
-    let run = ended.run.clone();
+pub(crate) async fn conclude(context: &Context, record_dir: &Path, reporter: &Reporter, ended: Arc<Ended>) {
+    let exit = record::exit(&ended.run.id);
     let recorded = context.ledger.ended(ended.clone()).await;
     reporter.report_for_good(News::Ended(ended)).await;
     match recorded {
         Ok(()) => {
-            if let Err(error) = record::remove_of(service_dir, record::EXIT, &run) {
+            let removed = record::remove(record_dir, &exit).and_then(|()| record::leave(record_dir));
+            if let Err(error) = removed {
                 tracing::warn!(%error, service = %reporter.key.service, "could not remove an exit record");
             }
         }

@@ -17,9 +17,9 @@ use crate::ledger::{Ledger, LedgerError, Left};
 pub(crate) struct Inheritance {
     /// Projects and what is wanted of them.
     pub(crate) left: Vec<Left>,
-    /// Runs that have a shim, or had one until it died.
-    pub(crate) shims: Vec<ShimRecord>,
-    /// Runs that ended while no daemon was there, already on record.
+    /// Runs that have a shim, or had one until it died, the newest first, and where their records are.
+    pub(crate) shims: Vec<(PathBuf, ShimRecord)>,
+    /// Runs that ended while no daemon was there, already on record, the oldest first.
     pub(crate) ended: Vec<Arc<Ended>>,
 }
 
@@ -30,22 +30,25 @@ pub(crate) struct Inheritance {
 pub(crate) async fn look(home: &Home, ledger: &Ledger, boot: &str) -> Result<Inheritance, LedgerError> {
     let (mut shims, mut ended) = (Vec::new(), Vec::new());
     let mut alive: Vec<RunRef> = Vec::new();
-    for dir in home.service_dirs() {
-        let found = shim_records(&dir, boot);
-        let has_shim = |run: &RunRef| found.iter().any(|shim| shim.run.id == run.id);
-        // Where there is a shim, its run's actor hears or reads how it ended.
-        if let Some(record) = exit_record(&dir).filter(|ended| !has_shim(&ended.run)) {
-            let record = Arc::new(record);
-            ledger.ended(record.clone()).await?;
-            // Another run may have ended meanwhile, whose record is not in the ledger.
-            cleared(&dir, record::EXIT, record::remove_of(&dir, record::EXIT, &record.run));
-            ended.push(record);
+    for dir in home.record_dirs() {
+        let shim = shim_record(&dir, boot);
+        for name in record::exits(&dir) {
+            // Where there is a shim, its run's actor hears or reads how it ended.
+            let has_shim = shim.as_ref().is_some_and(|shim| record::exit(&shim.run.id) == name);
+            if !has_shim && let Some(record) = exit_record(&dir, &name) {
+                let record = Arc::new(record);
+                ledger.ended(record.clone()).await?;
+                cleared(&dir, record::remove(&dir, &name));
+                ended.push(record);
+            }
         }
-        alive.extend(found.iter().map(|shim| shim.run.clone()));
-        shims.extend(found);
+        cleared(&dir, record::leave(&dir));
+        alive.extend(shim.as_ref().map(|shim| shim.run.clone()));
+        shims.extend(shim.map(|shim| (dir, shim)));
     }
+    ended.sort_by_key(|ended: &Arc<Ended>| ended.run.number);
     // What was given up for a newer run is taken over after it.
-    shims.sort_by_key(|shim: &ShimRecord| std::cmp::Reverse(shim.run.number));
+    shims.sort_by_key(|(_, shim): &(PathBuf, ShimRecord)| std::cmp::Reverse(shim.run.number));
     let lost = ledger.close_lost_runs(alive, boot.to_owned()).await?;
     if lost > 0 {
         tracing::info!(lost, "runs without a record were closed in the ledger");
@@ -56,41 +59,40 @@ pub(crate) async fn look(home: &Home, ledger: &Ledger, boot: &str) -> Result<Inh
 /// Takes away the cgroups of runs that are nobody's any more: those that have no record, and no process.
 ///
 /// A shim records itself before it makes one, so none is taken from under a run that begins.
-pub(crate) fn clear_leaves(cgroups: &Hierarchy, shims: &[ShimRecord]) {
+pub(crate) fn clear_leaves(cgroups: &Hierarchy, shims: &[(PathBuf, ShimRecord)]) {
     let leaves = cgroups.leaves();
-    let orphaned = leaves.iter().filter(|(run, _)| !shims.iter().any(|shim| shim.run.id.as_str() == run));
+    let orphaned = leaves.iter().filter(|(run, _)| !shims.iter().any(|(_, shim)| shim.run.id.as_str() == run));
     // One that has a process stays by itself.
     orphaned.for_each(|(_, leaf)| leaf.remove());
 }
 
-fn shim_records(dir: &Path, boot: &str) -> Vec<ShimRecord> {
-    let usable = |(file, found): (PathBuf, io::Result<ShimRecord>)| match found {
-        Ok(shim) if shim.boot == boot => Some(shim),
-        Ok(shim) => {
+fn shim_record(dir: &Path, boot: &str) -> Option<ShimRecord> {
+    match record::load::<ShimRecord>(dir, record::SHIM) {
+        Ok(Some(shim)) if shim.boot != boot => {
             tracing::info!(service = %shim.run.service, run = shim.run.number.0, "ended by a restart of the machine");
             for name in [record::PID, record::STOP, record::SHIM] {
-                cleared(dir, name, record::remove_of(dir, name, &shim.run));
+                cleared(dir, record::remove(dir, name));
             }
             None
         }
+        Ok(found) => found,
         Err(error) => {
-            tracing::error!(%error, file = %file.display(), "the record of a shim cannot be read");
+            tracing::error!(%error, dir = %dir.display(), "the record of a shim cannot be read");
             None
         }
-    };
-    record::shims(dir).into_iter().filter_map(usable).collect()
+    }
 }
 
-fn exit_record(dir: &Path) -> Option<Ended> {
-    record::load::<Ended>(dir, record::EXIT).unwrap_or_else(|error| {
-        tracing::error!(%error, dir = %dir.display(), "an exit record cannot be read");
+fn exit_record(dir: &Path, name: &str) -> Option<Ended> {
+    record::load::<Ended>(dir, name).unwrap_or_else(|error| {
+        tracing::error!(%error, file = %dir.join(name).display(), "an exit record cannot be read");
         None
     })
 }
 
-fn cleared(dir: &Path, name: &str, result: io::Result<()>) {
+fn cleared(dir: &Path, result: io::Result<()>) {
     if let Err(error) = result {
-        tracing::warn!(%error, dir = %dir.display(), name, "could not remove a record");
+        tracing::warn!(%error, dir = %dir.display(), "could not remove a record");
     }
 }
 
@@ -116,17 +118,18 @@ mod tests {
         let over = ended(RunNumber(1), ExitStatus::Code(3));
         let service = paths::service_dir(&home.project(&over.run.project, &over.run.project_name), &over.run.service);
         std::fs::create_dir_all(&service).expect("a directory");
-        record::store(&service, record::EXIT, &*over).expect("stores");
+        let exit = record::exit(&over.run.id);
+        record::store(&service, &exit, &*over).expect("stores");
         let (ledger, _) = Ledger::open(&home.ledger(), 0).expect("opens");
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
 
         let mut other = Connection::open(home.ledger()).expect("opens");
         let lock = other.transaction_with_behavior(TransactionBehavior::Immediate).expect("locks");
         assert!(runtime.block_on(look(&home, &ledger, "boot")).is_err());
-        assert!(service.join(record::EXIT).exists());
+        assert!(service.join(&exit).exists());
         drop(lock);
         let found = runtime.block_on(look(&home, &ledger, "boot")).expect("readable");
         assert_eq!(found.ended, [over]);
-        assert!(!service.join(record::EXIT).exists());
+        assert!(!service.join(&exit).exists());
     }
 }

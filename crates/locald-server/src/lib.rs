@@ -49,7 +49,12 @@ pub fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let starter = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => None,
-        ["--ready-fd", "3"] => sys::inherited(READY_FD).ok().map(File::from),
+        ["--ready-fd", "3"] => {
+            // Not to be its starter's descendant is no condition for anything.
+            #[cfg(target_os = "linux")]
+            let _ = sys::leave_parent();
+            sys::inherited(READY_FD).ok().map(File::from)
+        }
         ["--version"] => {
             let _ = writeln!(io::stdout(), "locald-server {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;

@@ -62,7 +62,7 @@ struct Members {
     record: PidRecord,
     cgroup: Option<Cgroup>,
     /// Where orphans of the run may be: with the shim's ancestors, and with this daemon.
-    reapers: Vec<i32>,
+    reapers: Vec<ProcessId>,
     /// The leader, if it has become a child of the daemon.
     held: Option<Held>,
     /// The terminal and its number, which is given to nobody else while it is held open here.
@@ -130,7 +130,7 @@ impl Orphan {
     /// log, and records the end. Until it is gone, or the run is to be ended.
     async fn wait_for_shim(&mut self) {
         tracing::warn!(service = %self.reporter.key.service, run = self.reporter.run.0, shim = self.shim.pid, "its shim lives and cannot be reached");
-        let record = record::load_of::<PidRecord>(&self.identity.service_dir, record::PID, &self.identity.run);
+        let record = record::load::<PidRecord>(&self.identity.record_dir, record::PID);
         let record = record.ok().flatten();
         self.report_degraded(record.map(|record| record.leader));
         tokio::select! {
@@ -144,18 +144,36 @@ impl Orphan {
     }
 
     /// What the shim has recorded of the run's processes. A record that cannot be read is no record that is not there, so it
-    /// is waited for: a person may have to close some files.
-    async fn recorded_processes(&self) -> Option<PidRecord> {
+    /// is waited for: a person may have to close some files. Whoever wants the run ended gets that nevertheless, by whatever
+    /// else there is to know its processes by.
+    async fn recorded_processes(&mut self) -> Option<PidRecord> {
         loop {
-            match record::load_of::<PidRecord>(&self.identity.service_dir, record::PID, &self.identity.run) {
+            match record::load::<PidRecord>(&self.identity.record_dir, record::PID) {
                 Ok(record) => return record.filter(|record| record.boot == self.context.boot),
                 Err(error) => {
-                    tracing::error!(%error, dir = %self.identity.service_dir.display(), service = %self.reporter.key.service, run = self.reporter.run.0, "the record of its processes cannot be read; trying again");
+                    tracing::error!(%error, dir = %self.identity.record_dir.display(), service = %self.reporter.key.service, run = self.reporter.run.0, "the record of its processes cannot be read");
                 }
             }
+            if self.stop.is_some() {
+                let run = self.identity.run.clone();
+                let leaf = self.leaf().map(|leaf| leaf.dir().to_owned());
+                return Some(PidRecord::unreadable(run, self.context.boot.clone(), self.shim, leaf));
+            }
             self.reporter.report(News::Silent);
-            tokio::time::sleep(RECORD_PAUSE).await;
+            tokio::select! {
+                () = tokio::time::sleep(RECORD_PAUSE) => {}
+                order = self.orders.recv() => match order {
+                    Some(order) => self.stop = Some(order),
+                    // The daemon goes down; the next one looks again.
+                    None => std::future::pending().await,
+                },
+            }
         }
+    }
+
+    /// Where the run's cgroup is, if it has one.
+    fn leaf(&self) -> Option<Cgroup> {
+        self.context.cgroups.as_ref().map(|place| place.leaf(self.identity.run.id.as_str()))
     }
 
     fn report_degraded(&self, leader: Option<ProcessId>) {
@@ -166,11 +184,11 @@ impl Orphan {
 
     /// How the shim has recorded that this run ended, if it has.
     fn recorded_end(&self) -> Option<Ended> {
-        let recorded = record::load::<Ended>(&self.identity.service_dir, record::EXIT).unwrap_or_else(|error| {
+        let exit = record::exit(&self.identity.run.id);
+        record::load::<Ended>(&self.identity.record_dir, &exit).unwrap_or_else(|error| {
             tracing::error!(%error, service = %self.reporter.key.service, "an exit record cannot be read");
             None
-        });
-        recorded.filter(|ended| ended.run.id == self.identity.run.id)
+        })
     }
 
     /// Kills a shim that does not answer.
@@ -182,9 +200,7 @@ impl Orphan {
 
     /// Takes away the cgroup of a run that came to nothing, with the exec helper that may still be in it.
     async fn clear_leaf(&self) {
-        let Some(leaf) = self.context.cgroups.as_ref().map(|place| place.leaf(self.identity.run.id.as_str())) else {
-            return;
-        };
+        let Some(leaf) = self.leaf() else { return };
         // A kernel that cannot leaves it to the helper, which goes when its shim is gone.
         let _ = leaf.kill();
         let until = Instant::now() + SHIM_LIMIT;
@@ -196,7 +212,7 @@ impl Orphan {
 
     fn members(&self, record: PidRecord) -> Members {
         let mut reapers = record.reapers.clone();
-        reapers.push(std::process::id().cast_signed());
+        reapers.extend(ProcessId::own());
         let cgroup = record.cgroup.clone().map(Cgroup::at);
         Members { record, cgroup, reapers, held: None, terminal: None, memory: Memory::default() }
     }
@@ -216,14 +232,13 @@ impl Orphan {
 
     async fn over(&self, ended: Ended) {
         for name in [record::PID, record::STOP, record::SHIM] {
-            // Another run may have begun beside what was left of this one.
-            if let Err(error) = record::remove_of(&self.identity.service_dir, name, &self.identity.run) {
+            if let Err(error) = record::remove(&self.identity.record_dir, name) {
                 tracing::warn!(%error, name, "could not remove a record");
             }
         }
         // The socket of a shim that was killed stays behind.
         let _ = std::fs::remove_file(&self.identity.socket);
-        conclude(&self.context, &self.identity.service_dir, &self.reporter, Arc::new(ended)).await;
+        conclude(&self.context, &self.identity.record_dir, &self.reporter, Arc::new(ended)).await;
     }
 
     /// Goes on writing the log where the shim left off.

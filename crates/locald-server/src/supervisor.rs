@@ -133,7 +133,7 @@ impl Supervisor {
         for ended in ended {
             self.fleet.replay(self.now(), ended);
         }
-        for record in shims {
+        for (record_dir, record) in shims {
             let (key, run) = (record.run.key(), record.run.number);
             self.fleet.adopt(&Found {
                 key: key.clone(),
@@ -143,7 +143,7 @@ impl Supervisor {
             });
             let Some(service) = self.fleet.service(&key) else { continue };
             let is_given_up = service.life.abandoned.contains_key(&run);
-            let orders = actor::adopt(self.context.clone(), record, service.spec.clone());
+            let orders = actor::adopt(self.context.clone(), record_dir, record, service.spec.clone());
             if is_given_up {
                 // It was to end already. It gets no grace period, and says what is left.
                 let _ = orders.send(Order::Stop { at_once: true });

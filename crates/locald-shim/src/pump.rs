@@ -399,10 +399,10 @@ impl Pump {
                     pgid: live.leader.pid,
                     sid: live.leader.pid,
                     shim: self.shim,
-                    reapers: process::ancestors(self.shim.pid),
+                    reapers: process::reapers(),
                     cgroup: live.cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
                 };
-                let gate = record::store(&self.identity.service_dir, record::PID, &record)
+                let gate = record::store(&self.identity.record_dir, record::PID, &record)
                     .map_err(|error| failure(StartStage::Record, &error, "could not write the record of the run"))
                     .and_then(|()| {
                         live.started_at = Some(UnixMillis::now());
@@ -583,7 +583,7 @@ impl Pump {
             lost_output: self.lost_output,
         };
         // Without this record only a connected daemon will know; it is told all the same.
-        if let Err(error) = record::store(&self.identity.service_dir, record::EXIT, &ended) {
+        if let Err(error) = record::store(&self.identity.record_dir, &record::exit(&ended.run.id), &ended) {
             crate::say(&format!("locald-shim: could not record how {} ended: {error}", self.identity.run.service));
         }
         self.forget_records();
@@ -607,7 +607,7 @@ impl Pump {
         }
         for name in [record::PID, record::STOP, record::SHIM] {
             // A record that stays is cleared by the next daemon: its processes are gone.
-            let _ = record::remove_of(&self.identity.service_dir, name, &self.identity.run);
+            let _ = record::remove(&self.identity.record_dir, name);
         }
         self.link.close();
     }

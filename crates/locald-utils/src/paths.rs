@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::name::{ProjectId, ProjectName, RunId, ServiceName};
+use crate::record;
 
 /// 103 bytes: what `sun_path` of macOS holds besides its NUL (104 bytes; Linux has 108). One limit for both.
 pub const MAX_SOCKET_PATH: usize = 103;
@@ -204,11 +205,12 @@ impl Home {
         self.state.join("projects")
     }
 
-    /// The directories of all services that have ever run here, whatever project they belong to.
+    /// The directories that may have records, of all services that have ever run here, whatever project they belong to.
     #[must_use]
-    pub fn service_dirs(&self) -> Vec<PathBuf> {
+    pub fn record_dirs(&self) -> Vec<PathBuf> {
         let entries = |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-        entries(self.projects()).flat_map(|project| entries(project.join("services"))).collect()
+        let services = entries(self.projects()).flat_map(|project| entries(project.join("services")));
+        services.flat_map(|service| record::places(&service)).collect()
     }
 
     /// The directory of one project: `<name>-<id>`.

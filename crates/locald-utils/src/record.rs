@@ -17,8 +17,16 @@ pub const SHIM: &str = "shim";
 pub const PID: &str = "pid";
 /// The record of a stop under way: a [`StopRecord`].
 pub const STOP: &str = "stop";
-/// The record of a run that has ended, until the daemon has acknowledged it: an [`Ended`].
-pub const EXIT: &str = "exit";
+
+/// The record of a run that has ended, until the daemon has acknowledged it: an [`Ended`]. Each has a name of its own, because
+/// the next run may begin before that.
+#[must_use]
+pub fn exit(run: &RunId) -> String {
+    format!("{EXIT}{run}")
+}
+
+/// What the record of an exit is called, before the run's id.
+const EXIT: &str = "exit.";
 
 /// Writes a record so that a reader finds all of it or none of it.
 ///
@@ -29,22 +37,27 @@ pub const EXIT: &str = "exit";
 /// When the file cannot be written or put in its place.
 pub fn store<T: Serialize>(dir: &Path, name: &str, record: &T) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
-    let spare = spare(dir, name);
+    let (new, spare) = (dir.join(format!(".{name}.new")), spare(dir, name));
+    if new != spare {
+        // Others take it as well.
+        let _ = std::fs::rename(&spare, &new);
+    }
     let mut bytes = serde_json::to_vec_pretty(record)?;
     bytes.push(b'\n');
     // Shortened after it is written and not emptied before: ext4 takes a file that was emptied for one to be synced.
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&spare)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&new)?;
     io::Write::write_all(&mut file, &bytes)?;
     file.set_len(bytes.len() as u64)?;
-    std::fs::rename(&spare, dir.join(name))
+    std::fs::rename(&new, dir.join(name))
 }
 
-/// Where a record is written, and where its file waits for the next one when it is removed.
+/// Where the file of a record that is removed waits for the next one of its kind.
 ///
 /// A file that is used again spares the file system from looking for a free one: ext4 passes over those that were deleted in
 /// the last minute, one by one, which costs more than all else when hundreds of services were stopped and start again.
 fn spare(dir: &Path, name: &str) -> PathBuf {
-    dir.join(format!(".{name}.new"))
+    let kind = name.split_once('.').map_or(name, |(kind, _)| kind);
+    dir.join(format!(".{kind}.new"))
 }
 
 /// Reads a record; `None` when there is none.
@@ -70,103 +83,49 @@ pub fn remove(dir: &Path, name: &str) -> io::Result<()> {
     }
 }
 
-/// Makes room for the records of `run`: those of an earlier one, which could not be ended, are put aside.
-fn put_aside(dir: &Path, run: &RunRef) -> io::Result<()> {
-    let whose = |name| match run_in(dir, name) {
-        // One that a crash of the machine has torn names nobody, and gives way.
-        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => Ok(None),
-        found => found,
-    };
-    let Some(other) = whose(SHIM)?.filter(|other| other.id != run.id) else { return Ok(()) };
-    // The shim's last, so that whoever is interrupted here can begin anew.
-    for name in [PID, STOP, SHIM] {
-        if whose(name)?.is_some_and(|found| found.id == other.id) {
-            std::fs::rename(dir.join(name), dir.join(aside(name, other.number)))?;
-        }
-    }
-    Ok(())
-}
-
-/// Records the shim of a run that begins. The records of an earlier run that could not be ended are put aside, under its number.
-///
-/// # Errors
-/// When the records cannot be renamed or written.
-pub fn begin(dir: &Path, shim: &ShimRecord) -> io::Result<()> {
-    let _lock = lock(dir)?;
-    put_aside(dir, &shim.run)?;
-    store(dir, SHIM, shim)
-}
-
-/// Keeps records from changing hands between a look and what follows from it, until it is dropped (flock(2)).
-fn lock(dir: &Path) -> io::Result<std::fs::File> {
-    let dir = std::fs::File::open(dir)?;
-    dir.lock()?;
-    Ok(dir)
-}
-
-/// What all records have in common.
-#[derive(Deserialize)]
-struct OfRun {
-    run: RunRef,
-}
-
-/// The name of a record that was put aside.
-fn aside(name: &str, run: RunNumber) -> String {
-    format!("{name}.{}", run.0)
-}
-
-/// Which run a record is about.
-fn run_in(dir: &Path, name: &str) -> io::Result<Option<RunRef>> {
-    Ok(load::<OfRun>(dir, name)?.map(|record| record.run))
-}
-
-/// Under which names records of a run are found. One that cannot be read is in the way only where there is no other.
-fn names_of(dir: &Path, name: &str, run: &RunRef) -> io::Result<Vec<String>> {
-    let (mut names, mut trouble) = (Vec::new(), None);
-    for name in [name.to_owned(), aside(name, run.number)] {
-        match run_in(dir, &name) {
-            Ok(Some(found)) if found.id == run.id => names.push(name),
-            Ok(Some(_) | None) => {}
-            Err(error) => trouble = Some(error),
-        }
-    }
-    match trouble {
-        Some(error) if names.is_empty() => Err(error),
-        Some(_) | None => Ok(names),
-    }
-}
-
-/// Reads the record of a run, wherever it is. `None` when there is none.
-///
-/// # Errors
-/// When it cannot be read, or is not what it should be.
-pub fn load_of<T: DeserializeOwned>(dir: &Path, name: &str, run: &RunRef) -> io::Result<Option<T>> {
-    names_of(dir, name, run)?.first().map_or(Ok(None), |name| load(dir, name))
-}
-
-/// Removes the record of a run, wherever it is. One that is not there is no error.
-///
-/// # Errors
-/// When it cannot be read or removed.
-pub fn remove_of(dir: &Path, name: &str, run: &RunRef) -> io::Result<()> {
-    let _lock = match lock(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        lock => lock?,
-    };
-    for found in names_of(dir, name, run)? {
-        if found == name { remove(dir, name) } else { std::fs::remove_file(dir.join(found)) }?;
-    }
-    Ok(())
-}
-
-/// The records of all shims of a service: of its current run, and of those that were put aside. A directory that is not there
-/// has none.
+/// Where a run that begins keeps its records: in the directory of its service or, while an earlier run that could not be ended
+/// has that, in one of its own within it. So a directory has the records of one run at a time, whatever ends when.
 #[must_use]
-pub fn shims(dir: &Path) -> Vec<(PathBuf, io::Result<ShimRecord>)> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    let is_shim = |name: &str| name == SHIM || name.strip_prefix(SHIM).is_some_and(|rest| rest.starts_with('.'));
-    let names = entries.filter_map(|name| name.into_string().ok()).filter(|name| is_shim(name));
-    names.filter_map(|name| Some((dir.join(&name), load(dir, &name).transpose()?))).collect()
+pub fn place(service_dir: &Path, run: &RunId) -> PathBuf {
+    // The shim's record is the first to come and the last to go, but for how the run ended.
+    if service_dir.join(SHIM).exists() { service_dir.join(format!("{ASIDE}{run}")) } else { service_dir.to_owned() }
+}
+
+/// Where a service may have records: in its own directory, and those of runs that began beside an earlier one.
+#[must_use]
+pub fn places(service_dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(service_dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    std::iter::once(service_dir.to_owned()).chain(entries.filter(|path| is_aside(path))).collect()
+}
+
+/// The names of the records of exits.
+#[must_use]
+pub fn exits(place: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| name.starts_with(EXIT)).collect()
+}
+
+/// Takes away the directory of a run that began beside an earlier one, when it has no record any more. A service's own stays.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn leave(place: &Path) -> io::Result<()> {
+    let has_record = || [SHIM, PID, STOP].iter().any(|name| place.join(name).exists()) || !exits(place).is_empty();
+    if !is_aside(place) || has_record() {
+        return Ok(());
+    }
+    match std::fs::remove_dir_all(place) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// What the directory of a run that began beside an earlier one is called, before the run's id.
+const ASIDE: &str = "run.";
+
+fn is_aside(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(ASIDE))
 }
 
 /// Names a run and everything needed to talk about it without asking anybody.
@@ -327,7 +286,7 @@ pub struct StartFailure {
     pub permanent: bool,
 }
 
-/// The record `services/<name>/shim`: written by a shim before it says Hello, read to find it again.
+/// The record `shim`: written by a shim before it says Hello, read to find it again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShimRecord {
     /// The run it carries out.
@@ -344,7 +303,7 @@ pub struct ShimRecord {
     pub version: String,
 }
 
-/// The record `services/<name>/pid`: written by the shim before the service's first instruction can run.
+/// The record `pid`: written by the shim before the service's first instruction can run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PidRecord {
     /// The run.
@@ -361,13 +320,23 @@ pub struct PidRecord {
     pub shim: ProcessId,
     /// The shim's ancestors, less the first process: where orphans of the run go when the shim is gone.
     #[serde(default)]
-    pub reapers: Vec<i32>,
+    pub reapers: Vec<ProcessId>,
     /// The run's cgroup, where it has one.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
 }
 
-/// The record `services/<name>/stop`: written by the shim before the first signal of a stop.
+impl PidRecord {
+    /// What can be said of a run whose record cannot be read: that its processes are no older than its shim.
+    #[must_use]
+    pub fn unreadable(run: RunRef, boot: String, shim: ProcessId, cgroup: Option<PathBuf>) -> Self {
+        // No process has this number.
+        let leader = ProcessId { pid: 0, start: shim.start };
+        Self { run, boot, leader, pgid: leader.pid, sid: leader.pid, shim, reapers: Vec::new(), cgroup }
+    }
+}
+
+/// The record `stop`: written by the shim before the first signal of a stop.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopRecord {
     /// The run that is being ended.
@@ -385,68 +354,50 @@ mod tests {
     #[test]
     fn a_shorter_record_in_a_used_file_is_only_itself() {
         let dir = tempfile::tempdir().expect("a directory");
-        store(dir.path(), EXIT, &"a long one, which leaves its file to the next".to_owned()).expect("stored");
-        remove(dir.path(), EXIT).expect("removed");
-        assert_eq!(load::<String>(dir.path(), EXIT).expect("readable"), None);
-        store(dir.path(), EXIT, &"short".to_owned()).expect("stored");
-        assert_eq!(load::<String>(dir.path(), EXIT).expect("readable").as_deref(), Some("short"));
-        assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 1);
-    }
-
-    fn run(number: u32) -> RunRef {
-        RunRef {
-            project: ProjectId::from_recorded("p"),
-            project_name: "shop".parse().expect("valid"),
-            service: "web".parse().expect("valid"),
-            number: RunNumber(number),
-            id: RunId::parse(&format!("{number:016x}")).expect("valid"),
+        for (long, short) in [(PID, PID), ("exit.1", "exit.2")] {
+            store(dir.path(), long, &"a long one, which leaves its file to the next".to_owned()).expect("stored");
+            remove(dir.path(), long).expect("removed");
+            assert_eq!(load::<String>(dir.path(), long).expect("readable"), None);
+            store(dir.path(), short, &"short".to_owned()).expect("stored");
+            assert_eq!(load::<String>(dir.path(), short).expect("readable").as_deref(), Some("short"));
+            assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 1);
+            std::fs::remove_file(dir.path().join(short)).expect("removed");
         }
     }
 
     #[test]
-    fn the_records_of_a_run_that_could_not_be_ended_stay_beside_those_of_the_next() {
+    fn a_run_beside_one_that_could_not_be_ended_has_a_directory_of_its_own() {
         let dir = tempfile::tempdir().expect("a directory");
-        let shim = |number| ShimRecord {
-            run: run(number),
-            project_dir: "/p".into(),
-            boot: "b".into(),
-            shim: ProcessId { pid: 9, start: 1 },
-            socket: "/s".into(),
-            version: "1".into(),
+        let service = dir.path();
+        let run = |number| RunId::parse(&format!("{number:016x}")).expect("valid");
+        let begin = |number| {
+            let place = place(service, &run(number));
+            std::fs::create_dir_all(&place).expect("created");
+            store(&place, SHIM, &number).expect("stored");
+            place
         };
-        let stop = |number| StopRecord { run: run(number), at: UnixMillis(1), kill_at: UnixMillis(2) };
-        let begin = |number| begin(dir.path(), &shim(number)).expect("stored");
-        begin(1);
-        store(dir.path(), STOP, &stop(1)).expect("stored");
-        begin(2);
-        begin(2);
-        let mut found: Vec<ShimRecord> =
-            shims(dir.path()).into_iter().map(|(_, shim)| shim.expect("readable")).collect();
-        found.sort_by_key(|shim| shim.run.number);
-        assert_eq!(found, [shim(1), shim(2)]);
-        assert_eq!(load_of(dir.path(), STOP, &run(1)).expect("readable"), Some(stop(1)));
-        assert_eq!(load_of::<StopRecord>(dir.path(), STOP, &run(2)).expect("readable"), None);
-        for name in [SHIM, STOP] {
-            remove_of(dir.path(), name, &run(1)).expect("removed");
+        let first = begin(1);
+        assert_eq!(first, service);
+        let (second, third) = (begin(2), begin(3));
+        let mut found = places(service);
+        found.sort();
+        assert_eq!(found, [first.clone(), second.clone(), third.clone()]);
+        for (place, number) in [(&first, 1), (&second, 2), (&third, 3)] {
+            assert_eq!(load(place, SHIM).expect("readable"), Some(number));
         }
-        assert_eq!(load::<ShimRecord>(dir.path(), SHIM).expect("readable"), Some(shim(2)));
-        assert_eq!(shims(dir.path()).len(), 1);
-        std::fs::write(dir.path().join(SHIM), "{\"run\": {\"pro").expect("torn");
-        begin(3);
-        assert_eq!(load(dir.path(), SHIM).expect("readable"), Some(shim(3)));
-        assert_eq!(load_of::<StopRecord>(dir.path(), STOP, &run(1)).expect("readable"), None);
-    }
-
-    #[test]
-    fn a_record_of_another_run_is_not_removed() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (old, new) = (run(1), run(2));
-        let record = StopRecord { run: new.clone(), at: UnixMillis(1), kill_at: UnixMillis(2) };
-        store(dir.path(), STOP, &record).expect("stored");
-        remove_of(dir.path(), STOP, &old).expect("left alone");
-        assert_eq!(load(dir.path(), STOP).expect("readable"), Some(record));
-        remove_of(dir.path(), STOP, &new).expect("removed");
-        remove_of(dir.path(), STOP, &new).expect("nothing to remove");
-        assert_eq!(load::<StopRecord>(dir.path(), STOP).expect("readable"), None);
+        remove(&first, SHIM).expect("removed");
+        leave(&first).expect("stays");
+        assert_eq!(place(service, &run(4)), first);
+        // How it ended has not been heard.
+        store(&second, &exit(&run(2)), &2).expect("stored");
+        remove(&second, SHIM).expect("removed");
+        leave(&second).expect("has a record");
+        assert_eq!((places(service).len(), exits(&second)), (3, vec![exit(&run(2))]));
+        remove(&second, &exit(&run(2))).expect("removed");
+        for place in [&second, &second, &third] {
+            remove(place, SHIM).expect("removed");
+            leave(place).expect("removed");
+        }
+        assert_eq!(places(service), [first]);
     }
 }

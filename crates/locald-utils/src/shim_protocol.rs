@@ -31,8 +31,10 @@ pub struct ShimIdentity {
     pub run: RunRef,
     /// The project's directory.
     pub project_dir: PathBuf,
-    /// The directory of the service's records and log.
+    /// The directory of the service, which has its log.
     pub service_dir: PathBuf,
+    /// The directory of the run's records, as a rule the same.
+    pub record_dir: PathBuf,
     /// Where it shall listen.
     pub socket: PathBuf,
 }

@@ -22,7 +22,7 @@ pub struct Evidence<'a> {
     /// Who collects the orphans of this run and of no other: the shim, while it is there and the system has subreapers.
     pub keeper: Option<i32>,
     /// Who else may have become the parent of an orphan: the ancestors of the shim. The first process always may.
-    pub reapers: &'a [i32],
+    pub reapers: &'a [ProcessId],
     /// The run's terminal, as long as somebody of ours keeps its number from being given out again.
     pub terminal: Option<u64>,
     /// The processes in the run's cgroup.
@@ -238,11 +238,19 @@ impl<'t, 'a, C: Clues> Search<'t, 'a, C> {
             if !is_open {
                 continue;
             }
-            let is_orphan = process.parent <= 1 || self.evidence.reapers.contains(&process.parent);
-            if self.clues.inherits_mark(process) || (is_orphan && self.clues.carries_mark(process)) {
+            if self.clues.inherits_mark(process) || (self.is_orphan(process) && self.clues.carries_mark(process)) {
                 self.add(process);
             }
         }
+    }
+
+    /// Whether its parent is one that orphans of the run come to, and not somebody who was given such a one's number since.
+    fn is_orphan(&self, process: &Process) -> bool {
+        let is_parent = |reaper: &ProcessId| {
+            let has_number = reaper.pid == process.parent;
+            has_number && self.by_pid.get(&reaper.pid).is_none_or(|parent| parent.id == *reaper)
+        };
+        process.parent <= 1 || self.evidence.reapers.iter().any(is_parent)
     }
 
     fn in_order(self) -> Vec<&'t Process> {

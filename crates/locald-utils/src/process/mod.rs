@@ -247,15 +247,17 @@ pub fn port_holders(port: u16) -> io::Result<Vec<Option<Holder>>> {
     Ok(listeners.into_iter().map(|listener| listener.process.map(Holder::describe)).collect())
 }
 
-/// The parents of a process, its own first, less the first process of the system.
+/// Who may become the parent of orphans of this process, when it was a subreaper and is gone: its parents, its own first, less
+/// the first process of the system. None on macOS, where all orphans go to that one.
 #[must_use]
-pub fn ancestors(pid: i32) -> Vec<i32> {
+pub fn reapers() -> Vec<ProcessId> {
     let mut found = Vec::new();
-    let mut next = look(pid).map(|process| process.parent);
+    let mut next = if ORPHANS_COME_TO_THE_SHIM { std::os::unix::process::parent_id().cast_signed() } else { 1 };
     // A chain that is read while it changes may lead anywhere, but not for ever.
-    while let Some(parent) = next.filter(|&parent| parent > 1 && !found.contains(&parent)) {
-        found.push(parent);
-        next = look(parent).map(|process| process.parent);
+    while next > 1 && !found.iter().any(|known: &ProcessId| known.pid == next) {
+        let Some(process) = look(next) else { break };
+        found.push(process.id);
+        next = process.parent;
     }
     found
 }

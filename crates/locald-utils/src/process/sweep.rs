@@ -43,7 +43,7 @@ pub struct Target<'a> {
     /// The shim, while it is there: on Linux whatever hangs below it is of the run.
     pub keeper: Option<i32>,
     /// Who may be the parent of an orphan of the run.
-    pub reapers: &'a [i32],
+    pub reapers: &'a [ProcessId],
     /// The run's terminal, while the caller holds it open.
     pub terminal: Option<u64>,
     /// The session that has this terminal (tcgetsid(3)), where the caller can ask.

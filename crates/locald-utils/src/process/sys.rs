@@ -91,6 +91,23 @@ pub fn release_code(range: std::ops::Range<usize>) {
     unsafe { libc::madvise(start, range.len(), libc::MADV_DONTNEED) };
 }
 
+/// Goes on in a child that leads a session of its own, and ends the process that was started. So whoever started it is no
+/// ancestor, and is not taken for one who collects orphans (fork(2), `PR_SET_CHILD_SUBREAPER` in prctl(2)).
+///
+/// To be called before any thread is started.
+///
+/// # Errors
+/// EAGAIN at the process limit, ENOMEM.
+#[cfg(target_os = "linux")]
+pub fn leave_parent() -> nix::Result<()> {
+    // SAFETY: there is no other thread, so the child has everything that this process has, and no lock is held by nobody.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => nix::unistd::setsid().map(drop),
+        // SAFETY: takes an integer and does not return; nothing is flushed or dropped that the child goes on with.
+        nix::unistd::ForkResult::Parent { .. } => unsafe { libc::_exit(0) },
+    }
+}
+
 /// Gives free pages of the heap back to the kernel, those below the top as well (malloc_trim(3); glibc only).
 pub fn trim_heap() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

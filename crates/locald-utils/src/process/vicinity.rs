@@ -159,8 +159,11 @@ impl<'a, T: Table> Vicinity<'a, T> {
         self.open.insert(evidence.leader.pid);
         self.open.extend(evidence.memory.ids().map(|process| process.pid));
         self.open.extend(evidence.cgroup);
-        for reaper in evidence.reapers.iter().copied().chain([1]) {
-            self.add_children(reaper);
+        self.add_children(1);
+        for reaper in evidence.reapers {
+            if self.table.look(reaper.pid).is_some_and(|process| process.id == *reaper) {
+                self.add_children(reaper.pid);
+            }
         }
         Ok(())
     }
@@ -227,6 +230,12 @@ impl<'a, T: Table> Vicinity<'a, T> {
         };
         // One that was not listed came later, and is glanced at in the next pass.
         self.is_certain &= children.iter().all(|child| self.listed.contains(child));
+        for &child in &children {
+            // Its parent may have been another when it was looked at; now it is an orphan, and its environment counts.
+            if self.looked_at.get(&child).and_then(Option::as_ref).is_some_and(|known| known.parent != pid) {
+                self.looked_at.remove(&child);
+            }
+        }
         self.open.extend(children);
     }
 
@@ -244,11 +253,11 @@ impl<'a, T: Table> Vicinity<'a, T> {
     }
 }
 
-/// What was answered about processes: who was no member a moment ago is none now.
+/// What was answered about processes and stays true of them.
 #[derive(Default)]
 struct Answers {
     inherits: BTreeMap<ProcessId, bool>,
-    carries: BTreeMap<ProcessId, bool>,
+    carries: BTreeSet<ProcessId>,
     supervises: BTreeMap<ProcessId, bool>,
 }
 
@@ -265,8 +274,9 @@ impl<C: Clues> Clues for Asked<'_, C> {
     }
 
     fn carries_mark(&self, process: &Process) -> bool {
+        // An environment that is read during an exec is empty, so only what was found in it is remembered.
         let answers = &mut self.answers.borrow_mut().carries;
-        *answers.entry(process.id).or_insert_with(|| self.clues.carries_mark(process))
+        answers.contains(&process.id) || (self.clues.carries_mark(process) && answers.insert(process.id))
     }
 
     fn is_supervisor(&self, process: &Process) -> bool {

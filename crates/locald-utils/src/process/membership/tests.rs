@@ -85,7 +85,7 @@ impl vicinity::Table for Part<'_> {
 #[derive(Default)]
 struct Case {
     keeper: Option<i32>,
-    reapers: Vec<i32>,
+    reapers: Vec<ProcessId>,
     terminal: Option<u64>,
     cgroup: BTreeSet<i32>,
     memory: Memory,
@@ -256,6 +256,56 @@ fn a_member_that_starts_another_and_ends_before_it_is_looked_at_hides_nobody() {
     }
 }
 
+/// A process that loses its parent while others come and go.
+struct Bereavement {
+    passes: std::cell::Cell<i32>,
+}
+
+impl Bereavement {
+    fn parent(&self) -> i32 {
+        if self.passes.get() > 1 { 1 } else { 300 }
+    }
+}
+
+impl vicinity::Table for Bereavement {
+    fn numbers(&self) -> std::io::Result<impl Iterator<Item = i32>> {
+        self.passes.set(self.passes.get() + 1);
+        // The last is gone as soon as it is listed.
+        Ok([1, 301, 400 + self.passes.get().min(2)].into_iter())
+    }
+
+    fn newest(&self) -> Option<i32> {
+        Some(500)
+    }
+
+    fn glance(&self, pid: i32) -> Option<vicinity::Glance> {
+        (pid < 400).then_some(vicinity::Glance { session: pid, group: pid, is_suspect: pid == 301 })
+    }
+
+    fn look(&self, pid: i32) -> Option<Process> {
+        (pid == 301).then(|| process(301, 60, self.parent(), 301, 301))
+    }
+
+    fn children(&self, pid: i32) -> std::io::Result<Vec<i32>> {
+        Ok((pid == self.parent()).then_some(301).into_iter().collect())
+    }
+}
+
+#[test]
+fn a_process_that_loses_its_parent_during_the_search_is_an_orphan() {
+    let told = Told { marked: [301].into(), ..Told::default() };
+    let evidence = Evidence {
+        leader: LEADER,
+        keeper: None,
+        reapers: &[],
+        terminal: None,
+        cgroup: &BTreeSet::new(),
+        memory: &Memory::default(),
+    };
+    let table = Bereavement { passes: 0.into() };
+    assert_eq!(pids(&vicinity::members(&table, &evidence, &told).expect("a table")), [301]);
+}
+
 #[test]
 fn whoever_a_zombie_has_started_is_a_member_although_launchd_is_its_parent_now() {
     let lineage = |own, parent| Some(Lineage { own, parent });
@@ -274,10 +324,17 @@ fn a_mark_that_was_copied_makes_no_member_of_a_strangers_child() {
         process(300, 10, 1, 300, 300),   // somebody's editor, older than the run
         process(301, 60, 300, 301, 301), // its terminal, which was handed the environment of a member
         process(302, 61, 12, 302, 302),  // an orphan that came to the daemon's parent
+        process(12, 5, 1, 12, 12),       // which is this one
     ];
     let told = || Told { marked: [301, 302].into(), ..Told::default() };
     assert_eq!(Case { told: told(), ..Case::default() }.find(&table), [0; 0]);
-    assert_eq!(Case { told: told(), reapers: vec![12], ..Case::default() }.find(&table), [302]);
+    let reaper = |start| vec![ProcessId { pid: 12, start }];
+    assert_eq!(Case { told: told(), reapers: reaper(5), ..Case::default() }.find(&table), [302]);
+    assert_eq!(
+        Case { told: told(), reapers: reaper(4), ..Case::default() }.find(&table),
+        [0; 0],
+        "a number given out anew"
+    );
     // What cannot be copied proves it, whoever the parent is.
     let told = Told { inheriting: [301].into(), ..Told::default() };
     assert_eq!(Case { told, ..Case::default() }.find(&table), [301]);
@@ -533,7 +590,11 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
 /// Lives through a history, and says who is a member, who was found, and who is beyond what can be known.
 fn live_through(deeds: &[Deed], has_keeper: bool, has_lineage: bool) -> (BTreeSet<i32>, BTreeSet<i32>, BTreeSet<i32>) {
     let mut machine = Machine::new(has_keeper, has_lineage);
-    let mut case = Case { keeper: (has_keeper && !has_lineage).then_some(SHIM), reapers: vec![30], ..Case::default() };
+    let mut case = Case {
+        keeper: (has_keeper && !has_lineage).then_some(SHIM),
+        reapers: vec![ProcessId { pid: 30, start: 30 }],
+        ..Case::default()
+    };
     let tell = |machine: &Machine, case: &mut Case| {
         let marked = machine.made.iter().filter(|made| made.has_environment);
         case.told.marked = marked.map(|made| made.process.id.pid).collect();
