@@ -21,6 +21,7 @@ mod order;
 mod output;
 mod ports;
 mod shim;
+mod succession;
 mod survivors;
 mod terminal;
 mod up;

@@ -110,6 +110,11 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Its process.
+    pub(crate) fn process(&self) -> ProcessId {
+        self.process
+    }
+
     /// What it has written to stderr so far.
     pub(crate) fn stderr(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.stderr).expect("stderr")).into_owned()

@@ -12,15 +12,15 @@ use locald_utils::frame::{self, Decoder, Frame};
 use locald_utils::name::ProjectId;
 use locald_utils::paths::Home;
 use locald_utils::protocol::{
-    ClientMessage, DaemonStatus, Event, Failure, FailureCode, Hello, PROTOCOL, ProjectStatus, Reply, Request,
-    ServerMessage,
+    Before, ClientMessage, DaemonStatus, Event, Failure, FailureCode, Hello, PROTOCOL, ProjectStatus, Reply, Request,
+    ServerMessage, ServiceStatus,
 };
 use locald_utils::time::human;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::de::DeserializeOwned;
 
-use crate::failure;
-use crate::peer;
+use crate::screen::Screen;
+use crate::{daemon, failure, peer};
 
 /// 2 s: a daemon that runs greets within a millisecond; one that is stopped or hangs shall be told soon.
 const GREETING_LIMIT: Duration = Duration::from_secs(2);
@@ -32,6 +32,9 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// The pauses double from 5 ms, 0.3 s in all.
 const GREETING_ATTEMPTS: u32 = 6;
 
+/// 3: so many daemons may go away under one request. What makes every daemon go away is not to be asked for ever.
+const MOST_LOST: u32 = 3;
+
 /// A connection on which both sides have greeted.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -39,15 +42,31 @@ pub(crate) struct Client {
     decoder: Decoder,
     daemon: Hello,
     last_id: u64,
+    home: Home,
     /// The request whose news [`Client::next`] tells.
-    awaited_id: u64,
+    awaited: Option<Awaited>,
+    /// Whether the daemon has closed the connection.
+    is_gone: bool,
+    /// Whether a daemon that goes away is to be replaced by another.
+    is_needed: bool,
+}
+
+/// A request under way.
+#[derive(Clone, Debug)]
+struct Awaited {
+    id: u64,
+    request: Request,
+    /// What the first daemon that took it began with.
+    before: Option<Before>,
+    /// How many daemons have gone away meanwhile.
+    lost: u32,
 }
 
 /// What comes while a request is under way.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// Something happened.
-    Event(Event),
+    /// A service that the request is about has changed.
+    Service(Box<ServiceStatus>),
     /// The request is over.
     Reply(Reply),
     /// Nothing came in the given time.
@@ -74,7 +93,7 @@ impl Client {
                 }
                 Err(error) => return Err(failure::io(format_args!("connect to {}", socket.display()), &error)),
             };
-            if let Some(client) = Self::greet(stream)? {
+            if let Some(client) = Self::greet(home, stream)? {
                 return Ok(Some(client));
             }
             thread::sleep(pause);
@@ -85,7 +104,7 @@ impl Client {
     }
 
     /// Checks who listens and exchanges greetings. `None` when the daemon leaves before it has greeted.
-    fn greet(stream: UnixStream) -> Result<Option<Self>, Failure> {
+    fn greet(home: &Home, stream: UnixStream) -> Result<Option<Self>, Failure> {
         let peer = peer::of(&stream).map_err(|errno| failure::io("ask who listens", &errno.into()))?;
         if peer.uid != nix::unistd::getuid().as_raw() {
             let message = format!("the daemon's socket is served by user {}, not by you", peer.uid);
@@ -94,7 +113,9 @@ impl Client {
         let own = Hello::new();
         let limit = Some(ANSWER_LIMIT);
         stream.set_write_timeout(limit).map_err(|error| failure::io("set up the connection to the daemon", &error))?;
-        let mut client = Self { stream, decoder: Decoder::default(), daemon: own.clone(), last_id: 0, awaited_id: 0 };
+        let (decoder, daemon, home) = (Decoder::default(), own.clone(), home.clone());
+        let mut client =
+            Self { stream, decoder, daemon, last_id: 0, home, awaited: None, is_gone: false, is_needed: false };
         if frame::write_message(&mut client.stream, &own).is_err() {
             return Ok(None);
         }
@@ -130,20 +151,81 @@ impl Client {
         &self.daemon
     }
 
-    /// Sends a request; [`Client::next`] then tells what becomes of it.
+    /// Sends a request; [`Client::next`] then tells what becomes of it, also that the daemon has gone.
     pub(crate) fn send(&mut self, request: Request) -> Result<(), Failure> {
-        self.post(request)?;
-        self.awaited_id = self.last_id;
-        Ok(())
+        self.begin(Awaited { id: 0, request, before: None, lost: 0 })
+    }
+
+    fn begin(&mut self, mut awaited: Awaited) -> Result<(), Failure> {
+        awaited.id = self.last_id + 1;
+        let resumes = (awaited.lost > 0).then(|| awaited.before.clone().unwrap_or_default());
+        let request = awaited.request.clone();
+        // Kept first: one that could not be sent because the daemon has gone is sent to the next.
+        self.awaited = Some(awaited);
+        match self.write(request, resumes) {
+            Err(_) if self.is_gone => Ok(()),
+            written => written,
+        }
     }
 
     /// Sends a request whose answer is of no interest: [`Client::next`] goes on with the one before.
     pub(crate) fn post(&mut self, request: Request) -> Result<(), Failure> {
+        self.write(request, None)
+    }
+
+    /// Whether the daemon went away before it answered, and another can be asked to go on.
+    pub(crate) fn is_forsaken(&self) -> bool {
+        let is_lasting = |request: &Request| match request {
+            Request::Apply { .. } | Request::Stop { .. } | Request::Wait { .. } | Request::Shutdown { all: true } => {
+                true
+            }
+            // What they ask about, or for, went with it.
+            Request::Status { .. } | Request::Daemon | Request::Shutdown { all: false } => false,
+        };
+        let can_go_on = |awaited: &Awaited| awaited.lost < MOST_LOST && is_lasting(&awaited.request);
+        self.is_gone && self.awaited.as_ref().is_some_and(can_go_on)
+    }
+
+    /// Has a daemon that goes away replaced by another, which is asked the same.
+    pub(crate) fn needed(mut self) -> Self {
+        self.is_needed = true;
+        self
+    }
+
+    /// Whether the daemon went away before it answered.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_gone
+    }
+
+    /// The home whose daemon it is.
+    pub(crate) fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Has the daemon behind `next` go on with the request that is awaited.
+    ///
+    /// # Errors
+    /// When it cannot be sent.
+    pub(crate) fn go_on_with(&mut self, next: Self) -> Result<(), Failure> {
+        let awaited = std::mem::replace(self, next).awaited;
+        match awaited {
+            Some(awaited) => self.begin(Awaited { lost: awaited.lost + 1, ..awaited }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the request that is awaited is a stop that was begun by a daemon that has gone.
+    pub(crate) fn goes_on_stopping(&self) -> bool {
+        self.awaited.as_ref().is_some_and(|awaited| awaited.lost > 0 && matches!(awaited.request, Request::Stop { .. }))
+    }
+
+    fn write(&mut self, request: Request, resumes: Option<Before>) -> Result<(), Failure> {
         self.last_id += 1;
-        let message = ClientMessage { id: self.last_id, request };
+        let message = ClientMessage { id: self.last_id, request, resumes };
         let Err(error) = frame::write_message(&mut self.stream, &message) else { return Ok(()) };
         let kind = error.kind();
         Err(if matches!(kind, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) {
+            self.is_gone = true;
             gone()
         } else if kind == ErrorKind::WouldBlock {
             unresponsive(ANSWER_LIMIT)
@@ -161,14 +243,23 @@ impl Client {
         loop {
             let message = match self.receive(until, others)? {
                 Received::Frame(frame) => decode(&frame)?,
-                Received::Closed => return Err(gone()),
+                Received::Closed => {
+                    self.is_gone = true;
+                    return Err(gone());
+                }
                 Received::Quiet => return Ok(News::Quiet),
                 Received::Interrupted => return Ok(News::Interrupted),
             };
+            let Some(awaited) = &mut self.awaited else { continue };
             match message {
-                ServerMessage::Event { id, event } if id == self.awaited_id => return Ok(News::Event(event)),
-                ServerMessage::Reply { id, reply } if id == self.awaited_id => return Ok(News::Reply(*reply)),
-                ServerMessage::Failure { id, failure } if id == self.awaited_id => return Err(failure),
+                ServerMessage::Event { id, event: Event::Accepted { before } } if id == awaited.id => {
+                    awaited.before.get_or_insert(before);
+                }
+                ServerMessage::Event { id, event: Event::Service(status) } if id == awaited.id => {
+                    return Ok(News::Service(status));
+                }
+                ServerMessage::Reply { id, reply } if id == awaited.id => return Ok(News::Reply(*reply)),
+                ServerMessage::Failure { id, failure } if id == awaited.id => return Err(failure),
                 // News of another request.
                 ServerMessage::Event { .. } | ServerMessage::Reply { .. } | ServerMessage::Failure { .. } => {}
             }
@@ -177,11 +268,26 @@ impl Client {
 
     /// Asks something that the daemon answers from memory.
     fn ask(&mut self, request: Request) -> Result<Reply, Failure> {
+        match self.ask_once(request.clone()) {
+            // Another may have taken its place, and knows as much.
+            Err(failure) if self.is_gone => {
+                let next = match self.is_needed {
+                    true => Some(daemon::connect_or_start(&self.home, &mut Screen::silent())?),
+                    false => Self::connect(&self.home)?,
+                };
+                *self = next.ok_or(failure)?;
+                self.ask_once(request)
+            }
+            answer => answer,
+        }
+    }
+
+    fn ask_once(&mut self, request: Request) -> Result<Reply, Failure> {
         self.send(request)?;
         loop {
             match self.next(ANSWER_LIMIT, &[])? {
                 News::Reply(reply) => return Ok(reply),
-                News::Event(_) => {}
+                News::Service(_) => {}
                 News::Quiet | News::Interrupted => return Err(unresponsive(ANSWER_LIMIT)),
             }
         }

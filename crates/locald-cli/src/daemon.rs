@@ -54,7 +54,7 @@ pub(crate) fn connect_or_start(home: &Home, screen: &mut Screen) -> Result<Clien
         if let Some(client) = Client::connect(home)? {
             let daemon = client.daemon();
             screen.mention(&format!("daemon: pid {}, locald {}", daemon.pid, daemon.version));
-            return Ok(client);
+            return Ok(client.needed());
         }
         let holder = match start_daemon(home)? {
             DaemonStart::Ready { pid } => {
@@ -65,7 +65,7 @@ pub(crate) fn connect_or_start(home: &Home, screen: &mut Screen) -> Result<Clien
             DaemonStart::Failed { failure } => return Err(failure),
         };
         if let Some(client) = Client::connect(home)? {
-            return Ok(client);
+            return Ok(client.needed());
         }
         if Instant::now() > until {
             return Err(unreachable(home, holder));
@@ -77,6 +77,16 @@ pub(crate) fn connect_or_start(home: &Home, screen: &mut Screen) -> Result<Clien
     }
 }
 
+/// Has another daemon go on with a request whose daemon went away. One is started if nobody else does it.
+///
+/// # Errors
+/// Those of [`connect_or_start`].
+pub(crate) fn go_on(client: &mut Client) -> Result<(), Failure> {
+    let home = client.home().clone();
+    let next = connect_or_start(&home, &mut Screen::silent())?;
+    client.go_on_with(next)
+}
+
 /// Connects to the daemon if there is one, or if something may run that only a daemon can end or judge.
 ///
 /// Runs survive their daemon. A `down` that took "no daemon" for "nothing runs" would leave them behind.
@@ -85,7 +95,7 @@ pub(crate) fn connect_or_start(home: &Home, screen: &mut Screen) -> Result<Clien
 /// Those of [`connect_or_start`].
 pub(crate) fn connect_if_anything_runs(home: &Home, screen: &mut Screen) -> Result<Option<Client>, Failure> {
     if let Some(client) = Client::connect(home)? {
-        return Ok(Some(client));
+        return Ok(Some(client.needed()));
     }
     if leaves_runs(home) { connect_or_start(home, screen).map(Some) } else { Ok(None) }
 }

@@ -48,8 +48,12 @@ impl Screen {
         }
     }
 
-    /// Two streams without colour, for tests.
-    #[cfg(test)]
+    /// One that shows nothing.
+    pub(crate) fn silent() -> Self {
+        Self::plain(Box::new(io::sink()), Box::new(io::sink()), false, true)
+    }
+
+    /// Two streams without colour.
     pub(crate) fn plain(stdout: Box<dyn Write>, stderr: Box<dyn Write>, json: bool, quiet: bool) -> Self {
         let (stdout_paint, stderr_paint) = (Paint(false), Paint(false));
         Self {

@@ -117,8 +117,8 @@ async fn receive(
     loop {
         match read_frame(reader, decoder).await {
             Some(frame) => match frame::decode::<ClientMessage>(&frame) {
-                Ok(ClientMessage { id, request }) => {
-                    if inbox.send(Message::Request { client: client.clone(), id, request }).is_err() {
+                Ok(message) => {
+                    if inbox.send(Message::Request { client: client.clone(), message }).is_err() {
                         return;
                     }
                 }
@@ -208,7 +208,7 @@ mod tests {
     ) -> (UnixStream, Client) {
         let (mut ours, theirs) = UnixStream::pair().expect("a pair");
         spawn_local(serve(number, theirs, inbox.clone()));
-        let request = ClientMessage { id: 1, request: Request::Daemon };
+        let request = ClientMessage { id: 1, request: Request::Daemon, resumes: None };
         for bytes in [frame::encode(&Hello::new()), frame::encode(&request)] {
             ours.write_all(&bytes.expect("a frame")).await.expect("written");
         }

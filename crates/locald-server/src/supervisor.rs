@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use locald_utils::name::{ProjectId, RunNumber, ServiceKey, ServiceName};
 use locald_utils::protocol::{
-    Action, DaemonStatus, Desired, Event, Failure, FailureCode, Outcome, OutcomeResult, PROTOCOL, ProjectStatus, Reply,
-    Request, ServerMessage, ServiceOutcome, ServiceStatus,
+    Action, Before, ClientMessage, DaemonStatus, Desired, Event, Failure, FailureCode, Outcome, OutcomeResult,
+    PROTOCOL, ProjectStatus, Reply, Request, ServerMessage, ServiceOutcome, ServiceStatus,
 };
 use locald_utils::record::Ended;
 use locald_utils::spec::{Environment, Ports, ProjectSpec};
@@ -37,7 +37,7 @@ pub(crate) enum Message {
     /// A client has said hello.
     Connected,
     /// A client asks something.
-    Request { client: Client, id: u64, request: Request },
+    Request { client: Client, message: ClientMessage },
     /// A client has left.
     Disconnected(u64),
     /// The daemon was told to end by a signal.
@@ -256,8 +256,9 @@ impl Supervisor {
                 self.clients -= 1;
                 self.pending.retain(|pending| pending.client.number != number);
             }
-            Message::Request { client, id, request } => {
-                if let Err(failure) = self.serve(&client, id, request).await {
+            Message::Request { client, message } => {
+                let id = message.id;
+                if let Err(failure) = self.serve(&client, message).await {
                     client.send(ServerMessage::Failure { id, failure });
                 }
             }
@@ -268,20 +269,25 @@ impl Supervisor {
         }
     }
 
-    async fn serve(&mut self, client: &Client, id: u64, request: Request) -> Result<(), Failure> {
+    async fn serve(&mut self, client: &Client, message: ClientMessage) -> Result<(), Failure> {
+        let ClientMessage { id, request, resumes } = message;
         match request {
             Request::Apply { project, environment, services, action, force, timeout } => {
                 let project_id = project.id.clone();
-                let goals = self.apply(client, *project, environment, &services, How { action, force }).await?;
+                let how = How { action, force, resumes: resumes.as_ref() };
+                let goals = self.apply((client, id), *project, environment, &services, how).await?;
                 self.await_outcome(client, id, project_id, goals, Some(timeout));
             }
             Request::Stop { project, services, now } => {
                 let mut effects = Vec::new();
-                let goals = self.fleet.stop(self.now(), &project, services.as_deref(), now, &mut effects)?;
+                let resumes = resumes.as_ref();
+                let goals = self.fleet.stop(self.now(), &project, services.as_deref(), now, resumes, &mut effects)?;
+                accept(client, id, &goals);
                 let desired = goals.iter().map(|goal| (goal.service.clone(), Desired::Down)).collect();
                 self.context.ledger.save_desired(project.clone(), desired);
                 self.asked(client, &project, &goals, "stop");
                 self.enlist(client, id, project, goals, None);
+                self.note_ends(resumes);
                 self.carry_out(effects);
                 self.judge_all();
             }
@@ -300,18 +306,18 @@ impl Supervisor {
                 let reply = Box::new(Reply::Daemon(self.daemon_status()));
                 client.send(ServerMessage::Reply { id, reply });
             }
-            Request::Shutdown { all } => self.shut_down(client, id, all),
+            Request::Shutdown { all } => self.shut_down(client, id, all, resumes.as_ref()),
         }
         Ok(())
     }
 
     async fn apply(
         &mut self,
-        client: &Client,
+        (client, request): (&Client, u64),
         project: ProjectSpec,
         environment: Environment,
         services: &[ServiceName],
-        how: How,
+        how: How<'_>,
     ) -> Result<Vec<Goal>, Failure> {
         // As long as somebody waits for the end.
         if self.is_ending || self.pending.iter().any(|pending| pending.ends_daemon) {
@@ -345,6 +351,8 @@ impl Supervisor {
             Action::Restart => "restart",
         };
         self.asked(client, &id, &goals, verb);
+        // Before anything happens, so that no daemon that goes away now has begun what nobody knows of.
+        accept(client, request, &goals);
         self.carry_out(effects);
         Ok(goals)
     }
@@ -372,6 +380,19 @@ impl Supervisor {
         });
     }
 
+    /// Takes the ends that came while no daemon was there for those of the request that is carried on, the last one.
+    fn note_ends(&mut self, resumes: Option<&Before>) {
+        let (Some(before), Some(pending)) = (resumes, self.pending.last_mut()) else { return };
+        for (project, goal) in &pending.goals {
+            let key = ServiceKey { project: project.clone(), service: goal.service.clone() };
+            let last = self.fleet.service(&key).and_then(|service| service.life.last.clone());
+            let is_its = |ended: &Arc<Ended>| before.get(&goal.service).is_some_and(|&run| ended.run.number >= run);
+            if let Some(ended) = last.filter(is_its) {
+                pending.ended.insert(key, ended);
+            }
+        }
+    }
+
     fn await_outcome(
         &mut self,
         client: &Client,
@@ -391,14 +412,15 @@ impl Supervisor {
         self.judge_all();
     }
 
-    fn shut_down(&mut self, client: &Client, id: u64, all: bool) {
+    fn shut_down(&mut self, client: &Client, id: u64, all: bool, resumes: Option<&Before>) {
         let mut effects = Vec::new();
         let mut goals = Vec::new();
         if all {
             let ids: Vec<ProjectId> = self.fleet.projects().keys().cloned().collect();
             for project in ids {
                 // A project that is known can be stopped.
-                let Ok(asked) = self.fleet.stop(self.now(), &project, None, false, &mut effects) else { continue };
+                let asked = self.fleet.stop(self.now(), &project, None, false, resumes, &mut effects);
+                let Ok(asked) = asked else { continue };
                 let desired = asked.iter().map(|goal| (goal.service.clone(), Desired::Down)).collect();
                 self.context.ledger.save_desired(project.clone(), desired);
                 self.asked(client, &project, &asked, "stop");
@@ -576,6 +598,13 @@ impl Supervisor {
             clients: self.clients,
         }
     }
+}
+
+/// Says what a request begins with.
+fn accept(client: &Client, id: u64, goals: &[Goal]) {
+    let changing = goals.iter().filter(|goal| !goal.unchanged);
+    let before = changing.map(|goal| (goal.service.clone(), goal.run_before)).collect();
+    client.send(ServerMessage::Event { id, event: Event::Accepted { before } });
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

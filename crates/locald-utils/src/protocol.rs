@@ -4,6 +4,7 @@
 //! exactly one reply, which comes when the outcome has been observed. `docs/protocol.md` describes the same with
 //! examples and changes with this file.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -50,7 +51,14 @@ pub struct ClientMessage {
     pub id: u64,
     /// What is asked.
     pub request: Request,
+    /// What an earlier daemon said that it began with ([`Event::Accepted`]), when that went away before it answered. Then the
+    /// request is carried on and not made anew: a stop under way is not cut short, and what was restarted is not restarted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumes: Option<Before>,
 }
+
+/// The newest run of each service that a request is to change, as it was before.
+pub type Before = BTreeMap<ServiceName, RunNumber>;
 
 /// What the daemon sends after its [`Hello`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,6 +171,11 @@ pub enum WaitFor {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
+    /// An `apply` or a `stop` has begun; the first event of its request.
+    Accepted {
+        /// What it began with.
+        before: Before,
+    },
     /// A service that the request is about has changed; all of it as it stands now.
     Service(Box<ServiceStatus>),
 }

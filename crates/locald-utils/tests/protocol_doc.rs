@@ -48,6 +48,7 @@ fn request_name(request: &Request) -> &'static str {
 
 fn answer_name(message: &ServerMessage) -> &'static str {
     match message {
+        ServerMessage::Event { event: Event::Accepted { .. }, .. } => "accepted",
         ServerMessage::Event { event: Event::Service(_), .. } => "event",
         ServerMessage::Reply { reply, .. } => match **reply {
             Reply::Outcome(_) => "outcome",
@@ -128,7 +129,7 @@ const SHOWN: &[(&str, &[&str])] = &[
             "unsupported",
         ],
     ),
-    ("ServerMessage", &["daemon", "event", "failure", "outcome", "status"]),
+    ("ServerMessage", &["accepted", "daemon", "event", "failure", "outcome", "status"]),
     (
         "State",
         &[

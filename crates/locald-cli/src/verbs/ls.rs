@@ -8,7 +8,10 @@ use crate::screen::Screen;
 
 pub(super) fn run(context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
     let projects = match Client::connect(context.home()?)? {
-        Some(mut client) => client.status(None)?,
+        Some(mut client) => match client.status(None) {
+            Err(_) if client.is_gone() => Vec::new(),
+            projects => projects?,
+        },
         None => Vec::new(),
     };
     if screen.json() {

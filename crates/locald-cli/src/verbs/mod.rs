@@ -24,9 +24,7 @@ use std::time::Duration;
 
 use locald_utils::name::ServiceName;
 use locald_utils::process::user_name;
-use locald_utils::protocol::{
-    Action, Event, Failure, FailureCode, Outcome, OutcomeResult, Reply, Request, ServiceOutcome,
-};
+use locald_utils::protocol::{Action, Failure, FailureCode, Outcome, OutcomeResult, Reply, Request, ServiceOutcome};
 use locald_utils::spec::ProjectSpec;
 use locald_utils::time::UnixMillis;
 
@@ -101,11 +99,23 @@ fn attend(
     limit: Option<Duration>,
     others: &[BorrowedFd<'_>],
 ) -> Result<Option<Outcome>, Failure> {
-    let until = limit.and_then(|limit| std::time::Instant::now().checked_add(limit));
+    let began = std::time::Instant::now();
+    let until = limit.and_then(|limit| began.checked_add(limit));
     loop {
         let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(std::time::Instant::now()));
-        match client.next(reporter.patience().min(left), others)? {
-            News::Event(Event::Service(status)) => reporter.observe(&status),
+        let news = match client.next(reporter.patience().min(left), others) {
+            Err(_) if client.is_forsaken() => {
+                starter::go_on(client)?;
+                continue;
+            }
+            // The next daemon has nothing left to end, and forgot what it was.
+            Err(failure) if failure.code == FailureCode::NotRunning && client.goes_on_stopping() => {
+                return Ok(Some(Outcome { services: Vec::new(), took: began.elapsed() }));
+            }
+            news => news?,
+        };
+        match news {
+            News::Service(status) => reporter.observe(&status),
             News::Reply(Reply::Outcome(outcome)) => return Ok(Some(outcome)),
             News::Reply(other @ (Reply::Status { .. } | Reply::Daemon(_))) => return Err(client::unexpected(&other)),
             News::Quiet if left.is_zero() => return Err(no_outcome(client, limit.unwrap_or_default())),
@@ -255,7 +265,12 @@ fn show_stop(verb: &str, project: Option<&json::Project<'_>>, outcome: &Outcome,
     let code = view::outcome_code(outcome);
     if !screen.quiet() {
         let was_idle = outcome.services.iter().all(|service| service.unchanged && service.ended.is_none());
-        let text = if was_idle && code == 0 { "nothing was running".to_owned() } else { human::stopped(outcome) };
+        let text = match code {
+            // They ended while one daemon took the place of another.
+            0 if outcome.services.is_empty() => "nothing runs any more".to_owned(),
+            0 if was_idle => "nothing was running".to_owned(),
+            _ => human::stopped(outcome),
+        };
         screen.answer(&text);
     }
     code

@@ -19,7 +19,14 @@ use crate::view::{self, Health, Row};
 pub(super) fn run(args: &StatusArgs, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
     let home = context.home()?;
     let mut client = Client::connect(home)?;
-    let mut project = Project::find(&context.place()?, client.as_mut())?;
+    let place = context.place()?;
+    let mut found = Project::find(&place, client.as_mut());
+    if client.as_ref().is_some_and(Client::is_gone) {
+        // It went away before it answered, and nobody has taken its place.
+        client = None;
+        found = Project::find(&place, None);
+    }
+    let mut project = found?;
     if client.is_none() {
         project.known = project.spec().and_then(|spec| orphans::find(home, spec));
     }

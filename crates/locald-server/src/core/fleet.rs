@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use locald_utils::name::{ProjectId, ProjectName, RunNumber, ServiceKey, ServiceName};
-use locald_utils::protocol::{Action, Desired, Failure, FailureCode, OutcomeResult, WaitFor, WaitingOn};
+use locald_utils::protocol::{Action, Before, Desired, Failure, FailureCode, OutcomeResult, WaitFor, WaitingOn};
 use locald_utils::record::{Ended, ExitStatus};
 use locald_utils::spec::{Condition, Kind, ProjectSpec, ServiceSpec};
 
@@ -32,11 +32,13 @@ pub(crate) enum Effect {
 
 /// How services are to be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct How {
+pub(crate) struct How<'a> {
     /// What becomes of those that run already.
     pub(crate) action: Action,
     /// Whether to start also beside what is left of a run that cannot be ended.
     pub(crate) force: bool,
+    /// What an earlier daemon began with, when it was asked for that already.
+    pub(crate) resumes: Option<&'a Before>,
 }
 
 /// What an earlier daemon remembered of a service.
@@ -269,7 +271,7 @@ impl Fleet {
         spec: ProjectSpec,
         newest: &BTreeMap<ServiceName, RunNumber>,
         named: &[ServiceName],
-        how: How,
+        how: How<'_>,
         effects: &mut Vec<Effect>,
     ) -> Result<Vec<Goal>, Failure> {
         let id = spec.id.clone();
@@ -282,8 +284,10 @@ impl Fleet {
                 continue;
             }
             let Some(service) = project.services.get_mut(&name) else { continue };
-            let run_before = service.life.newest;
-            let unchanged = service.life.desired == Desired::Up
+            let before = how.resumes.and_then(|before| before.get(&name)).copied();
+            let run_before = before.unwrap_or(service.life.newest);
+            let unchanged = before.is_none()
+                && service.life.desired == Desired::Up
                 && judge(Want::Up, &service.spec, &service.life) == Some(OutcomeResult::Done);
             let is_named = named.is_empty() || named.contains(&name);
             if how.force && is_named {
@@ -291,7 +295,9 @@ impl Fleet {
             }
             // What is left of the last run refuses the next one. That is no wish for later.
             if !matches!(service.life.actual, Actual::Stuck { .. }) {
-                service.ask_up(how.action, is_named);
+                // It has had its new run.
+                let has_begun = before.is_some_and(|before| before < service.life.newest);
+                service.ask_up(if has_begun { Action::Start } else { how.action }, is_named && !has_begun);
             }
             let unchanged = unchanged && !service.life.is_leaving();
             goals.push(Goal { service: name.clone(), want: Want::Up, run_before, unchanged });
@@ -301,7 +307,8 @@ impl Fleet {
         Ok(goals)
     }
 
-    /// Ends services, all of them for `None`. Returns what has to come about.
+    /// Ends services, all of them for `None`. Returns what has to come about. `resumes` is what an earlier daemon began with,
+    /// when it was asked for that already.
     ///
     /// # Errors
     /// [`FailureCode::NotRunning`] when the project is not known, [`FailureCode::NotFound`] when a service is not.
@@ -311,6 +318,7 @@ impl Fleet {
         id: &ProjectId,
         named: Option<&[ServiceName]>,
         at_once: bool,
+        resumes: Option<&Before>,
         effects: &mut Vec<Effect>,
     ) -> Result<Vec<Goal>, Failure> {
         let project = self.known(id)?;
@@ -325,9 +333,11 @@ impl Fleet {
             let life = &mut service.life;
             // A job that has completed is not stopped by this, and neither is what failed or never got to start.
             let is_over = matches!(life.actual, Actual::Completed | Actual::Failed(_) | Actual::Blocked { .. });
-            let unchanged = !life.has_left() && (life.desired == Desired::Down || is_over);
-            goals.push(Goal { service: name.clone(), want: Want::Down, run_before: life.newest, unchanged });
-            let is_asked_again = life.desired == Desired::Down;
+            let before = resumes.and_then(|before| before.get(&name)).copied();
+            let unchanged = before.is_none() && !life.has_left() && (life.desired == Desired::Down || is_over);
+            let run_before = before.unwrap_or(life.newest);
+            goals.push(Goal { service: name.clone(), want: Want::Down, run_before, unchanged });
+            let is_asked_again = life.desired == Desired::Down && resumes.is_none();
             life.want_down(at_once);
             let key = ServiceKey { project: id.clone(), service: name };
             // A stop under way is shortened when it is asked for again, one that failed is tried again.

@@ -274,11 +274,17 @@ impl World {
         }
         let newest = self.specs.iter().map(|spec| (spec.name.clone(), self.newest(&spec.name))).collect();
         let mut effects = Vec::new();
-        let goals =
-            match self.fleet.apply(self.now, self.project(), &newest, services, How { action, force }, &mut effects) {
-                Ok(goals) => goals,
-                Err(failure) => self.fail(&failure.message),
-            };
+        let goals = match self.fleet.apply(
+            self.now,
+            self.project(),
+            &newest,
+            services,
+            How { action, force, resumes: None },
+            &mut effects,
+        ) {
+            Ok(goals) => goals,
+            Err(failure) => self.fail(&failure.message),
+        };
         self.saved = Some(self.project());
         for goal in &goals {
             let desired = self.fleet.service(&self.key(&goal.service)).map(|service| service.life.desired);
@@ -297,7 +303,8 @@ impl World {
         self.tell(format!("down {services:?}{}", if at_once { " at once" } else { "" }));
         let mut effects = Vec::new();
         // Refused when nothing of the project is known, which is right.
-        if let Ok(goals) = self.fleet.stop(self.now, &self.id.clone(), services.as_deref(), at_once, &mut effects) {
+        if let Ok(goals) = self.fleet.stop(self.now, &self.id.clone(), services.as_deref(), at_once, None, &mut effects)
+        {
             for goal in goals {
                 self.desired.insert(goal.service, Desired::Down);
             }
@@ -510,7 +517,7 @@ impl World {
         }
         self.tell("down for good".into());
         let mut effects = Vec::new();
-        let goals = self.fleet.stop(self.now, &self.id.clone(), None, false, &mut effects).expect("it is known");
+        let goals = self.fleet.stop(self.now, &self.id.clone(), None, false, None, &mut effects).expect("it is known");
         self.obey(effects);
         self.go_on(&goals);
         if self.runs.values().any(|run| run.is_alive || !run.is_over) {

@@ -186,9 +186,7 @@ mod limit {
 
 #[cfg(test)]
 mod tests {
-    use super::super::look;
-    #[cfg(target_os = "linux")]
-    use super::super::{ProcessId, Spawn};
+    use super::super::{ProcessId, Spawn, look};
     use super::*;
 
     /// Starts a shell that is marked, and then has a child with an empty environment in a session of its own.
@@ -214,6 +212,28 @@ mod tests {
         assert!(!is_marked(&other));
         assert_eq!(run_of(pid), Some(run));
         assert_eq!(marker(pid, "LOCALD_NO_SUCH_VARIABLE"), None);
+        drop(gate);
+        waitpid(Pid::from_raw(pid), None).expect("reaped");
+    }
+
+    #[test]
+    fn the_environment_marks_whoever_has_it() {
+        use nix::sys::wait::waitpid;
+        use nix::unistd::Pid;
+        let run = RunId::random().expect("random");
+        let (input, gate) = std::io::pipe().expect("a pipe");
+        let env = [(RUN_MARKER.into(), run.as_str().into())];
+        let pid = Spawn::new("/bin/cat").env(env).descriptor(&input, 0).expect("a duplicate").start();
+        let pid = pid.expect("a child");
+        // During its exec it shows none.
+        let process = ProcessId::of(pid).expect("alive");
+        while marker(pid, RUN_MARKER).is_none() {
+            assert!(process.is_alive());
+            std::thread::yield_now();
+        }
+        let is_marked = |run: &RunId| look(pid).is_some_and(|process| Marks::of(run, None).carries_mark(&process));
+        assert!(is_marked(&run) && !is_marked(&RunId::random().expect("random")));
+        assert_eq!(run_of(pid), Some(run));
         drop(gate);
         waitpid(Pid::from_raw(pid), None).expect("reaped");
     }
