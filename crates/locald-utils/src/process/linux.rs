@@ -211,6 +211,12 @@ pub fn marker(pid: i32, name: &str) -> Option<String> {
     Some(String::from_utf8_lossy(value).into_owned())
 }
 
+/// Whether the environment of a process is as it will be: during an exec it is empty for some microseconds, and that of some
+/// always is.
+pub(super) fn shows_environment(pid: i32) -> bool {
+    !fs::read(format!("/proc/{pid}/environ")).is_ok_and(|bytes| bytes.is_empty())
+}
+
 pub(super) fn signal(process: ProcessId, signal: Signal) -> Result<bool, SignalError> {
     match sys::pidfd_open(process.pid) {
         // The number cannot change hands while the pidfd is open, so what is looked at now is what gets the signal.

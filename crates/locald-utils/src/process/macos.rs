@@ -167,6 +167,11 @@ pub fn marker(pid: i32, name: &str) -> Option<String> {
     Some(String::from_utf8_lossy(value).into_owned())
 }
 
+/// Whether the environment of a process is as it will be: it is read in one piece.
+pub(super) fn shows_environment(_: i32) -> bool {
+    true
+}
+
 /// Signals exactly this process, by the version of its program where the system can (macOS 14.4).
 pub(super) fn signal(process: ProcessId, signal: Signal) -> Result<bool, SignalError> {
     sent(darwin::signals::send(&mut Number { pid: process.pid, signal }, process))

@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::membership::Clues;
+use super::os::shows_environment;
 use super::{Process, RUN_MARKER, marker};
 use crate::name::RunId;
 
@@ -52,8 +53,12 @@ impl Clues for Marks<'_> {
         limit::value(self.run).is_some_and(|mark| limit::of(process.id.pid) == Some(mark))
     }
 
-    fn carries_mark(&self, process: &Process) -> bool {
-        marker(process.id.pid, RUN_MARKER).is_some_and(|run| run == self.run.as_str())
+    fn carries_mark(&self, process: &Process) -> Option<bool> {
+        let pid = process.id.pid;
+        match marker(pid, RUN_MARKER) {
+            Some(run) => Some(run == self.run.as_str()),
+            None => shows_environment(pid).then_some(false),
+        }
     }
 
     fn is_supervisor(&self, process: &Process) -> bool {
@@ -231,7 +236,8 @@ mod tests {
             assert!(process.is_alive());
             std::thread::yield_now();
         }
-        let is_marked = |run: &RunId| look(pid).is_some_and(|process| Marks::of(run, None).carries_mark(&process));
+        let is_marked =
+            |run: &RunId| look(pid).is_some_and(|process| Marks::of(run, None).carries_mark(&process) == Some(true));
         assert!(is_marked(&run) && !is_marked(&RunId::random().expect("random")));
         assert_eq!(run_of(pid), Some(run));
         drop(gate);

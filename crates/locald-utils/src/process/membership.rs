@@ -75,8 +75,9 @@ pub trait Clues {
     /// Whether it carries a mark of this run that only a member can have given it, by starting it.
     fn inherits_mark(&self, process: &Process) -> bool;
 
-    /// Whether it carries a mark of this run that it may have from elsewhere.
-    fn carries_mark(&self, process: &Process) -> bool;
+    /// Whether it carries a mark of this run that it may have from elsewhere. `None` when that cannot be told at this moment:
+    /// during an exec a process has no environment.
+    fn carries_mark(&self, process: &Process) -> Option<bool>;
 
     /// Whether it looks after runs of this home: its daemon, or a shim. It is no member, and what hangs below it is not for
     /// that reason.
@@ -238,7 +239,9 @@ impl<'t, 'a, C: Clues> Search<'t, 'a, C> {
             if !is_open {
                 continue;
             }
-            if self.clues.inherits_mark(process) || (self.is_orphan(process) && self.clues.carries_mark(process)) {
+            if self.clues.inherits_mark(process)
+                || (self.is_orphan(process) && self.clues.carries_mark(process) == Some(true))
+            {
                 self.add(process);
             }
         }

@@ -257,7 +257,7 @@ impl<'a, T: Table> Vicinity<'a, T> {
 #[derive(Default)]
 struct Answers {
     inherits: BTreeMap<ProcessId, bool>,
-    carries: BTreeSet<ProcessId>,
+    carries: BTreeMap<ProcessId, bool>,
     supervises: BTreeMap<ProcessId, bool>,
 }
 
@@ -273,10 +273,14 @@ impl<C: Clues> Clues for Asked<'_, C> {
         *answers.entry(process.id).or_insert_with(|| self.clues.inherits_mark(process))
     }
 
-    fn carries_mark(&self, process: &Process) -> bool {
-        // An environment that is read during an exec is empty, so only what was found in it is remembered.
+    fn carries_mark(&self, process: &Process) -> Option<bool> {
         let answers = &mut self.answers.borrow_mut().carries;
-        answers.contains(&process.id) || (self.clues.carries_mark(process) && answers.insert(process.id))
+        if let Some(known) = answers.get(&process.id) {
+            return Some(*known);
+        }
+        let answer = self.clues.carries_mark(process)?;
+        answers.insert(process.id, answer);
+        Some(answer)
     }
 
     fn is_supervisor(&self, process: &Process) -> bool {

@@ -35,8 +35,8 @@ impl Clues for Told {
         self.inheriting.contains(&process.id.pid)
     }
 
-    fn carries_mark(&self, process: &Process) -> bool {
-        self.marked.contains(&process.id.pid)
+    fn carries_mark(&self, process: &Process) -> Option<bool> {
+        Some(self.marked.contains(&process.id.pid))
     }
 
     fn is_supervisor(&self, process: &Process) -> bool {
