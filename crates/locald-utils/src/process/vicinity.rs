@@ -56,7 +56,8 @@ pub trait Table {
 ///
 /// That nobody is left is said only when it is certain. A member may start another and end before it is looked at, so whenever
 /// somebody was gone before that, or numbers began anew, those who came meanwhile are looked at as well. (A new process has a
-/// higher number than those before it, so a pass over the table that misses nobody meets it, or whoever has started it.)
+/// higher number than those before it, so a pass over the table that misses nobody meets it, or whoever has started it.) Who was
+/// in a session that a stranger leads was a stranger, because a session is inherited or new: such come and go as they like.
 ///
 /// # Errors
 /// When the table cannot be read, or changes faster than that.
@@ -69,8 +70,10 @@ pub struct Vicinity<'a, T> {
     table: &'a T,
     /// The number that had been given out last when the last pass was over.
     newest: Option<i32>,
-    /// Who was there.
-    listed: BTreeSet<i32>,
+    /// Who was there, and in which session if that could be asked.
+    listed: BTreeMap<i32, Option<i32>>,
+    /// Who was gone before it could be looked at, or asked about, since this pass began.
+    missed: BTreeSet<i32>,
     sessions: BTreeMap<i32, Vec<i32>>,
     groups: BTreeMap<i32, Vec<i32>>,
     /// Who is to be looked at.
@@ -96,7 +99,8 @@ impl<'a, T: Table> Vicinity<'a, T> {
         Self {
             table,
             newest: None,
-            listed: BTreeSet::new(),
+            listed: BTreeMap::new(),
+            missed: BTreeSet::new(),
             sessions: BTreeMap::new(),
             groups: BTreeMap::new(),
             open: BTreeSet::new(),
@@ -118,14 +122,16 @@ impl<'a, T: Table> Vicinity<'a, T> {
     pub fn newcomers(&mut self, evidence: &Evidence<'_>, clues: &impl Clues) -> io::Result<Vec<Process>> {
         for _ in 0..PASSES {
             self.is_certain = true;
+            self.missed.clear();
             self.pass(evidence)?;
-            let mut found = self.search(evidence, clues);
+            let members = self.search(evidence, clues);
+            let mut found = members.clone();
             found.retain(|process| self.told.insert(process.id));
             if !found.is_empty() {
                 return Ok(found);
             }
             self.confirm(evidence);
-            if self.is_certain {
+            if self.is_certain && self.missed.iter().all(|pid| self.was_a_stranger(*pid, &members, clues)) {
                 return Ok(found);
             }
         }
@@ -136,11 +142,13 @@ impl<'a, T: Table> Vicinity<'a, T> {
     fn pass(&mut self, evidence: &Evidence<'_>) -> io::Result<()> {
         let before = self.newest.or_else(|| self.table.newest());
         for pid in self.table.numbers()? {
-            if !self.listed.insert(pid) {
+            if self.listed.contains_key(&pid) {
                 continue;
             }
-            let Some(Glance { session, group, is_suspect }) = self.table.glance(pid) else {
-                self.is_certain = false;
+            let glance = self.table.glance(pid);
+            self.listed.insert(pid, glance.map(|glance| glance.session));
+            let Some(Glance { session, group, is_suspect }) = glance else {
+                self.missed.insert(pid);
                 continue;
             };
             self.sessions.entry(session).or_default().push(pid);
@@ -205,8 +213,11 @@ impl<'a, T: Table> Vicinity<'a, T> {
 
     /// Looks at a process, and at the leaders of its session and group: those of a stranger need not be looked at.
     fn look(&mut self, pid: i32) {
-        let Some(process) = self.look_once(pid) else { return };
-        for leader in [process.session, process.group] {
+        let leaders = match self.look_once(pid) {
+            Some(process) => [Some(process.session), Some(process.group)],
+            None => [self.listed.get(&pid).copied().flatten(), None],
+        };
+        for leader in leaders.into_iter().flatten() {
             self.look_once(leader);
         }
     }
@@ -218,7 +229,9 @@ impl<'a, T: Table> Vicinity<'a, T> {
         let process = self.table.look(pid);
         let has_ended = process.as_ref().is_none_or(|process| process.state == ProcessState::Zombie);
         // One that had ended before this pass began has started nobody since, and is not looked at twice.
-        self.is_certain &= !has_ended || !self.listed.contains(&pid);
+        if has_ended && self.listed.contains_key(&pid) {
+            self.missed.insert(pid);
+        }
         self.looked_at.insert(pid, process.clone());
         process
     }
@@ -229,7 +242,7 @@ impl<'a, T: Table> Vicinity<'a, T> {
             return;
         };
         // One that was not listed came later, and is glanced at in the next pass.
-        self.is_certain &= children.iter().all(|child| self.listed.contains(child));
+        self.is_certain &= children.iter().all(|child| self.listed.contains_key(child));
         for &child in &children {
             // Its parent may have been another when it was looked at; now it is an orphan, and its environment counts.
             if self.looked_at.get(&child).and_then(Option::as_ref).is_some_and(|known| known.parent != pid) {
@@ -248,8 +261,24 @@ impl<'a, T: Table> Vicinity<'a, T> {
                 continue;
             }
             let now = self.table.look(pid);
-            self.is_certain &= now.is_some_and(|now| now.id == process.id && now.state != ProcessState::Zombie);
+            if now.is_none_or(|now| now.id != process.id || now.state == ProcessState::Zombie) {
+                self.missed.insert(pid);
+            }
         }
+    }
+
+    /// Whether one that was missed is known not to have been a member: somebody else leads the session that it was in. (Who looks
+    /// after runs leads one in which a member may begin.)
+    fn was_a_stranger(&self, missed: i32, members: &[Process], clues: &impl Clues) -> bool {
+        let Some(session) = self.listed.get(&missed).copied().flatten().filter(|session| *session != missed) else {
+            return false;
+        };
+        let leader = self.looked_at.get(&session).and_then(Option::as_ref);
+        leader.is_some_and(|leader| {
+            let is_there = leader.state != ProcessState::Zombie && !self.missed.contains(&session);
+            let is_member = members.iter().any(|member| member.id == leader.id);
+            is_there && !is_member && !clues.is_supervisor(leader)
+        })
     }
 }
 

@@ -256,6 +256,76 @@ fn a_member_that_starts_another_and_ends_before_it_is_looked_at_hides_nobody() {
     }
 }
 
+/// Processes that come and go all the time, each gone before it is looked at.
+struct Bustle {
+    newest: std::cell::Cell<i32>,
+    /// The session they are in, and who leads it, if anybody does.
+    session: i32,
+    leader: Option<Process>,
+    /// Whether they are there when they are looked at, and gone when they are looked at again.
+    is_slow: bool,
+}
+
+impl vicinity::Table for Bustle {
+    fn numbers(&self) -> std::io::Result<impl Iterator<Item = i32>> {
+        self.newest.set(self.newest.get() + 1);
+        Ok([1, self.session, self.newest.get()].into_iter())
+    }
+
+    fn newest(&self) -> Option<i32> {
+        Some(self.newest.get())
+    }
+
+    fn glance(&self, pid: i32) -> Option<vicinity::Glance> {
+        let is_suspect = pid >= 1000;
+        Some(vicinity::Glance { session: if pid == 1 { 1 } else { self.session }, group: pid, is_suspect })
+    }
+
+    fn look(&self, pid: i32) -> Option<Process> {
+        if pid == self.newest.get() && self.is_slow {
+            self.newest.set(pid + 1);
+            return Some(process(pid, 70, 400, pid, self.session));
+        }
+        self.leader.clone().filter(|leader| leader.id.pid == pid)
+    }
+
+    fn children(&self, _: i32) -> std::io::Result<Vec<i32>> {
+        Ok(Vec::new())
+    }
+}
+
+#[test]
+fn strangers_that_come_and_go_keep_nobody_from_saying_that_nobody_is_left() {
+    let evidence = Evidence {
+        leader: LEADER,
+        keeper: None,
+        reapers: &[],
+        terminal: None,
+        cgroup: &BTreeSet::new(),
+        memory: &Memory::default(),
+    };
+    let stranger = || process(400, 60, 1, 400, 400);
+    for is_slow in [false, true] {
+        let find = |leader: Option<Process>, told: &Told| {
+            let table = Bustle { newest: 1000.into(), session: 400, leader, is_slow };
+            vicinity::members(&table, &evidence, told).map(|found| pids(&found))
+        };
+        assert_eq!(find(Some(stranger()), &Told::default()).expect("certain"), [0; 0], "slow {is_slow}");
+        // Whose session it is nobody knows, or a member may begin there: each may have started another.
+        assert!(find(None, &Told::default()).is_err(), "slow {is_slow}");
+        let ended = Process { state: ProcessState::Zombie, ..stranger() };
+        assert!(find(Some(ended), &Told::default()).is_err(), "slow {is_slow}");
+        let told = Told { supervisors: [400].into(), ..Told::default() };
+        assert!(find(Some(stranger()), &told).is_err(), "slow {is_slow}");
+    }
+    // The leader of their session is a member: it is found, and then they are as uncertain as ever.
+    let told = Told { inheriting: [400].into(), ..Told::default() };
+    let table = Bustle { newest: 1000.into(), session: 400, leader: Some(stranger()), is_slow: false };
+    let mut vicinity = vicinity::Vicinity::of(&table);
+    assert_eq!(pids(&vicinity.newcomers(&evidence, &told).expect("found")), [400]);
+    assert!(vicinity.newcomers(&evidence, &told).is_err());
+}
+
 /// A process that loses its parent while others come and go.
 struct Bereavement {
     passes: std::cell::Cell<i32>,
