@@ -25,4 +25,6 @@ mod succession;
 mod survivors;
 mod terminal;
 mod up;
+#[cfg(target_os = "linux")]
+mod upgrade;
 mod usage;

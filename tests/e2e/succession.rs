@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use crate::support::{Site, send, service_of};
 
 /// Takes its time to be ready, and to end.
-const SLOW: &str = "[services.web]\ncommand = '''\ntrap 'echo asked >> $EVENTS; sleep 0.4; exit 0' TERM\n\
+pub(crate) const SLOW: &str = "[services.web]\ncommand = '''\ntrap 'echo asked >> $EVENTS; sleep 0.4; exit 0' TERM\n\
                     while :; do sleep 0.02; done'''\nstop_grace = \"60s\"\n\
                     [services.seed]\ntype = \"job\"\ncommand = 'echo seed >> $EVENTS; while [ ! -e go ]; do sleep 0.02; done'\n\
                     [services.late]\ncommand = 'sleep 600'\ndepends_on = [\"seed\"]\n";

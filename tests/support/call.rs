@@ -30,7 +30,7 @@ pub(crate) struct Call<'a> {
 
 impl<'a> Call<'a> {
     pub(super) fn new(site: &'a Site, words: &str) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_locald"));
+        let mut command = Command::new(&site.program);
         command.args(words.split_whitespace()).current_dir(site.project());
         command.env_clear().envs(environment(site));
         Self { site, command, stdout: None, shown: format!("locald {words}") }

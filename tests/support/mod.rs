@@ -47,6 +47,8 @@ pub(crate) struct Site {
     known: RefCell<Vec<ProcessId>>,
     /// What runs locald's programs here: words before a command, such as those that make somebody else of them.
     by: Vec<OsString>,
+    /// The command line's program.
+    program: PathBuf,
 }
 
 impl Site {
@@ -55,7 +57,8 @@ impl Site {
     /// The name of a test's directory is short, because a socket's path is.
     pub(crate) fn new(toml: &str) -> Self {
         let root = tempfile::Builder::new().prefix("lt-").tempdir_in("/tmp").expect("a directory");
-        let site = Self { root, known: RefCell::default(), by: Vec::new() };
+        let program = env!("CARGO_BIN_EXE_locald").into();
+        let site = Self { root, known: RefCell::default(), by: Vec::new(), program };
         fs::create_dir_all(site.project()).expect("a project directory");
         fs::write(site.events(), "").expect("a file for events");
         site.write("locald.toml", toml);
@@ -65,6 +68,38 @@ impl Site {
     /// Has locald be run by another program from now on: `by` are the words before its own.
     pub(crate) fn run_by(&mut self, by: impl IntoIterator<Item = impl Into<OsString>>) {
         self.by = by.into_iter().map(Into::into).collect();
+    }
+
+    /// Installs locald of another version in a directory of the site: the same programs, in which the version's bytes are others.
+    /// It must be as long, and end the same. Returns the directory.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn install(&self, version: &str) -> PathBuf {
+        // The compiler may have made a number of the first four bytes, and another of what follows.
+        let (own, end) = env!("CARGO_PKG_VERSION").as_bytes().split_at(4);
+        let other =
+            version.as_bytes().strip_suffix(end).filter(|other| other.len() == own.len()).expect("such a version");
+        let dir = self.root().join(format!("locald-{version}"));
+        fs::create_dir_all(&dir).expect("a directory");
+        for program in
+            [env!("CARGO_BIN_EXE_locald"), env!("CARGO_BIN_EXE_locald-server"), env!("CARGO_BIN_EXE_locald-shim")]
+        {
+            let mut bytes = fs::read(program).expect("a program");
+            let mut at = 0;
+            while let Some(found) = memchr::memmem::find(&bytes[at..], own) {
+                at += found;
+                bytes[at..at + own.len()].copy_from_slice(other);
+            }
+            let path = dir.join(Path::new(program).file_name().expect("a name"));
+            fs::write(&path, bytes).expect("a program");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("an executable");
+        }
+        dir
+    }
+
+    /// Has this `locald` be run from now on; `None` for the one that was built.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn run_from(&mut self, dir: Option<&Path>) {
+        self.program = dir.map_or_else(|| env!("CARGO_BIN_EXE_locald").into(), |dir| dir.join("locald"));
     }
 
     /// Gives the whole site to a user, and has locald run as that one from now on. For root.
@@ -374,9 +409,18 @@ pub(crate) fn service_of(object: &Value, name: &str) -> Value {
 ///
 /// Tests that run at the same time are given different ones: each test process counts on from a place of its own.
 pub(crate) fn free_port() -> u16 {
+    use std::net::UdpSocket;
+    use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU16, Ordering};
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let place = u16::try_from(std::process::id() % 200).expect("below 200") * 50;
+    /// Fifty ports of this process's own: others that run these tests at the same time are kept off by a socket of another kind.
+    static PLACE: OnceLock<(UdpSocket, u16)> = OnceLock::new();
+    let (_, place) = PLACE.get_or_init(|| {
+        let first = u16::try_from(std::process::id() % 200).expect("below 200");
+        let places = (0..200).map(|next| (first + next) % 200 * 50);
+        let own = |place| Some((UdpSocket::bind(("127.0.0.1", 20_000 + place)).ok()?, place));
+        places.into_iter().find_map(own).expect("200 runs of these tests at once?")
+    });
     loop {
         let port = 20_000 + place + NEXT.fetch_add(1, Ordering::Relaxed) % 50;
         if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {

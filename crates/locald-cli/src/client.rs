@@ -79,8 +79,13 @@ impl Client {
     /// Connects to the daemon of `home`. `None` when there is none.
     ///
     /// # Errors
-    /// When the home is not ours alone, the listener is somebody else's, or it does not greet as a daemon does.
+    /// When the home is not ours alone, the listener is somebody else's, or it does not speak as a daemon of this version does.
     pub(crate) fn connect(home: &Home) -> Result<Option<Self>, Failure> {
+        Self::connect_to_any(home)?.map(Self::checked).transpose()
+    }
+
+    /// As [`Client::connect`], to one of any version: it may understand nothing but greetings.
+    pub(crate) fn connect_to_any(home: &Home) -> Result<Option<Self>, Failure> {
         home.check().map_err(|error| failure::home(&error))?;
         let mut pause = Duration::from_millis(5);
         for _ in 0..GREETING_ATTEMPTS {
@@ -129,20 +134,24 @@ impl Client {
                 return Err(failure.hint("it may be stopped or overloaded; services do not depend on it to run on"));
             }
         }
-        client.check_protocol(&own)?;
         Ok(Some(client))
     }
 
-    fn check_protocol(&self, own: &Hello) -> Result<(), Failure> {
+    /// Makes sure that the daemon speaks as this program does.
+    pub(crate) fn checked(self) -> Result<Self, Failure> {
         let Hello { protocol, version, pid } = &self.daemon;
         if *protocol == PROTOCOL {
-            return Ok(());
+            return Ok(self);
         }
+        let own = env!("CARGO_PKG_VERSION");
         let message = format!(
-            "the daemon (pid {pid}, locald {version}) speaks protocol {protocol}, this locald ({}) speaks {PROTOCOL}",
-            own.version
+            "the daemon (pid {pid}, locald {version}) speaks protocol {protocol}, this locald ({own}) speaks {PROTOCOL}"
         );
-        let hint = format!("`kill {pid}` ends the daemon; services run on, and the next daemon takes them over");
+        let hint = if self.daemon.is_older() {
+            "`locald daemon start` has this version take over; services run on".to_owned()
+        } else {
+            format!("this locald is the older one: install {version} here as well")
+        };
         Err(Failure::new(FailureCode::Protocol, message).hint(hint))
     }
 
@@ -470,14 +479,14 @@ mod tests {
 
     #[test]
     fn another_protocol_is_refused_with_a_way_out() {
-        let hello = Hello { protocol: PROTOCOL + 1, version: "9.9.9".into(), pid: 812 };
-        let daemon = FakeDaemon::greeting(hello, Vec::new());
-        let failure = Client::connect(&daemon.home).expect_err("refused");
-        assert_eq!(failure.code, FailureCode::Protocol);
-        assert_eq!(
-            failure.hint.as_deref(),
-            Some("`kill 812` ends the daemon; services run on, and the next daemon takes them over")
-        );
+        for (version, way_out) in [("9.9.9", "install 9.9.9 here"), ("0.0.9", "`locald daemon start` has this version")]
+        {
+            let hello = Hello { protocol: PROTOCOL + 1, version: version.into(), pid: 812 };
+            let daemon = FakeDaemon::greeting(hello, Vec::new());
+            let failure = Client::connect(&daemon.home).expect_err("refused");
+            assert_eq!(failure.code, FailureCode::Protocol);
+            assert!(failure.hint.as_deref().is_some_and(|hint| hint.contains(way_out)), "{failure:?}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use locald_utils::paths::Home;
 use locald_utils::process::mark::{self, SUPERVISOR_MARKER};
 use locald_utils::process::{self, ProcessId, RUN_MARKER, SERVICE_MARKER, Spawn};
-use locald_utils::protocol::{DaemonStart, Failure, FailureCode};
+use locald_utils::protocol::{DaemonStart, Failure, FailureCode, Hello};
 use locald_utils::record;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -26,6 +26,9 @@ use crate::screen::Screen;
 
 /// The daemon's program, installed beside this one.
 const PROGRAM: &str = "locald-server";
+
+/// Has a daemon take the place of one that is older.
+const SUCCEED: &str = "--succeed";
 
 /// The descriptor on which the daemon says how its start went.
 const READY_FD: i32 = 3;
@@ -50,13 +53,18 @@ pub(crate) fn connect_or_start(home: &Home, screen: &mut Screen) -> Result<Clien
     home.prepare().map_err(|error| failure::home(&error))?;
     let until = Instant::now() + LOCK_LIMIT;
     let mut pause = Duration::from_millis(2);
+    let mut may_succeed = true;
     loop {
-        if let Some(client) = Client::connect(home)? {
+        if let Some(client) = Client::connect_to_any(home)? {
             let daemon = client.daemon();
             screen.mention(&format!("daemon: pid {}, locald {}", daemon.pid, daemon.version));
-            return Ok(client.needed());
+            if daemon.is_older() && std::mem::replace(&mut may_succeed, false) {
+                succeed(home, client, screen)?;
+                continue;
+            }
+            return client.checked().map(Client::needed);
         }
-        let holder = match start_daemon(home)? {
+        let holder = match start_daemon(home, &[])? {
             DaemonStart::Ready { pid } => {
                 screen.mention(&format!("started a daemon: pid {pid}"));
                 Some(pid)
@@ -64,8 +72,8 @@ pub(crate) fn connect_or_start(home: &Home, screen: &mut Screen) -> Result<Clien
             DaemonStart::AlreadyRunning { pid } => pid,
             DaemonStart::Failed { failure } => return Err(failure),
         };
-        if let Some(client) = Client::connect(home)? {
-            return Ok(client.needed());
+        if let Some(client) = Client::connect_to_any(home)? {
+            return client.checked().map(Client::needed);
         }
         if Instant::now() > until {
             return Err(unreachable(home, holder));
@@ -75,6 +83,27 @@ pub(crate) fn connect_or_start(home: &Home, screen: &mut Screen) -> Result<Clien
         thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(100));
     }
+}
+
+/// Has a daemon of this version take the place of an older one. If it cannot, the older one goes on, as far as it is understood.
+fn succeed(home: &Home, older: Client, screen: &mut Screen) -> Result<(), Failure> {
+    let Hello { version, .. } = older.daemon().clone();
+    let start = start_daemon(home, &[SUCCEED]);
+    let failure = match start {
+        Ok(DaemonStart::Ready { pid }) => {
+            let own = env!("CARGO_PKG_VERSION");
+            screen.note(&format!(
+                "locald {own} has taken over from locald {version} (daemon: pid {pid}); services run on"
+            ));
+            return Ok(());
+        }
+        // Somebody else was faster.
+        Ok(DaemonStart::AlreadyRunning { .. }) => return Ok(()),
+        Ok(DaemonStart::Failed { failure }) | Err(failure) => failure,
+    };
+    older.checked().map_err(|_| failure.clone())?;
+    screen.note(&format!("the daemon is still locald {version}, because this version could not take over: {failure}"));
+    Ok(())
 }
 
 /// Has another daemon go on with a request whose daemon went away. One is started if nobody else does it.
@@ -94,10 +123,8 @@ pub(crate) fn go_on(client: &mut Client) -> Result<(), Failure> {
 /// # Errors
 /// Those of [`connect_or_start`].
 pub(crate) fn connect_if_anything_runs(home: &Home, screen: &mut Screen) -> Result<Option<Client>, Failure> {
-    if let Some(client) = Client::connect(home)? {
-        return Ok(Some(client.needed()));
-    }
-    if leaves_runs(home) { connect_or_start(home, screen).map(Some) } else { Ok(None) }
+    let is_there = Client::connect_to_any(home)?.is_some();
+    if is_there || leaves_runs(home) { connect_or_start(home, screen).map(Some) } else { Ok(None) }
 }
 
 /// Whether a shim has left its record behind: it runs, or was killed and may have left its service running.
@@ -113,10 +140,10 @@ fn unreachable(home: &Home, holder: Option<u32>) -> Failure {
 }
 
 /// Starts a daemon and waits until it says how that went.
-fn start_daemon(home: &Home) -> Result<DaemonStart, Failure> {
+fn start_daemon(home: &Home, words: &[&str]) -> Result<DaemonStart, Failure> {
     let program = program()?;
     let log_before = home.daemon_log().metadata().map_or(0, |meta| meta.len());
-    let (ready, started) = spawn(home, &program).map_err(|error| {
+    let (ready, started) = spawn(home, &program, words).map_err(|error| {
         failure::io(format_args!("start {}", program.display()), &error)
             .hint("`locald daemon run` starts the daemon in the foreground")
     })?;
@@ -147,7 +174,7 @@ fn forget(started: i32) {
 /// pipe's read end, and the number of what was started.
 ///
 /// The daemon itself leaves the working directory and closes what else it may have inherited.
-fn spawn(home: &Home, program: &Path) -> io::Result<(OwnedFd, i32)> {
+fn spawn(home: &Home, program: &Path, words: &[&str]) -> io::Result<(OwnedFd, i32)> {
     let (reader, writer) = io::pipe()?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     let log = File::options().append(true).create(true).mode(0o600).open(home.daemon_log())?;
@@ -155,6 +182,7 @@ fn spawn(home: &Home, program: &Path) -> io::Result<(OwnedFd, i32)> {
     let env = std::env::vars_os().filter(|(name, _)| name != RUN_MARKER && name != SERVICE_MARKER);
     let env = env.chain([(SUPERVISOR_MARKER.into(), mark::supervisor(home.state()).to_owned())]);
     let spawn = Spawn::new(program).arg("--ready-fd").arg(READY_FD.to_string()).env(env);
+    let spawn = words.iter().fold(spawn, |spawn, word| spawn.arg(word));
     let spawn = spawn.descriptor(&null, 0)?.descriptor(&null, 1)?.descriptor(&log, 2)?.descriptor(&writer, READY_FD)?;
     Ok((reader.into(), spawn.start()?))
 }

@@ -48,6 +48,13 @@ impl Screen {
         }
     }
 
+    /// Says something on the side, unless only the answer is wanted.
+    pub(crate) fn note(&mut self, text: &str) {
+        if !self.quiet && !self.json {
+            self.say(text);
+        }
+    }
+
     /// One that shows nothing.
     pub(crate) fn silent() -> Self {
         Self::plain(Box::new(io::sink()), Box::new(io::sink()), false, true)

@@ -37,19 +37,24 @@ mod probe;
 mod reaper;
 mod session;
 mod shim_link;
+mod succession;
 mod supervisor;
 mod view;
 
 /// The descriptor on which whoever started the daemon waits for one [`DaemonStart`].
 const READY_FD: i32 = 3;
 
-/// Runs the daemon. Arguments: none, `--ready-fd 3`, or `--version`.
+/// Has the daemon take the place of one that is older.
+const SUCCEED: &str = "--succeed";
+
+/// Runs the daemon. Arguments: none, `--ready-fd 3` with or without `--succeed`, or `--version`.
 #[must_use]
 pub fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    let succeeds = args.last().is_some_and(|last| last == SUCCEED);
     let starter = match args.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => None,
-        ["--ready-fd", "3"] => {
+        ["--ready-fd", "3"] | ["--ready-fd", "3", SUCCEED] => {
             // Not to be its starter's descendant is no condition for anything.
             #[cfg(target_os = "linux")]
             let _ = sys::leave_parent();
@@ -68,7 +73,7 @@ pub fn main() -> ExitCode {
         }
     };
     let mut starter = Starter(starter);
-    match run(&mut starter) {
+    match run(&mut starter, succeeds) {
         Ok(()) => ExitCode::SUCCESS,
         Err(start) => {
             starter.tell(&start);
@@ -100,15 +105,18 @@ impl Starter {
     }
 }
 
-fn failed(message: String) -> DaemonStart {
-    DaemonStart::Failed { failure: Failure::new(FailureCode::Failed, message) }
+fn failed(message: impl Into<String>) -> DaemonStart {
+    DaemonStart::Failed { failure: Failure::new(FailureCode::Failed, message.into()) }
 }
 
-fn run(starter: &mut Starter) -> Result<(), DaemonStart> {
+fn run(starter: &mut Starter, succeeds: bool) -> Result<(), DaemonStart> {
     let home =
         Home::from_env().and_then(|home| home.prepare().map(|()| home)).map_err(|error| failed(error.to_string()))?;
     // No directory of anybody's is kept busy, and no relative path means anything here.
     std::env::set_current_dir("/").map_err(|error| failed(format!("could not change to /: {error}")))?;
+    if succeeds {
+        succession::take_over(&home)?;
+    }
     let _locks = lock(&home)?;
     diary::start(&home.daemon_log())
         .map_err(|error| failed(format!("could not open {}: {error}", home.daemon_log().display())))?;
@@ -168,15 +176,7 @@ async fn serve(home: Home, starter: &mut Starter) -> Result<(), DaemonStart> {
     if let Err(error) = process::become_subreaper() {
         tracing::warn!(%error, "orphans of a shim that dies will not come to the daemon");
     }
-    let ledger_failed = |error: ledger::LedgerError| {
-        let failure = Failure::new(
-            FailureCode::Failed,
-            format!("the ledger {} cannot be used: {error}", home.ledger().display()),
-        );
-        DaemonStart::Failed {
-            failure: failure.hint("move it away to start with an empty one; services that run are not touched"),
-        }
-    };
+    let ledger_failed = |error: ledger::LedgerError| ledger_failed(&home, &error);
     let (ledger, epoch) = Ledger::open(&home.ledger(), epoch::load(&home.epoch())).map_err(ledger_failed)?;
     // Before anything is said to a shim.
     epoch::store(&home.epoch(), epoch);
@@ -194,7 +194,7 @@ async fn serve(home: Home, starter: &mut Starter) -> Result<(), DaemonStart> {
         .map_err(|error| failed(format!("could not open the log: {error}")))?;
     let context = Rc::new(Context {
         checkouts: checkout::Checkouts::new(ledger.clone(), reaper.clone()),
-        shim_program: shim_program().map_err(|error| failed(format!("could not find locald-shim: {error}")))?,
+        shim_program: shim_program()?,
         log: OwnedFd::from(log),
         home,
         cgroups,
@@ -223,12 +223,19 @@ async fn serve(home: Home, starter: &mut Starter) -> Result<(), DaemonStart> {
     Ok(())
 }
 
+fn ledger_failed(home: &Home, error: &ledger::LedgerError) -> DaemonStart {
+    let message = format!("the ledger {} cannot be used: {error}", home.ledger().display());
+    let hint = "move it away to start with an empty one; services that run are not touched";
+    DaemonStart::Failed { failure: Failure::new(FailureCode::Failed, message).hint(hint) }
+}
+
 /// The shim lies beside the daemon.
-fn shim_program() -> io::Result<PathBuf> {
-    let program = std::env::current_exe()?.with_file_name("locald-shim");
+fn shim_program() -> Result<PathBuf, DaemonStart> {
+    let beside = || std::env::current_exe().map(|own| own.with_file_name("locald-shim"));
+    let program = beside().map_err(|error| failed(format!("could not find locald-shim: {error}")))?;
     match program.metadata() {
         Ok(_) => Ok(program),
-        Err(error) => Err(io::Error::new(error.kind(), format!("{}: {error}", program.display()))),
+        Err(error) => Err(failed(format!("could not find locald-shim: {}: {error}", program.display()))),
     }
 }
 

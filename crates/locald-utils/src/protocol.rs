@@ -38,6 +38,15 @@ impl Hello {
     }
 }
 
+impl Hello {
+    /// Whether the sender is of an older version than this build. What is no version is not older.
+    #[must_use]
+    pub fn is_older(&self) -> bool {
+        let parse = semver::Version::parse;
+        matches!((parse(&self.version), parse(env!("CARGO_PKG_VERSION"))), (Ok(theirs), Ok(own)) if theirs < own)
+    }
+}
+
 impl Default for Hello {
     fn default() -> Self {
         Self::new()

@@ -13,7 +13,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use locald_utils::time::UnixMillis;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use checkpoints::Checkpoints;
@@ -119,6 +119,19 @@ impl Ledger {
         Ok((Self::start(connection, Checkpoints::start(path)?)?, epoch))
     }
 
+    /// Looks whether a ledger can be opened, and leaves it as it is. One that is not there can be made.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`].
+    pub(crate) fn check(path: &Path) -> Result<(), LedgerError> {
+        if !path.exists() {
+            return Ok(());
+        }
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        connection.busy_timeout(BUSY_LIMIT)?;
+        version(&connection).map(drop)
+    }
+
     /// Starts the thread that owns the connection. It ends with the last handle.
     fn start(connection: Connection, checkpoints: Checkpoints) -> Result<Self, LedgerError> {
         let (work, inbox) = mpsc::channel::<Work>();
@@ -193,16 +206,19 @@ fn make_private(path: &Path) -> std::io::Result<()> {
     std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map(drop)
 }
 
+/// The version of the schema; 0 when there is none.
+fn version(connection: &Connection) -> Result<i64, LedgerError> {
+    match connection.pragma_query_value(None, "user_version", |row| row.get(0))? {
+        known @ (0 | SCHEMA_VERSION) => Ok(known),
+        found => Err(LedgerError::Newer { found }),
+    }
+}
+
 fn migrate(connection: &mut Connection, last_epoch: u64) -> Result<u64, LedgerError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    match version {
-        0 => {
-            transaction.execute_batch(SCHEMA)?;
-            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        }
-        SCHEMA_VERSION => {}
-        found => return Err(LedgerError::Newer { found }),
+    if version(&transaction)? == 0 {
+        transaction.execute_batch(SCHEMA)?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     }
     let before: Option<i64> =
         transaction.query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| row.get(0)).optional()?;
@@ -309,8 +325,15 @@ mod tests {
         let path = dir.path().join("ledger.db");
         Connection::open(&path).and_then(|ledger| ledger.pragma_update(None, "user_version", 99)).expect("changed");
         assert!(matches!(Ledger::open(&path, 0), Err(LedgerError::Newer { found: 99 })));
+        assert!(matches!(Ledger::check(&path), Err(LedgerError::Newer { found: 99 })));
         std::fs::write(&path, "no database at all, but long enough to be looked at as one").expect("written");
         assert!(matches!(Ledger::open(&path, 0), Err(LedgerError::Sqlite(_))));
+        assert!(matches!(Ledger::check(&path), Err(LedgerError::Sqlite(_))));
+        std::fs::remove_file(&path).expect("removed");
+        Ledger::check(&path).expect("can be made");
+        assert!(!path.exists());
+        drop(open(&dir));
+        Ledger::check(&path).expect("usable");
     }
 
     fn ending(intent: &Intent) -> Arc<Ended> {
