@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use locald_utils::name::{ProjectId, RunNumber, ServiceKey, ServiceName};
 use locald_utils::process::ProcessId;
-use locald_utils::protocol::{Action, Desired, OutcomeResult};
+use locald_utils::protocol::{Action, Before, Desired, OutcomeResult};
 use locald_utils::record::{ExitStatus, StartFailure, StartStage};
 use locald_utils::spec::{Condition, Dependency, Kind, PortSpec, ProjectSpec, RestartWhen, ServiceSpec};
 use locald_utils::time::UnixMillis;
 
 use super::Time;
 use super::fleet::{Effect, Fleet, Found, How, Remembered};
+use super::goal::Goal;
 use super::lifecycle::tests::{ended, spec};
 use super::lifecycle::{Actual, News, Resting};
 
@@ -63,6 +64,26 @@ struct Run {
     is_abandoned: bool,
 }
 
+/// A request, and what it began with.
+#[derive(Clone)]
+struct Asked {
+    what: What,
+    before: Before,
+}
+
+#[derive(Clone)]
+enum What {
+    Start { services: Vec<ServiceName>, action: Action, force: bool },
+    Stop { services: Option<Vec<ServiceName>>, at_once: bool },
+}
+
+impl Asked {
+    fn new(what: What, goals: &[Goal]) -> Self {
+        let changing = goals.iter().filter(|goal| !goal.unchanged);
+        Self { what, before: changing.map(|goal| (goal.service.clone(), goal.run_before)).collect() }
+    }
+}
+
 struct World {
     seed: u64,
     dice: Dice,
@@ -75,6 +96,8 @@ struct World {
     desired: BTreeMap<ServiceName, Desired>,
     resting: BTreeMap<ServiceName, Option<Resting>>,
     saved: Option<ProjectSpec>,
+    /// What somebody has asked for last, and still waits for.
+    asked: Option<Asked>,
     /// Whether runs still fail, exit and are killed by themselves.
     is_rough: bool,
     story: Vec<String>,
@@ -111,6 +134,7 @@ impl World {
             desired: BTreeMap::new(),
             resting: BTreeMap::new(),
             saved: None,
+            asked: None,
             is_rough: true,
             story: Vec::new(),
         }
@@ -259,10 +283,17 @@ impl World {
         let services = self.some_services();
         let force = self.dice.one_in(3);
         self.tell(format!("{action:?} {services:?}{}", if force { " by force" } else { "" }));
-        self.apply_to(&services, action, force);
+        let goals = self.apply_to(&services, action, force, None);
+        self.asked = Some(Asked::new(What::Start { services, action, force }, &goals));
     }
 
-    fn apply_to(&mut self, services: &[ServiceName], action: Action, force: bool) -> Vec<super::goal::Goal> {
+    fn apply_to(
+        &mut self,
+        services: &[ServiceName],
+        action: Action,
+        force: bool,
+        resumes: Option<&Before>,
+    ) -> Vec<Goal> {
         for name in self.specs.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>() {
             let is_stuck = matches!(fleet_state(&self.fleet, &self.id, &name), Some(Actual::Stuck { .. }));
             if force && is_stuck && (services.is_empty() || services.contains(&name)) {
@@ -279,7 +310,7 @@ impl World {
             self.project(),
             &newest,
             services,
-            How { action, force, resumes: None },
+            How { action, force, resumes },
             &mut effects,
         ) {
             Ok(goals) => goals,
@@ -301,15 +332,72 @@ impl World {
         let services = if self.dice.one_in(2) { None } else { Some(self.some_services()) };
         let at_once = self.dice.one_in(4);
         self.tell(format!("down {services:?}{}", if at_once { " at once" } else { "" }));
+        let goals = self.stop_services(services.as_deref(), at_once, None);
+        self.asked = Some(Asked::new(What::Stop { services, at_once }, &goals));
+    }
+
+    fn stop_services(
+        &mut self,
+        services: Option<&[ServiceName]>,
+        at_once: bool,
+        resumes: Option<&Before>,
+    ) -> Vec<Goal> {
+        let stuck: Vec<ServiceKey> = self.fleet.projects().get(&self.id).map_or_else(Vec::new, |project| {
+            let is_stuck =
+                |name: &&ServiceName| matches!(fleet_state(&self.fleet, &self.id, name), Some(Actual::Stuck { .. }));
+            project.order.iter().filter(is_stuck).map(|name| self.key(name)).collect()
+        });
         let mut effects = Vec::new();
         // Refused when nothing of the project is known, which is right.
-        if let Ok(goals) = self.fleet.stop(self.now, &self.id.clone(), services.as_deref(), at_once, None, &mut effects)
-        {
-            for goal in goals {
-                self.desired.insert(goal.service, Desired::Down);
+        let goals = self.fleet.stop(self.now, &self.id.clone(), services, at_once, resumes, &mut effects);
+        let goals = goals.unwrap_or_default();
+        for effect in &effects {
+            if let Effect::Stop(key, run, true) = effect
+                && resumes.is_some()
+                && !at_once
+                && !stuck.contains(key)
+                && self.fleet.service(key).is_some_and(|service| service.life.newest == *run && !service.life.is_urgent)
+            {
+                self.fail(&format!("a stop of {} that is carried on was cut short", key.service));
             }
         }
+        for goal in &goals {
+            self.desired.insert(goal.service.clone(), Desired::Down);
+        }
         self.obey(effects);
+        goals
+    }
+
+    /// Whoever waits has the next daemon carry on with what was asked.
+    fn ask_again(&mut self) {
+        let Some(Asked { what, before }) = self.asked.clone() else { return };
+        self.tell(format!("carry on, from {before:?}"));
+        match what {
+            What::Stop { services, at_once } => drop(self.stop_services(services.as_deref(), at_once, Some(&before))),
+            What::Start { services, action, force } => {
+                let has_new_run: Vec<ServiceName> = before
+                    .iter()
+                    .filter(|(name, run)| {
+                        let service = self.fleet.service(&self.key(name));
+                        service.is_some_and(|service| service.life.newest > **run && service.life.is_occupied())
+                    })
+                    .map(|(name, _)| name.clone())
+                    .collect();
+                self.apply_to(&services, action, force, Some(&before));
+                for name in has_new_run.iter().filter(|_| action == Action::Restart) {
+                    let service = self.fleet.service(&self.key(name));
+                    let is_live = |actual: &Actual| {
+                        matches!(
+                            actual,
+                            Actual::Unknown | Actual::Spawning | Actual::Starting { .. } | Actual::Ready { .. }
+                        )
+                    };
+                    if service.is_some_and(|service| is_live(&service.life.actual) && service.life.is_leaving()) {
+                        self.fail(&format!("{name} has had its new run, and is to have another"));
+                    }
+                }
+            }
+        }
     }
 
     fn something_happens_to_a_run(&mut self) {
@@ -459,6 +547,9 @@ impl World {
             }
         }
         self.obey(effects);
+        if self.dice.one_in(2) {
+            self.ask_again();
+        }
     }
 
     // ---- promises
@@ -481,7 +572,7 @@ impl World {
     }
 
     /// Lets the world go on until all goals are decided and everything has been told, for at most so many turns.
-    fn go_on(&mut self, goals: &[super::goal::Goal]) {
+    fn go_on(&mut self, goals: &[Goal]) {
         for _ in 0..4000 {
             let waiting: Vec<_> =
                 self.runs.iter().filter(|(_, run)| !run.untold.is_empty()).map(|(key, _)| key.clone()).collect();
@@ -506,7 +597,7 @@ impl World {
         }
         self.go_on(&[]);
         self.tell("restart, and nothing fails".into());
-        let goals = self.apply_to(&[], Action::Restart, false);
+        let goals = self.apply_to(&[], Action::Restart, false, None);
         self.go_on(&goals);
         for goal in &goals {
             let result = self.fleet.judge(&self.id, goal);
