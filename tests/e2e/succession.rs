@@ -53,6 +53,46 @@ fn a_down_survives_the_daemon_it_was_put_to_and_tells_how_it_ended() {
     site.assert_no_service_is_left();
 }
 
+/// Has a command carry on only when everything that it was about is over.
+fn resume_when_over(site: &Site, command: &crate::support::Running, service: &str, then: impl FnOnce()) {
+    send(command.process(), Signal::SIGSTOP);
+    let (leader, shim) = (site.recorded(service, "pid", "leader"), site.recorded(service, "shim", "shim"));
+    crash(site);
+    then();
+    site.await_end(leader);
+    site.await_end(shim);
+    send(command.process(), Signal::SIGCONT);
+}
+
+#[test]
+fn a_down_is_told_how_it_ended_although_everything_had_before_the_next_daemon_began() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\ntrap 'echo asked >> $EVENTS; sleep 0.4; exit 3' TERM\n\
+         while :; do sleep 0.02; done'''\nstop_grace = \"60s\"\n",
+    );
+    site.up();
+    let down = site.locald("down --json").start();
+    site.await_event("asked");
+    resume_when_over(&site, &down, "web", || {});
+    let down = down.finish().ok().json();
+    assert_eq!(service_of(&down, "web")["ended"]["exit_code"], 3, "{down}");
+    site.eventually("the project to be forgotten", || {
+        site.locald("ls --json").run().ok().json()["projects"].as_array().expect("a list").is_empty().then_some(())
+    });
+}
+
+#[test]
+fn what_has_run_and_failed_meanwhile_is_not_run_again() {
+    let site = Site::new(
+        "[services.seed]\ntype = 'job'\ncommand = 'echo ran >> $EVENTS; while [ ! -e go ]; do sleep 0.02; done; exit 4'\n",
+    );
+    let up = site.locald("up").start();
+    site.await_event("ran");
+    resume_when_over(&site, &up, "seed", || drop(site.write("go", "")));
+    up.finish().code(1).says("exit 4");
+    assert_eq!((site.said(), &site.service("seed")["run"]), (vec!["ran".to_owned()], &1.into()));
+}
+
 #[test]
 fn a_restart_survives_the_daemon_it_was_put_to_and_makes_one_new_run() {
     let site = Site::new(SLOW);

@@ -1,8 +1,10 @@
 //! A newer version takes over. (Its programs are those that were built, with other bytes where the version is: not to be run on
 //! macOS, which checks signatures.)
 
+use nix::sys::signal::Signal;
+
 use crate::succession::SLOW;
-use crate::support::{Site, service_of};
+use crate::support::{Site, send, service_of};
 
 /// A version that is older than any that was built, in as many bytes.
 const OLDER: &str = "0.0.0";
@@ -88,5 +90,24 @@ fn a_newer_locald_that_cannot_start_leaves_the_older_daemon_in_charge() {
     std::fs::remove_file(&server).expect("removes");
     site.up().says("the daemon's program is missing");
     assert_eq!((site.daemon(), site.leader("web")), (old, web));
+    site.down();
+}
+
+// Its terminal would end with the older daemon, which is the only one that holds it.
+#[test]
+fn a_service_that_has_lost_its_shim_is_not_taken_over_by_a_newer_locald() {
+    let mut site = Site::new(TWO);
+    let older = site.install(OLDER);
+    site.run_from(Some(&older));
+    site.up();
+    let (old, web) = (site.daemon(), site.leader("web"));
+    let shim = site.recorded("web", "shim", "shim");
+    send(shim, Signal::SIGKILL);
+    site.await_end(shim);
+    site.run_from(None);
+    site.up().says("web has lost its shim").says("the daemon is still locald 0.0.0");
+    assert_eq!((site.daemon(), site.leader("web")), (old, web));
+    site.locald("restart web").run().ok();
+    site.up().says("has taken over");
     site.down();
 }

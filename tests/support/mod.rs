@@ -28,7 +28,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub(crate) use call::{Call, Ran};
+pub(crate) use call::{Call, Ran, Running};
 #[cfg(target_os = "linux")]
 pub(crate) use frozen::Frozen;
 pub(crate) use table::Seen;
@@ -413,16 +413,17 @@ pub(crate) fn free_port() -> u16 {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU16, Ordering};
     static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Below those that locald gives out by itself, in other runs of these tests as well.
     /// Fifty ports of this process's own: others that run these tests at the same time are kept off by a socket of another kind.
     static PLACE: OnceLock<(UdpSocket, u16)> = OnceLock::new();
     let (_, place) = PLACE.get_or_init(|| {
         let first = u16::try_from(std::process::id() % 200).expect("below 200");
         let places = (0..200).map(|next| (first + next) % 200 * 50);
-        let own = |place| Some((UdpSocket::bind(("127.0.0.1", 20_000 + place)).ok()?, place));
+        let own = |place| Some((UdpSocket::bind(("127.0.0.1", 10_000 + place)).ok()?, place));
         places.into_iter().find_map(own).expect("200 runs of these tests at once?")
     });
     loop {
-        let port = 20_000 + place + NEXT.fetch_add(1, Ordering::Relaxed) % 50;
+        let port = 10_000 + place + NEXT.fetch_add(1, Ordering::Relaxed) % 50;
         if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }

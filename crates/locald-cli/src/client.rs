@@ -13,7 +13,7 @@ use locald_utils::name::ProjectId;
 use locald_utils::paths::Home;
 use locald_utils::protocol::{
     Before, ClientMessage, DaemonStatus, Event, Failure, FailureCode, Hello, PROTOCOL, ProjectStatus, Reply, Request,
-    ServerMessage, ServiceStatus,
+    ServerMessage, ServiceStatus, WaitFor,
 };
 use locald_utils::time::human;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -60,6 +60,8 @@ struct Awaited {
     before: Option<Before>,
     /// How many daemons have gone away meanwhile.
     lost: u32,
+    /// When it was sent first.
+    began: Instant,
 }
 
 /// What comes while a request is under way.
@@ -162,13 +164,18 @@ impl Client {
 
     /// Sends a request; [`Client::next`] then tells what becomes of it, also that the daemon has gone.
     pub(crate) fn send(&mut self, request: Request) -> Result<(), Failure> {
-        self.begin(Awaited { id: 0, request, before: None, lost: 0 })
+        self.begin(Awaited { id: 0, request, before: None, lost: 0, began: Instant::now() })
     }
 
     fn begin(&mut self, mut awaited: Awaited) -> Result<(), Failure> {
         awaited.id = self.last_id + 1;
         let resumes = (awaited.lost > 0).then(|| awaited.before.clone().unwrap_or_default());
-        let request = awaited.request.clone();
+        let mut request = awaited.request.clone();
+        if awaited.lost > 0
+            && let Request::Apply { timeout, .. } | Request::Wait { timeout, .. } = &mut request
+        {
+            *timeout = timeout.saturating_sub(awaited.began.elapsed());
+        }
         // Kept first: one that could not be sent because the daemon has gone is sent to the next.
         self.awaited = Some(awaited);
         match self.write(request, resumes) {
@@ -177,9 +184,18 @@ impl Client {
         }
     }
 
-    /// Sends a request whose answer is of no interest: [`Client::next`] goes on with the one before.
-    pub(crate) fn post(&mut self, request: Request) -> Result<(), Failure> {
-        self.write(request, None)
+    /// Has the stop that is awaited done at once, by whichever daemon.
+    pub(crate) fn hurry(&mut self) -> Result<(), Failure> {
+        let Some(Awaited { request, .. }) = &mut self.awaited else { return Ok(()) };
+        if let Request::Stop { now, .. } = request {
+            *now = true;
+        }
+        // Its answer is of no interest: what is awaited is that of the first.
+        let request = request.clone();
+        match self.write(request, None) {
+            Err(_) if self.is_gone => Ok(()),
+            written => written,
+        }
     }
 
     /// Whether the daemon went away before it answered, and another can be asked to go on.
@@ -223,9 +239,11 @@ impl Client {
         }
     }
 
-    /// Whether the request that is awaited is a stop that was begun by a daemon that has gone.
-    pub(crate) fn goes_on_stopping(&self) -> bool {
-        self.awaited.as_ref().is_some_and(|awaited| awaited.lost > 0 && matches!(awaited.request, Request::Stop { .. }))
+    /// Whether the request that is awaited was put to a daemon that has gone, and is about an end.
+    pub(crate) fn goes_on_ending(&self) -> bool {
+        let is_about_an_end =
+            |of: &Request| matches!(of, Request::Stop { .. } | Request::Wait { until: WaitFor::Stopped, .. });
+        self.awaited.as_ref().is_some_and(|awaited| awaited.lost > 0 && is_about_an_end(&awaited.request))
     }
 
     fn write(&mut self, request: Request, resumes: Option<Before>) -> Result<(), Failure> {
@@ -267,7 +285,15 @@ impl Client {
                 ServerMessage::Event { id, event: Event::Service(status) } if id == awaited.id => {
                     return Ok(News::Service(status));
                 }
-                ServerMessage::Reply { id, reply } if id == awaited.id => return Ok(News::Reply(*reply)),
+                ServerMessage::Reply { id, mut reply } if id == awaited.id => {
+                    if let Reply::Outcome(outcome) = &mut *reply
+                        && awaited.lost > 0
+                    {
+                        // The last daemon knows only of its own part.
+                        outcome.took = awaited.began.elapsed();
+                    }
+                    return Ok(News::Reply(*reply));
+                }
                 ServerMessage::Failure { id, failure } if id == awaited.id => return Err(failure),
                 // News of another request.
                 ServerMessage::Event { .. } | ServerMessage::Reply { .. } | ServerMessage::Failure { .. } => {}
@@ -343,6 +369,7 @@ impl Client {
             let mut bytes = [0; 16 * 1024];
             match self.stream.read(&mut bytes) {
                 Ok(0) => {
+                    self.is_gone = true;
                     self.decoder.finish().map_err(|error| garbage(&error))?;
                     return Ok(Received::Closed);
                 }

@@ -51,15 +51,23 @@ const LOG_LINES: usize = 10;
 /// Why it cannot be started, or cannot be reached.
 pub(crate) fn connect_or_start(home: &Home, screen: &mut Screen) -> Result<Client, Failure> {
     home.prepare().map_err(|error| failure::home(&error))?;
-    let until = Instant::now() + LOCK_LIMIT;
+    let found = Client::connect_to_any(home)?;
+    insist(home, found, screen)
+}
+
+/// Goes on with the daemon that was found, or starts one, until there is one of this version or one that will do.
+fn insist(home: &Home, mut found: Option<Client>, screen: &mut Screen) -> Result<Client, Failure> {
+    let mut until = Instant::now() + LOCK_LIMIT;
     let mut pause = Duration::from_millis(2);
     let mut may_succeed = true;
     loop {
-        if let Some(client) = Client::connect_to_any(home)? {
+        if let Some(client) = found {
             let daemon = client.daemon();
             screen.mention(&format!("daemon: pid {}, locald {}", daemon.pid, daemon.version));
             if daemon.is_older() && std::mem::replace(&mut may_succeed, false) {
                 succeed(home, client, screen)?;
+                until = Instant::now() + LOCK_LIMIT;
+                found = Client::connect_to_any(home)?;
                 continue;
             }
             return client.checked().map(Client::needed);
@@ -72,8 +80,9 @@ pub(crate) fn connect_or_start(home: &Home, screen: &mut Screen) -> Result<Clien
             DaemonStart::AlreadyRunning { pid } => pid,
             DaemonStart::Failed { failure } => return Err(failure),
         };
-        if let Some(client) = Client::connect_to_any(home)? {
-            return client.checked().map(Client::needed);
+        found = Client::connect_to_any(home)?;
+        if found.is_some() {
+            continue;
         }
         if Instant::now() > until {
             return Err(unreachable(home, holder));
@@ -87,7 +96,7 @@ pub(crate) fn connect_or_start(home: &Home, screen: &mut Screen) -> Result<Clien
 
 /// Has a daemon of this version take the place of an older one. If it cannot, the older one goes on, as far as it is understood.
 fn succeed(home: &Home, older: Client, screen: &mut Screen) -> Result<(), Failure> {
-    let Hello { version, .. } = older.daemon().clone();
+    let Hello { version, pid: older_pid, .. } = older.daemon().clone();
     let start = start_daemon(home, &[SUCCEED]);
     let failure = match start {
         Ok(DaemonStart::Ready { pid }) => {
@@ -102,6 +111,10 @@ fn succeed(home: &Home, older: Client, screen: &mut Screen) -> Result<(), Failur
         Ok(DaemonStart::Failed { failure }) | Err(failure) => failure,
     };
     older.checked().map_err(|_| failure.clone())?;
+    let is_there = Client::connect_to_any(home)?.is_some_and(|client| client.daemon().pid == older_pid);
+    if !is_there {
+        return Err(failure);
+    }
     screen.note(&format!("the daemon is still locald {version}, because this version could not take over: {failure}"));
     Ok(())
 }
@@ -123,8 +136,11 @@ pub(crate) fn go_on(client: &mut Client) -> Result<(), Failure> {
 /// # Errors
 /// Those of [`connect_or_start`].
 pub(crate) fn connect_if_anything_runs(home: &Home, screen: &mut Screen) -> Result<Option<Client>, Failure> {
-    let is_there = Client::connect_to_any(home)?.is_some();
-    if is_there || leaves_runs(home) { connect_or_start(home, screen).map(Some) } else { Ok(None) }
+    match Client::connect_to_any(home)? {
+        None if leaves_runs(home) => connect_or_start(home, screen).map(Some),
+        None => Ok(None),
+        found => insist(home, found, screen).map(Some),
+    }
 }
 
 /// Whether a shim has left its record behind: it runs, or was killed and may have left its service running.

@@ -256,7 +256,8 @@ impl Survey {
         for (index, home) in self.traces.homes.iter().enumerate() {
             dirs.extend(home.home.record_dirs().into_iter().map(|dir| (dir, Some(index))));
         }
-        dirs.extend(shims.iter().map(|(_, identity)| (identity.record_dir.clone(), None)));
+        let places = shims.iter().flat_map(|(_, identity)| record::places(&identity.service_dir));
+        dirs.extend(places.map(|place| (place, None)));
         for (dir, home) in dirs {
             if !seen.insert(dir.clone()) {
                 continue;

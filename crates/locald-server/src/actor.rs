@@ -88,7 +88,9 @@ pub(crate) fn start(context: Rc<Context>, assignment: Assignment) -> mpsc::Unbou
             Ok((link, identity)) => {
                 let port = assignment.ports.get(&assignment.key.service).copied();
                 let spec = assignment.spec;
-                let actor = Actor { context, reporter, identity, spec, port, orders: inbox, stop: None, master: None };
+                let record_dir = record::place_of(&identity.service_dir, &identity.run.id);
+                let (stop, master, orders) = (None, None, inbox);
+                let actor = Actor { context, reporter, identity, record_dir, spec, port, orders, stop, master };
                 actor.supervise(link).await;
             }
             Err(failure) => {
@@ -113,12 +115,12 @@ pub(crate) fn adopt(
         let project_dir = context.home.project(&record.run.project, &record.run.project_name);
         let identity = ShimIdentity {
             service_dir: service_dir(&project_dir, &record.run.service),
-            record_dir,
             project_dir: record.project_dir,
             socket: record.socket,
             run: record.run,
         };
-        let actor = Actor { context, reporter, identity, spec, port: None, orders: inbox, stop: None, master: None };
+        let (port, stop, master, orders) = (None, None, None, inbox);
+        let actor = Actor { context, reporter, identity, record_dir, spec, port, orders, stop, master };
         actor.find(record.shim).await;
     });
     orders
@@ -197,7 +199,6 @@ async fn launch(
     let identity = ShimIdentity {
         run: run.clone(),
         project_dir: project_dir.to_owned(),
-        record_dir: record::place(&service_dir, &run.id),
         service_dir,
         socket: context.home.shim_socket(&run.id),
     };
@@ -235,7 +236,13 @@ async fn hand_over(stream: std::os::unix::net::UnixStream, epoch: u64, order: St
 
 /// Takes away what a shim that never started anything has left.
 fn forget(identity: &ShimIdentity) {
-    let _ = record::remove(&identity.record_dir, record::SHIM);
+    let place = record::place_of(&identity.service_dir, &identity.run.id);
+    // It is gone, and nobody replaces what is there.
+    let is_its = |found: &ShimRecord| found.run.id == identity.run.id;
+    if record::load::<ShimRecord>(&place, record::SHIM).is_ok_and(|found| found.as_ref().is_some_and(is_its)) {
+        let _ = record::remove(&place, record::SHIM);
+    }
+    let _ = record::leave(&place);
     let _ = std::fs::remove_file(&identity.socket);
 }
 
@@ -384,6 +391,8 @@ struct Actor {
     context: Rc<Context>,
     reporter: Reporter,
     identity: ShimIdentity,
+    /// Where its records are.
+    record_dir: PathBuf,
     spec: Arc<ServiceSpec>,
     port: Option<u16>,
     orders: mpsc::UnboundedReceiver<Order>,
@@ -606,7 +615,7 @@ impl Actor {
 
     /// Puts the end of the run on record, then tells the core.
     pub(crate) async fn conclude(&self, ended: Arc<Ended>) {
-        conclude(&self.context, &self.identity.record_dir, &self.reporter, ended).await;
+        conclude(&self.context, &self.record_dir, &self.reporter, ended).await;
     }
 
     /// The connection is gone: so is the shim, or only the connection.
@@ -619,8 +628,8 @@ impl Actor {
 
     /// The shim is gone: what it recorded, or what still runs, tells how the run stands.
     async fn inherit(self, shim: ProcessId) {
-        let Self { context, reporter, identity, spec, orders, stop, master, .. } = self;
-        let orphan = orphan::Orphan { context, reporter, identity, spec, orders, stop, master, shim };
+        let Self { context, reporter, identity, record_dir, spec, orders, stop, master, .. } = self;
+        let orphan = orphan::Orphan { context, reporter, identity, record_dir, spec, orders, stop, master, shim };
         orphan.look_after().await;
     }
 }

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use locald_utils::process::membership::Memory;
 use locald_utils::process::sweep::{Account, Sweep, Target};
 use locald_utils::process::watch::{ExitStatusWatch, exit_status_watch};
 use locald_utils::process::{self, ProcessId, mark};
-use locald_utils::record::{self, Ended, ExitStatus, PidRecord};
+use locald_utils::record::{self, Ended, ExitStatus, PidRecord, StopRecord};
 use locald_utils::shim_protocol::ShimIdentity;
 use locald_utils::spec::ServiceSpec;
 use locald_utils::time::UnixMillis;
@@ -49,6 +50,8 @@ pub(crate) struct Orphan {
     pub(crate) context: Rc<Context>,
     pub(crate) reporter: Reporter,
     pub(crate) identity: ShimIdentity,
+    /// Where its records are.
+    pub(crate) record_dir: PathBuf,
     pub(crate) spec: Arc<ServiceSpec>,
     pub(crate) orders: mpsc::UnboundedReceiver<Order>,
     /// The stop that its shim was told of and has not carried out.
@@ -130,7 +133,7 @@ impl Orphan {
     /// log, and records the end. Until it is gone, or the run is to be ended.
     async fn wait_for_shim(&mut self) {
         tracing::warn!(service = %self.reporter.key.service, run = self.reporter.run.0, shim = self.shim.pid, "its shim lives and cannot be reached");
-        let record = record::load::<PidRecord>(&self.identity.record_dir, record::PID);
+        let record = record::load::<PidRecord>(&self.record_dir, record::PID);
         let record = record.ok().flatten();
         self.report_degraded(record.map(|record| record.leader));
         tokio::select! {
@@ -148,10 +151,10 @@ impl Orphan {
     /// else there is to know its processes by.
     async fn recorded_processes(&mut self) -> Option<PidRecord> {
         loop {
-            match record::load::<PidRecord>(&self.identity.record_dir, record::PID) {
+            match record::load::<PidRecord>(&self.record_dir, record::PID) {
                 Ok(record) => return record.filter(|record| record.boot == self.context.boot),
                 Err(error) => {
-                    tracing::error!(%error, dir = %self.identity.record_dir.display(), service = %self.reporter.key.service, run = self.reporter.run.0, "the record of its processes cannot be read");
+                    tracing::error!(%error, dir = %self.record_dir.display(), service = %self.reporter.key.service, run = self.reporter.run.0, "the record of its processes cannot be read");
                 }
             }
             if self.stop.is_some() {
@@ -185,7 +188,7 @@ impl Orphan {
     /// How the shim has recorded that this run ended, if it has.
     fn recorded_end(&self) -> Option<Ended> {
         let exit = record::exit(&self.identity.run.id);
-        record::load::<Ended>(&self.identity.record_dir, &exit).unwrap_or_else(|error| {
+        record::load::<Ended>(&self.record_dir, &exit).unwrap_or_else(|error| {
             tracing::error!(%error, service = %self.reporter.key.service, "an exit record cannot be read");
             None
         })
@@ -232,13 +235,13 @@ impl Orphan {
 
     async fn over(&self, ended: Ended) {
         for name in [record::PID, record::STOP, record::SHIM] {
-            if let Err(error) = record::remove(&self.identity.record_dir, name) {
+            if let Err(error) = record::remove(&self.record_dir, name) {
                 tracing::warn!(%error, name, "could not remove a record");
             }
         }
         // The socket of a shim that was killed stays behind.
         let _ = std::fs::remove_file(&self.identity.socket);
-        conclude(&self.context, &self.identity.record_dir, &self.reporter, Arc::new(ended)).await;
+        conclude(&self.context, &self.record_dir, &self.reporter, Arc::new(ended)).await;
     }
 
     /// Goes on writing the log where the shim left off.
@@ -292,7 +295,7 @@ impl Orphan {
     async fn sweep(&mut self, mut members: Members, status: Option<ExitStatus>, stop_at_once: Option<bool>) -> Ended {
         let began = Instant::now();
         let mut actions = Vec::new();
-        let grace = if stop_at_once == Some(true) { Duration::ZERO } else { self.spec.stop.grace };
+        let grace = if stop_at_once == Some(true) { Duration::ZERO } else { self.grace(stop_at_once.is_some()) };
         let memory = std::mem::take(&mut members.memory);
         let mut sweep = Sweep::begin(Duration::ZERO, grace, false, stop_at_once.is_some(), memory, &mut actions);
         let (mut is_told, mut is_unreadable) = (false, false);
@@ -346,6 +349,23 @@ impl Orphan {
         sweep.reaped(leader.pid);
         let requested = sweep.requested;
         self.ended(status, requested, sweep.account(), began.elapsed())
+    }
+
+    /// How long the stop that begins may take: what is left of one that was begun before. Writes down when it will be over.
+    fn grace(&self, is_asked: bool) -> Duration {
+        let (now, whole) = (UnixMillis::now(), self.spec.stop.grace);
+        let begun = record::load::<StopRecord>(&self.record_dir, record::STOP).ok().flatten();
+        if let Some(record) = begun.filter(|record| record.run.id == self.identity.run.id) {
+            // (A clock that was set back makes nothing longer.)
+            return record.kill_at.since(now).min(whole);
+        }
+        if is_asked {
+            let kill_at = UnixMillis(now.0.saturating_add(u64::try_from(whole.as_millis()).unwrap_or(u64::MAX)));
+            let record = StopRecord { run: self.identity.run.clone(), at: now, kill_at };
+            // As the shim: a stop does not wait for a full disk.
+            let _ = record::store(&self.record_dir, record::STOP, &record);
+        }
+        whole
     }
 
     fn ended(&self, status: ExitStatus, stopped: bool, account: Account, took: Duration) -> Ended {

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::actor::{self, Assignment, Context, Order, Report};
-use crate::adoption::Inheritance;
+use crate::adoption::{Inheritance, PATIENCE};
 use crate::core::Time;
 use crate::core::fleet::{Effect, Fleet, Found, How};
 use crate::core::goal::Goal;
@@ -28,6 +28,9 @@ use crate::core::lifecycle::News;
 use crate::ledger::{BaseEnvironment, Left};
 use crate::session::Client;
 use crate::view::{self, Now};
+
+/// 1 s: whoever waited for an answer of the daemon before asks within milliseconds.
+const RECALL: Duration = Duration::from_secs(1);
 
 /// 5 min: a daemon with nothing to do stays this long for the next command.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
@@ -82,6 +85,8 @@ pub(crate) struct Supervisor {
     pending: Vec<Pending>,
     clients: u32,
     idle_since: Instant,
+    /// Until when what ended before this daemon began is remembered, so that whoever waits for it can be told how it ended.
+    recall_until: Option<Instant>,
     is_ending: bool,
     /// Who asked for the end, and has to hear of it before it comes.
     leavers: Vec<Client>,
@@ -104,6 +109,7 @@ impl Supervisor {
             pending: Vec::new(),
             clients: 0,
             idle_since: now,
+            recall_until: None,
             is_ending: false,
             leavers: Vec::new(),
         }
@@ -120,6 +126,7 @@ impl Supervisor {
     /// Takes over what an earlier daemon was looking after.
     pub(crate) fn take_over(&mut self, inheritance: Inheritance) {
         let Inheritance { left, shims, ended } = inheritance;
+        self.recall_until = (!left.is_empty()).then(|| Instant::now() + PATIENCE + RECALL);
         for Left { spec, services, ports } in left {
             let id = spec.id.clone();
             self.ports.insert(id.clone(), ports);
@@ -165,6 +172,7 @@ impl Supervisor {
             self.fleet.settle(self.now(), &id, &mut effects);
         }
         self.carry_out(effects);
+        self.recall_until = self.recall_until.map(|_| Instant::now() + RECALL);
     }
 
     /// Runs until the daemon may go.
@@ -217,8 +225,9 @@ impl Supervisor {
     fn deadline(&self) -> Option<Instant> {
         let core = self.fleet.deadline().map(|at| self.origin + at);
         let pending = self.pending.iter().filter_map(|pending| pending.until).min();
+        let recall = self.recall_until;
         let idle = self.is_idle().then(|| self.idle_since + IDLE_LIMIT);
-        [core, pending, idle].into_iter().flatten().min()
+        [core, pending, recall, idle].into_iter().flatten().min()
     }
 
     fn is_idle(&self) -> bool {
@@ -228,8 +237,14 @@ impl Supervisor {
     fn tick(&mut self) {
         let mut effects = Vec::new();
         self.fleet.tick(self.now(), &mut effects);
-        self.carry_out(effects);
         let now = Instant::now();
+        if self.recall_until.is_some_and(|until| now >= until) {
+            self.recall_until = None;
+            for id in self.fleet.projects().keys().cloned().collect::<Vec<_>>() {
+                self.fleet.settle(self.now(), &id, &mut effects);
+            }
+        }
+        self.carry_out(effects);
         let late: Vec<usize> = (0..self.pending.len())
             .filter(|&index| self.pending[index].until.is_some_and(|until| now >= until))
             .rev()
@@ -457,6 +472,8 @@ impl Supervisor {
                 Effect::Changed(key) => {
                     changed.insert(key);
                 }
+                // It is over once more when the time has come.
+                Effect::Over(_) if self.recall_until.is_some() => {}
                 Effect::Over(project) => over.push(project),
             }
         }

@@ -77,7 +77,7 @@ fn set_up(identity: &ShimIdentity) -> std::io::Result<pump::Pump> {
     // A log that grows over a file size limit is an error to be counted, not the end of the shim (setrlimit(2)).
     sys::ignore(nix::sys::signal::Signal::SIGXFSZ)?;
     let signals = pump::Signals::install()?;
-    std::fs::create_dir_all(&identity.record_dir)?;
+    std::fs::create_dir_all(&identity.service_dir)?;
     let link = link::Link::listen(&identity.socket, control)?;
     let shim = ProcessId::own()?;
     let record = ShimRecord {
@@ -88,8 +88,8 @@ fn set_up(identity: &ShimIdentity) -> std::io::Result<pump::Pump> {
         socket: identity.socket.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    record::store(&identity.record_dir, record::SHIM, &record)?;
-    Ok(pump::Pump::new(identity.clone(), record.boot, shim, link, signals))
+    let record_dir = record::begin(&identity.service_dir, &record)?;
+    Ok(pump::Pump::new(identity.clone(), record_dir, record.boot, shim, link, signals))
 }
 
 /// Sets a descriptor to return EAGAIN rather than wait.

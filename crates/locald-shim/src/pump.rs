@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -103,6 +104,8 @@ pub(crate) enum State {
 /// The shim of one run.
 pub(crate) struct Pump {
     pub(crate) identity: ShimIdentity,
+    /// Where the run's records are.
+    pub(crate) record_dir: PathBuf,
     boot: String,
     pub(crate) shim: ProcessId,
     /// The mark of the home that this shim and its daemon carry.
@@ -123,9 +126,17 @@ pub(crate) struct Pump {
 
 impl Pump {
     /// A shim that waits to be told what to run.
-    pub(crate) fn new(identity: ShimIdentity, boot: String, shim: ProcessId, link: Link, signals: Signals) -> Self {
+    pub(crate) fn new(
+        identity: ShimIdentity,
+        record_dir: PathBuf,
+        boot: String,
+        shim: ProcessId,
+        link: Link,
+        signals: Signals,
+    ) -> Self {
         Self {
             identity,
+            record_dir,
             boot,
             shim,
             home: std::env::var_os(SUPERVISOR_MARKER),
@@ -402,7 +413,7 @@ impl Pump {
                     reapers: process::reapers(),
                     cgroup: live.cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
                 };
-                let gate = record::store(&self.identity.record_dir, record::PID, &record)
+                let gate = record::store(&self.record_dir, record::PID, &record)
                     .map_err(|error| failure(StartStage::Record, &error, "could not write the record of the run"))
                     .and_then(|()| {
                         live.started_at = Some(UnixMillis::now());
@@ -583,7 +594,7 @@ impl Pump {
             lost_output: self.lost_output,
         };
         // Without this record only a connected daemon will know; it is told all the same.
-        if let Err(error) = record::store(&self.identity.record_dir, &record::exit(&ended.run.id), &ended) {
+        if let Err(error) = record::store(&self.record_dir, &record::exit(&ended.run.id), &ended) {
             crate::say(&format!("locald-shim: could not record how {} ended: {error}", self.identity.run.service));
         }
         self.forget_records();
@@ -607,8 +618,10 @@ impl Pump {
         }
         for name in [record::PID, record::STOP, record::SHIM] {
             // A record that stays is cleared by the next daemon: its processes are gone.
-            let _ = record::remove(&self.identity.record_dir, name);
+            let _ = record::remove(&self.record_dir, name);
         }
+        // As above.
+        let _ = record::leave(&self.record_dir);
         self.link.close();
     }
 

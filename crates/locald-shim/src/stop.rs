@@ -94,7 +94,7 @@ impl Pump {
         let kill_at = self.wall(stop.kill_at());
         let record = StopRecord { run: self.identity.run.clone(), at: UnixMillis::now(), kill_at };
         // The record helps whoever comes after a crash; a stop does not wait for a full disk.
-        let _ = record::store(&self.identity.record_dir, record::STOP, &record);
+        let _ = record::store(&self.record_dir, record::STOP, &record);
         self.link.tell(&FromShim::Stopping { kill_at }, None);
     }
 

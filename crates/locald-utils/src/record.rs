@@ -36,19 +36,23 @@ const EXIT: &str = "exit.";
 /// # Errors
 /// When the file cannot be written or put in its place.
 pub fn store<T: Serialize>(dir: &Path, name: &str, record: &T) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
     let (new, spare) = (dir.join(format!(".{name}.new")), spare(dir, name));
     if new != spare {
         // Others take it as well.
         let _ = std::fs::rename(&spare, &new);
     }
+    write(&new, record)?;
+    std::fs::rename(&new, dir.join(name))
+}
+
+fn write<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
     let mut bytes = serde_json::to_vec_pretty(record)?;
     bytes.push(b'\n');
     // Shortened after it is written and not emptied before: ext4 takes a file that was emptied for one to be synced.
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&new)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
     io::Write::write_all(&mut file, &bytes)?;
-    file.set_len(bytes.len() as u64)?;
-    std::fs::rename(&new, dir.join(name))
+    file.set_len(bytes.len() as u64)
 }
 
 /// Where the file of a record that is removed waits for the next one of its kind.
@@ -83,12 +87,39 @@ pub fn remove(dir: &Path, name: &str) -> io::Result<()> {
     }
 }
 
-/// Where a run that begins keeps its records: in the directory of its service or, while an earlier run that could not be ended
-/// has that, in one of its own within it. So a directory has the records of one run at a time, whatever ends when.
+/// Records the shim of a run that begins, and says where the run keeps its records: in the directory of its service or, while an
+/// earlier run has its own there, in one of its own within it. So a directory has the records of one run at a time, whatever
+/// ends, or comes late, when.
+///
+/// # Errors
+/// When a directory cannot be made, or the file cannot be written or put in its place.
+pub fn begin(service_dir: &Path, shim: &ShimRecord) -> io::Result<PathBuf> {
+    let new = service_dir.join(format!(".{SHIM}.{}.new", shim.run.id));
+    // Others take it as well.
+    let _ = std::fs::rename(spare(service_dir, SHIM), &new);
+    write(&new, shim)?;
+    // Unlike a rename, this replaces nothing: the shim's record is the first to come and the last to go, but for how it ended.
+    match std::fs::hard_link(&new, service_dir.join(SHIM)) {
+        Ok(()) => {
+            std::fs::remove_file(&new)?;
+            Ok(service_dir.to_owned())
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let place = aside(service_dir, &shim.run.id);
+            std::fs::create_dir_all(&place)?;
+            std::fs::rename(&new, place.join(SHIM))?;
+            Ok(place)
+        }
+        // A file system without links.
+        Err(_) => std::fs::rename(&new, service_dir.join(SHIM)).map(|()| service_dir.to_owned()),
+    }
+}
+
+/// Where a run that has begun keeps its records.
 #[must_use]
-pub fn place(service_dir: &Path, run: &RunId) -> PathBuf {
-    // The shim's record is the first to come and the last to go, but for how the run ended.
-    if service_dir.join(SHIM).exists() { service_dir.join(format!("{ASIDE}{run}")) } else { service_dir.to_owned() }
+pub fn place_of(service_dir: &Path, run: &RunId) -> PathBuf {
+    let aside = aside(service_dir, run);
+    if aside.exists() { aside } else { service_dir.to_owned() }
 }
 
 /// Where a service may have records: in its own directory, and those of runs that began beside an earlier one.
@@ -123,6 +154,10 @@ pub fn leave(place: &Path) -> io::Result<()> {
 
 /// What the directory of a run that began beside an earlier one is called, before the run's id.
 const ASIDE: &str = "run.";
+
+fn aside(service_dir: &Path, run: &RunId) -> PathBuf {
+    service_dir.join(format!("{ASIDE}{run}"))
+}
 
 fn is_aside(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(ASIDE))
@@ -366,14 +401,24 @@ mod tests {
     }
 
     #[test]
-    fn a_run_beside_one_that_could_not_be_ended_has_a_directory_of_its_own() {
+    fn a_run_beside_another_has_a_directory_of_its_own() {
         let dir = tempfile::tempdir().expect("a directory");
         let service = dir.path();
-        let run = |number| RunId::parse(&format!("{number:016x}")).expect("valid");
+        let id = |number: u32| RunId::parse(&format!("{number:016x}")).expect("valid");
         let begin = |number| {
-            let place = place(service, &run(number));
-            std::fs::create_dir_all(&place).expect("created");
-            store(&place, SHIM, &number).expect("stored");
+            let run = RunRef {
+                project: ProjectId::from_recorded("p"),
+                project_name: "shop".parse().expect("valid"),
+                service: "web".parse().expect("valid"),
+                number: RunNumber(number),
+                id: id(number),
+            };
+            let (project_dir, boot, version) = ("/p".into(), "b".into(), "1".into());
+            let shim = ProcessId { pid: 9, start: 1 };
+            let record = ShimRecord { run, project_dir, boot, shim, socket: "/s".into(), version };
+            let place = begin(service, &record).expect("stored");
+            assert_eq!(load(&place, SHIM).expect("readable"), Some(record));
+            assert_eq!(place_of(service, &id(number)), place);
             place
         };
         let first = begin(1);
@@ -382,18 +427,16 @@ mod tests {
         let mut found = places(service);
         found.sort();
         assert_eq!(found, [first.clone(), second.clone(), third.clone()]);
-        for (place, number) in [(&first, 1), (&second, 2), (&third, 3)] {
-            assert_eq!(load(place, SHIM).expect("readable"), Some(number));
-        }
+        assert_eq!(load::<ShimRecord>(&first, SHIM).expect("readable").expect("there").run.number, RunNumber(1));
         remove(&first, SHIM).expect("removed");
         leave(&first).expect("stays");
-        assert_eq!(place(service, &run(4)), first);
+        assert_eq!(begin(4), first);
         // How it ended has not been heard.
-        store(&second, &exit(&run(2)), &2).expect("stored");
+        store(&second, &exit(&id(2)), &2).expect("stored");
         remove(&second, SHIM).expect("removed");
         leave(&second).expect("has a record");
-        assert_eq!((places(service).len(), exits(&second)), (3, vec![exit(&run(2))]));
-        remove(&second, &exit(&run(2))).expect("removed");
+        assert_eq!((places(service).len(), exits(&second)), (3, vec![exit(&id(2))]));
+        remove(&second, &exit(&id(2))).expect("removed");
         for place in [&second, &second, &third] {
             remove(place, SHIM).expect("removed");
             leave(place).expect("removed");

@@ -31,10 +31,8 @@ pub struct ShimIdentity {
     pub run: RunRef,
     /// The project's directory.
     pub project_dir: PathBuf,
-    /// The directory of the service, which has its log.
+    /// The directory of the service's log and records.
     pub service_dir: PathBuf,
-    /// The directory of the run's records, as a rule the same.
-    pub record_dir: PathBuf,
     /// Where it shall listen.
     pub socket: PathBuf,
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use locald_utils::process::mark::{self, SUPERVISOR_MARKER};
 use locald_utils::process::{self, ProcessId};
 use locald_utils::process::{RUN_MARKER, SERVICE_MARKER};
-use locald_utils::protocol::{FailureCode, Request};
+use locald_utils::protocol::{FailureCode, Outcome, Request};
 use locald_utils::time::UnixMillis;
 
 use super::{Wait, carry_out, show_stop};
@@ -65,7 +65,11 @@ fn stop(all: bool, context: &Context, screen: &mut Screen) -> Result<u8, Problem
         interrupted: "interrupted; the daemon goes on with what was asked",
         advice: "`locald daemon status` tells whether it is done",
     };
-    let outcome = carry_out(&mut client, Request::Shutdown { all }, &wait, screen)?;
+    let outcome = match carry_out(&mut client, Request::Shutdown { all }, &wait, screen) {
+        // Whatever ended it, it has ended.
+        Err(_) if client.is_gone() && !all => Outcome { services: Vec::new(), took: Duration::ZERO },
+        outcome => outcome?,
+    };
     let code = if all {
         show_stop("daemon stop", None, &outcome, screen)
     } else if screen.json() {

@@ -176,9 +176,7 @@ impl Following<'_> {
     fn stop(mut self, screen: &mut Screen) -> Result<u8, Problem> {
         let running = self.running()?;
         let services = (!self.named.is_empty()).then(|| self.named.clone());
-        let request = |now| Request::Stop { project: self.project.id.clone(), services: services.clone(), now };
-        let (gently, at_once) = (request(false), request(true));
-        self.client.send(gently)?;
+        self.client.send(Request::Stop { project: self.project.id.clone(), services, now: false })?;
         screen.say(&format!("stopping {}; press Ctrl-C again to kill them", view::count(running, "service")));
         let mut is_hurried = false;
         let outcome = loop {
@@ -192,7 +190,7 @@ impl Following<'_> {
             match news {
                 Ok(Ok(outcome)) => break outcome,
                 Ok(Err(Wish::Stop)) if !is_hurried => {
-                    self.client.post(at_once.clone())?;
+                    self.client.hurry()?;
                     screen.say("killing; press Ctrl-C again to leave that to the daemon");
                     is_hurried = true;
                 }

@@ -109,7 +109,7 @@ fn attend(
                 continue;
             }
             // The next daemon has nothing left to end, and forgot what it was.
-            Err(failure) if failure.code == FailureCode::NotRunning && client.goes_on_stopping() => {
+            Err(failure) if failure.code == FailureCode::NotRunning && client.goes_on_ending() => {
                 return Ok(Some(Outcome { services: Vec::new(), took: began.elapsed() }));
             }
             news => news?,

@@ -293,11 +293,11 @@ impl Fleet {
             if how.force && is_named {
                 service.life.abandon();
             }
+            // It has had its new run, and whatever came of that, or was wanted since, is what became of the request.
+            let has_begun = before.is_some_and(|before| before < service.life.newest);
             // What is left of the last run refuses the next one. That is no wish for later.
-            if !matches!(service.life.actual, Actual::Stuck { .. }) {
-                // It has had its new run.
-                let has_begun = before.is_some_and(|before| before < service.life.newest);
-                service.ask_up(if has_begun { Action::Start } else { how.action }, is_named && !has_begun);
+            if !has_begun && !matches!(service.life.actual, Actual::Stuck { .. }) {
+                service.ask_up(how.action, is_named);
             }
             let unchanged = unchanged && !service.life.is_leaving();
             goals.push(Goal { service: name.clone(), want: Want::Up, run_before, unchanged });

@@ -375,25 +375,20 @@ impl World {
         match what {
             What::Stop { services, at_once } => drop(self.stop_services(services.as_deref(), at_once, Some(&before))),
             What::Start { services, action, force } => {
-                let has_new_run: Vec<ServiceName> = before
-                    .iter()
-                    .filter(|(name, run)| {
-                        let service = self.fleet.service(&self.key(name));
-                        service.is_some_and(|service| service.life.newest > **run && service.life.is_occupied())
-                    })
-                    .map(|(name, _)| name.clone())
-                    .collect();
+                let stands = |world: &Self, name: &ServiceName| {
+                    let life = &world.fleet.service(&world.key(name))?.life;
+                    Some((life.desired, life.is_leaving(), matches!(life.actual, Actual::Failed(_))))
+                };
+                // What has had its new run is left as it is, whatever came of that.
+                let is_begun = |(name, run): &(&ServiceName, &RunNumber)| {
+                    self.fleet.service(&self.key(name)).is_some_and(|service| service.life.newest > **run)
+                };
+                let begun: Vec<ServiceName> = before.iter().filter(is_begun).map(|(name, _)| name.clone()).collect();
+                let stood: Vec<_> = begun.iter().map(|name| stands(self, name)).collect();
                 self.apply_to(&services, action, force, Some(&before));
-                for name in has_new_run.iter().filter(|_| action == Action::Restart) {
-                    let service = self.fleet.service(&self.key(name));
-                    let is_live = |actual: &Actual| {
-                        matches!(
-                            actual,
-                            Actual::Unknown | Actual::Spawning | Actual::Starting { .. } | Actual::Ready { .. }
-                        )
-                    };
-                    if service.is_some_and(|service| is_live(&service.life.actual) && service.life.is_leaving()) {
-                        self.fail(&format!("{name} has had its new run, and is to have another"));
+                for (name, stood) in begun.iter().zip(stood) {
+                    if stands(self, name) != stood {
+                        self.fail(&format!("{name} has had its new run, and is asked for another"));
                     }
                 }
             }

@@ -119,7 +119,7 @@ impl Ledger {
         Ok((Self::start(connection, Checkpoints::start(path)?)?, epoch))
     }
 
-    /// Looks whether a ledger can be opened, and leaves it as it is. One that is not there can be made.
+    /// Looks whether a ledger can be opened and written to, and leaves what it says as it is. One that is not there can be made.
     ///
     /// # Errors
     /// As [`Ledger::open`].
@@ -127,9 +127,14 @@ impl Ledger {
         if !path.exists() {
             return Ok(());
         }
-        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         connection.busy_timeout(BUSY_LIMIT)?;
-        version(&connection).map(drop)
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if version(&transaction)? != 0 {
+            // A full disk is found out about by who writes.
+            transaction.execute("UPDATE meta SET value = value WHERE key = 'epoch'", [])?;
+        }
+        Ok(transaction.commit()?)
     }
 
     /// Starts the thread that owns the connection. It ends with the last handle.

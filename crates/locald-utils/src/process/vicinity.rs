@@ -277,7 +277,8 @@ impl<'a, T: Table> Vicinity<'a, T> {
         leader.is_some_and(|leader| {
             let is_there = leader.state != ProcessState::Zombie && !self.missed.contains(&session);
             let is_member = members.iter().any(|member| member.id == leader.id);
-            is_there && !is_member && !clues.is_supervisor(leader)
+            let is_leader = leader.session == session && clues.carries_mark(leader).is_some();
+            is_there && is_leader && !is_member && !clues.is_supervisor(leader)
         })
     }
 }
