@@ -86,7 +86,7 @@ pub struct Vicinity<'a, T> {
     within: BTreeSet<i32>,
     /// Who was there after it had been asked whether they are members.
     confirmed: BTreeSet<i32>,
-    /// Which members the caller has been told of.
+    /// Which members the caller has been told of: all that have been found.
     told: BTreeSet<ProcessId>,
     answers: Answers,
     /// Whether nobody has escaped since this pass began.
@@ -124,14 +124,13 @@ impl<'a, T: Table> Vicinity<'a, T> {
             self.is_certain = true;
             self.missed.clear();
             self.pass(evidence)?;
-            let members = self.search(evidence, clues);
-            let mut found = members.clone();
+            let mut found = self.search(evidence, clues);
             found.retain(|process| self.told.insert(process.id));
             if !found.is_empty() {
                 return Ok(found);
             }
             self.confirm(evidence);
-            if self.is_certain && self.missed.iter().all(|pid| self.was_a_stranger(*pid, &members, clues)) {
+            if self.is_certain && self.missed.iter().all(|pid| self.was_a_stranger(*pid, clues)) {
                 return Ok(found);
             }
         }
@@ -269,14 +268,14 @@ impl<'a, T: Table> Vicinity<'a, T> {
 
     /// Whether one that was missed is known not to have been a member: somebody else leads the session that it was in. (Who looks
     /// after runs leads one in which a member may begin.)
-    fn was_a_stranger(&self, missed: i32, members: &[Process], clues: &impl Clues) -> bool {
+    fn was_a_stranger(&self, missed: i32, clues: &impl Clues) -> bool {
         let Some(session) = self.listed.get(&missed).copied().flatten().filter(|session| *session != missed) else {
             return false;
         };
         let leader = self.looked_at.get(&session).and_then(Option::as_ref);
         leader.is_some_and(|leader| {
             let is_there = leader.state != ProcessState::Zombie && !self.missed.contains(&session);
-            let is_member = members.iter().any(|member| member.id == leader.id);
+            let is_member = self.told.contains(&leader.id);
             let is_leader = leader.session == session && clues.carries_mark(leader).is_some();
             is_there && is_leader && !is_member && !clues.is_supervisor(leader)
         })

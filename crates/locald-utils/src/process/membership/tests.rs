@@ -48,6 +48,13 @@ fn pids<'p>(processes: impl IntoIterator<Item = &'p Process>) -> Vec<i32> {
     processes.into_iter().map(|process| process.id.pid).collect()
 }
 
+/// Of a run of which nothing is known but its leader.
+fn nothing_known() -> Evidence<'static> {
+    static NOBODY: BTreeSet<i32> = BTreeSet::new();
+    static NOTHING: Memory = Memory { known: BTreeSet::new(), lineages: BTreeSet::new() };
+    Evidence { leader: LEADER, keeper: None, reapers: &[], terminal: None, cgroup: &NOBODY, memory: &NOTHING }
+}
+
 /// A made table that is asked in part.
 struct Part<'a> {
     table: &'a [Process],
@@ -238,14 +245,7 @@ impl vicinity::Table for HotPotato {
 #[test]
 fn a_member_that_starts_another_and_ends_before_it_is_looked_at_hides_nobody() {
     let told = Told { inheriting: (100..300).collect(), ..Told::default() };
-    let evidence = Evidence {
-        leader: LEADER,
-        keeper: None,
-        reapers: &[],
-        terminal: None,
-        cgroup: &BTreeSet::new(),
-        memory: &Memory::default(),
-    };
+    let evidence = nothing_known();
     for (is_quick, wraps) in [(false, false), (true, false), (false, true)] {
         let find = |until| {
             let table = HotPotato { now: 105.into(), until, is_quick, wraps };
@@ -296,14 +296,7 @@ impl vicinity::Table for Bustle {
 
 #[test]
 fn strangers_that_come_and_go_keep_nobody_from_saying_that_nobody_is_left() {
-    let evidence = Evidence {
-        leader: LEADER,
-        keeper: None,
-        reapers: &[],
-        terminal: None,
-        cgroup: &BTreeSet::new(),
-        memory: &Memory::default(),
-    };
+    let evidence = nothing_known();
     let stranger = || process(400, 60, 1, 400, 400);
     for is_slow in [false, true] {
         let find = |leader: Option<Process>, told: &Told| {
@@ -324,6 +317,50 @@ fn strangers_that_come_and_go_keep_nobody_from_saying_that_nobody_is_left() {
     let mut vicinity = vicinity::Vicinity::of(&table);
     assert_eq!(pids(&vicinity.newcomers(&evidence, &told).expect("found")), [400]);
     assert!(vicinity.newcomers(&evidence, &told).is_err());
+}
+
+/// A member that leads a session, and another in it that ends as soon as both are known.
+struct Exit {
+    is_over: std::cell::Cell<bool>,
+    passes: std::cell::Cell<u32>,
+}
+
+impl vicinity::Table for Exit {
+    fn numbers(&self) -> std::io::Result<impl Iterator<Item = i32>> {
+        self.passes.set(self.passes.get() + 1);
+        Ok([1, 400, 401].into_iter())
+    }
+
+    fn newest(&self) -> Option<i32> {
+        Some(500)
+    }
+
+    fn glance(&self, pid: i32) -> Option<vicinity::Glance> {
+        Some(vicinity::Glance { session: if pid == 1 { 1 } else { 400 }, group: pid, is_suspect: pid > 1 })
+    }
+
+    fn look(&self, pid: i32) -> Option<Process> {
+        match pid {
+            400 => Some(process(400, 60, 1, 400, 400)),
+            401 if !self.is_over.get() => Some(process(401, 61, 400, 401, 400)),
+            _ => None,
+        }
+    }
+
+    fn children(&self, _: i32) -> std::io::Result<Vec<i32>> {
+        Ok(Vec::new())
+    }
+}
+
+#[test]
+fn a_member_that_ends_in_a_members_session_makes_another_pass() {
+    let told = Told { inheriting: [400].into(), ..Told::default() };
+    let table = Exit { is_over: false.into(), passes: 0.into() };
+    let mut vicinity = vicinity::Vicinity::of(&table);
+    assert_eq!(pids(&vicinity.newcomers(&nothing_known(), &told).expect("found")), [400, 401]);
+    table.is_over.set(true);
+    assert_eq!(vicinity.newcomers(&nothing_known(), &told).expect("a table"), []);
+    assert_eq!(table.passes.get(), 3, "it may have started another, which only a further pass meets");
 }
 
 /// A process that loses its parent while others come and go.
@@ -364,14 +401,7 @@ impl vicinity::Table for Bereavement {
 #[test]
 fn a_process_that_loses_its_parent_during_the_search_is_an_orphan() {
     let told = Told { marked: [301].into(), ..Told::default() };
-    let evidence = Evidence {
-        leader: LEADER,
-        keeper: None,
-        reapers: &[],
-        terminal: None,
-        cgroup: &BTreeSet::new(),
-        memory: &Memory::default(),
-    };
+    let evidence = nothing_known();
     let table = Bereavement { passes: 0.into() };
     assert_eq!(pids(&vicinity::members(&table, &evidence, &told).expect("a table")), [301]);
 }
