@@ -24,10 +24,13 @@ impl Seen {
         Self { process, parent, command }
     }
 
-    /// Whether it is one of locald's programs. The exec helper is a shim until it has become the service.
+    /// Whether it is one of locald's programs, or what a daemon asks git for the record of a run, which may take longer than
+    /// a short run. The exec helper is a shim until it has become the service.
     pub(crate) fn is_locald(&self) -> bool {
         let program = self.command.split(' ').next().unwrap_or_default();
-        ["/locald", "/locald-server", "/locald-shim"].iter().any(|name| program.ends_with(name))
+        let is_asked =
+            program.ends_with("git") && self.command.contains(" -c core.fsmonitor=false -c maintenance.auto=false ");
+        is_asked || ["/locald", "/locald-server", "/locald-shim"].iter().any(|name| program.ends_with(name))
     }
 
     /// Whether it is a shim, or what a shim has started and is not yet the service.
