@@ -33,17 +33,48 @@ fn a_hundred_megabytes_at_full_speed_are_all_there_in_order() {
     const LINES: u64 = 1_000_000;
     let site = Site::new(&format!("[services.job]\ntype = \"job\"\ncommand = '\"$ZOO\" numbers {LINES}'\n"));
     site.locald("up --timeout 10m").run().ok();
-    let log = std::fs::File::open(site.service_dir("job").join("log")).expect("a log");
-    let mut log = BufReader::with_capacity(1 << 20, log);
-    let mut line = Vec::new();
-    for number in 0..LINES {
-        line.clear();
-        log.read_until(b'\n', &mut line).expect("reads");
-        assert_eq!(shown(&line), format!("{number:099}\n"));
-    }
-    assert_eq!(log.fill_buf().expect("reads"), b"");
+    assert_eq!(last_numbers(&site, LINES), LINES);
     let site_log = site.locald("logs job -n 1").run().ok();
     assert!(site_log.stdout.contains(&format!("{:099}", LINES - 1)), "{site_log}");
+}
+
+/// Reads a log with the lines of `zoo numbers`, which must be the last of so many without a gap. Returns how many are left.
+fn last_numbers(site: &Site, all: u64) -> u64 {
+    let mut next = None;
+    let mut count = 0;
+    for file in site.log_files("job") {
+        let mut log = BufReader::with_capacity(1 << 20, std::fs::File::open(file).expect("a log"));
+        let mut line = Vec::new();
+        while log.read_until(b'\n', &mut line).expect("reads") > 0 {
+            let number = next.unwrap_or_else(|| shown(&line).trim().parse().expect("a number"));
+            assert_eq!(shown(&line), format!("{number:099}\n"));
+            line.clear();
+            next = Some(number + 1);
+            count += 1;
+        }
+    }
+    assert_eq!(next, Some(all));
+    count
+}
+
+#[test]
+fn output_is_bounded_and_what_is_left_is_the_newest_in_order() {
+    const LINES: u64 = 300_000;
+    let site = Site::new(&format!(
+        "[services.job]\ntype = \"job\"\ncommand = '\"$ZOO\" numbers {LINES}'\nlog = {{ max_size = \"4MB\" }}\n"
+    ));
+    site.locald("up --timeout 10m").run().ok();
+    let left = last_numbers(&site, LINES);
+    // An eighth may be missing, and as much more may be there as comes within 10 ms.
+    assert!((4_000_000 * 6 / 8..8_000_000).contains(&(left * 100)), "{left} lines are left");
+    let shown = site.locald("logs job -n all").run().ok();
+    assert_eq!(shown.stdout.lines().count() as u64, left + 1, "{shown}");
+    let first = shown.stdout.lines().next().expect("a line");
+    assert!(first.contains("job#1, started ") && first.contains("its output before this is no longer kept"), "{first}");
+    let latest = std::fs::canonicalize(site.service_dir("job").join("log")).expect("a link to the newest file");
+    assert_eq!(Some(&latest), site.log_files("job").last());
+    site.locald("up").run().ok();
+    assert_eq!(site.locald("logs job --run 1 -n 1").run().ok().stdout.trim(), format!("{:099}", LINES - 1));
 }
 
 #[test]

@@ -222,9 +222,20 @@ impl Site {
         identity(i32::try_from(about["daemon"]["pid"].as_i64().expect("a pid")).expect("a pid"))
     }
 
+    /// The files with a service's output, the oldest first.
+    pub(crate) fn log_files(&self, service: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.service_dir(service)).expect("the directory of the service");
+        let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+        files.retain(|file| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("log.")));
+        files.sort();
+        files
+    }
+
     /// The bytes of a service's log.
     pub(crate) fn log(&self, service: &str) -> Vec<u8> {
-        fs::read(self.service_dir(service).join("log")).expect("a log")
+        let files = self.log_files(service);
+        assert!(!files.is_empty(), "{service} has a log");
+        files.iter().flat_map(|file| fs::read(file).expect("a log")).collect()
     }
 
     /// Waits until `condition` has something to give; `what` says what was awaited when it never has.

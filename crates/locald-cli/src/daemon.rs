@@ -304,7 +304,7 @@ mod tests {
         assert!(!leaves_runs(&home));
         let service = home.projects().join("shop-0123/services/web");
         std::fs::create_dir_all(&service).expect("mkdir");
-        std::fs::write(service.join("log"), "over").expect("writes");
+        std::fs::write(locald_utils::log::data_path(&service, 1), "over").expect("writes");
         assert!(!leaves_runs(&home));
         std::fs::write(service.join(record::SHIM), "").expect("writes");
         assert!(leaves_runs(&home));

@@ -18,7 +18,7 @@ use locald_utils::protocol::{
     ClientMessage, Desired, Event, Failure, Hello, ProjectStatus, Reply, Request, ServerMessage, ServiceStatus, State,
 };
 use locald_utils::record::{Ended, ExitStatus, RunRef};
-use locald_utils::spec::{CommandSpec, Kind, ProjectSpec, RestartPolicy, ServiceSpec, StopPolicy, Template};
+use locald_utils::spec::{CommandSpec, Kind, LogPolicy, ProjectSpec, RestartPolicy, ServiceSpec, StopPolicy, Template};
 use locald_utils::time::UnixMillis;
 
 use crate::client::Client;
@@ -118,6 +118,7 @@ pub(crate) fn spec(services: &[&str]) -> ProjectSpec {
         depends_on: Vec::new(),
         restart: RestartPolicy::default(),
         stop: StopPolicy::default(),
+        log: LogPolicy::default(),
     };
     let project = project_status("shop", &[]);
     let services = services.iter().map(service).collect();

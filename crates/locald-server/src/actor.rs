@@ -346,6 +346,7 @@ fn start_order(
                 .transpose()
                 .map_err(unknown)?,
         },
+        log: spec.log,
         cgroup,
         keep: Kept { spec: ServiceSpec::clone(spec), port, environment: assignment.environment.digest.clone() },
     })

@@ -359,7 +359,7 @@ impl Pump {
     fn prepare(&mut self, order: StartOrder) -> Result<Live, StartFailure> {
         let terminal =
             Terminal::open().map_err(|error| failure(StartStage::Terminal, &error, "could not open a terminal"))?;
-        let log = LogWriter::open(&self.identity.service_dir, self.identity.run.number, UnixMillis::now())
+        let log = LogWriter::open(&self.identity.service_dir, self.identity.run.number, &order.log, UnixMillis::now())
             .map_err(|error| failure(StartStage::Log, &error, "could not open its log"))?;
         let watch = MemberWatch::new()
             .map_err(|error| failure(StartStage::Helper, &error, "could not watch for its processes"))?;

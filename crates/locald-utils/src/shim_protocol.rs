@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::ProcessId;
 use crate::record::{Ended, ExitStatus, RunRef, StartFailure, Survivor};
-use crate::spec::{Environment, Invocation, ServiceSpec, StopSignal};
+use crate::spec::{Environment, Invocation, LogPolicy, ServiceSpec, StopSignal};
 use crate::time::UnixMillis;
 
 /// The protocol this build speaks.
@@ -93,6 +93,9 @@ pub struct StopOrder {
     /// The signal that asks.
     pub signal: StopSignal,
     /// How long it may take.
+    /// How much of the service's output is kept. A daemon that does not say leaves it to the default.
+    #[serde(default)]
+    pub log: LogPolicy,
     #[serde(rename = "grace_ms", with = "crate::time::millis")]
     pub grace: Duration,
     /// Run before the signal, for at most the grace period.

@@ -56,6 +56,9 @@ pub struct ServiceSpec {
     /// How to end it.
     #[serde(default)]
     pub stop: StopPolicy,
+    /// How much of its output is kept.
+    #[serde(default)]
+    pub log: LogPolicy,
 }
 
 impl ServiceSpec {
@@ -72,6 +75,7 @@ impl ServiceSpec {
             depends_on: Vec::new(),
             restart: RestartPolicy::default(),
             stop: StopPolicy::default(),
+            log: LogPolicy::default(),
         }
     }
 
@@ -83,10 +87,11 @@ impl ServiceSpec {
 
     /// A digest of everything that makes a difference to a running service: if it changes, `up` restarts the service.
     ///
-    /// Restart policy and dependencies are left out: they take effect without a restart.
+    /// Restart policy and dependencies are left out, for they take effect without a restart, and so is how much of its
+    /// output is kept, which takes effect with the next run.
     #[must_use]
     pub fn digest(&self) -> String {
-        let Self { name, kind, command, workdir, env, port, depends_on: _, restart: _, stop } = self;
+        let Self { name, kind, command, workdir, env, port, depends_on: _, restart: _, stop, log: _ } = self;
         let text = serde_json::to_vec(&(name, kind, command, workdir, env, port, stop)).unwrap_or_default();
         let mut hex = digest::hex(&text);
         hex.truncate(16);
@@ -315,6 +320,22 @@ pub enum Condition {
     Ready,
     /// It has ended with exit code 0: the default for a job.
     Completed,
+}
+
+/// How much of a service's output is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPolicy {
+    /// 128 MB: what all of it may take on disk, indexes included. What is oldest is removed.
+    pub max_size: u64,
+    /// 30 days: what is older is removed, with the next output or the next run.
+    #[serde(rename = "max_age_ms", with = "crate::time::millis")]
+    pub max_age: Duration,
+}
+
+impl Default for LogPolicy {
+    fn default() -> Self {
+        Self { max_size: 128_000_000, max_age: Duration::from_secs(30 * 24 * 3600) }
+    }
 }
 
 /// When to run a service again after it ended by itself.

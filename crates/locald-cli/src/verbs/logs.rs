@@ -357,12 +357,12 @@ impl Part {
 
     fn feed(&self, source: &Source, is_followed: bool) -> io::Result<Feed> {
         let reading = match self {
-            Self::Found { reader, selection, .. } if is_followed => Reading::Followed(reader.follow(selection)?),
-            Self::Found { reader, selection, .. } => Reading::Part(reader.entries(selection)?),
+            Self::Found { reader, selection, .. } if is_followed => Reading::Followed(reader.follow(selection)),
+            Self::Found { reader, selection, .. } => Reading::Part(reader.entries(selection)),
             Self::NoLog if is_followed => Reading::Followed(Follower::new(&source.dir)),
             // The run that was asked for is none of those there are: only what comes is followed.
             Self::NoRun { .. } if is_followed => match LogReader::open(&source.dir)? {
-                Some(reader) => Reading::Followed(reader.follow(&reader.last_lines(&reader.all(), 0)?)?),
+                Some(reader) => Reading::Followed(reader.follow(&reader.last_lines(&reader.all(), 0)?)),
                 None => Reading::Followed(Follower::new(&source.dir)),
             },
             Self::NoLog | Self::NoRun { .. } => Reading::Nothing,
@@ -374,7 +374,7 @@ impl Part {
 /// Narrows a selection to where its last `count` matching lines begin.
 fn last_matches(reader: &LogReader, selection: &Selection, grep: &Regex, count: usize) -> io::Result<Selection> {
     let mut starts = VecDeque::new();
-    let mut cursor = reader.entries(selection)?;
+    let mut cursor = reader.entries(selection);
     let mut is_within = false;
     while cursor.advance()? {
         let Some(Entry::Line(line)) = cursor.entry() else { continue };

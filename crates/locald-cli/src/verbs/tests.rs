@@ -368,7 +368,7 @@ fn up_shows_the_last_output_of_what_failed() {
     let project = spec(&[]);
     let dir = service_dir(&daemon.home.project(&project.id, &project.name), &name("web"));
     std::fs::create_dir_all(&dir).expect("mkdir");
-    std::fs::write(dir.join("log"), "listening\npanic: boom").expect("writes");
+    std::fs::write(locald_utils::log::data_path(&dir, 1), "listening\npanic: boom").expect("writes");
     let ran = up(&daemon, false);
     assert_eq!(
         ran.stderr,

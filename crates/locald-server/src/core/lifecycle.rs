@@ -538,7 +538,7 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn spec(name: &str) -> ServiceSpec {
-        use locald_utils::spec::{CommandSpec, StopPolicy, Template};
+        use locald_utils::spec::{CommandSpec, LogPolicy, StopPolicy, Template};
         ServiceSpec {
             name: name.parse().expect("valid"),
             kind: Kind::Service,
@@ -549,6 +549,7 @@ pub(crate) mod tests {
             depends_on: Vec::new(),
             restart: RestartPolicy::default(),
             stop: StopPolicy::default(),
+            log: LogPolicy::default(),
         }
     }
 

@@ -15,8 +15,8 @@ use super::written::{File, Key, Named, NamedEntry, Restart, RestartTable, Servic
 use super::{decode, dotenv, read_bytes, reason, template};
 use crate::name::{ProjectId, ProjectName, ServiceName, nearest};
 use crate::spec::{
-    CommandSpec, Condition, Dependency, Kind, PortSpec, ProjectSpec, RestartPolicy, RestartWhen, ServiceSpec,
-    StopPolicy, Template,
+    CommandSpec, Condition, Dependency, Kind, LogPolicy, PortSpec, ProjectSpec, RestartPolicy, RestartWhen,
+    ServiceSpec, StopPolicy, Template,
 };
 
 /// What a project file is resolved against.
@@ -116,6 +116,14 @@ fn services<'a>(file: &'a File, mistakes: &mut Vec<Mistake>) -> &'a [NamedEntry<
     &[]
 }
 
+fn log(service: &Service) -> LogPolicy {
+    let default = LogPolicy::default();
+    value(&service.log).map_or(default, |log| LogPolicy {
+        max_size: value(&log.max_size).map_or(default.max_size, |size| size.0),
+        max_age: value(&log.max_age).map_or(default.max_age, |time| time.0),
+    })
+}
+
 /// The value of a key that is there and could be read.
 fn value<T>(key: &Option<Key<T>>) -> Option<&T> {
     key.as_ref().and_then(|key| key.value.as_ref())
@@ -145,6 +153,7 @@ impl Resolver<'_> {
         let depends_on = self.depends_on(&entry.name, service);
         let restart = self.restart(service);
         let stop = self.stop(service);
+        let log = log(service);
         Some(ServiceSpec {
             name: name?,
             kind: value(&service.r#type).map_or_else(Kind::default, |kind| kind.0),
@@ -155,6 +164,7 @@ impl Resolver<'_> {
             depends_on,
             restart,
             stop,
+            log,
         })
     }
 

@@ -13,8 +13,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::name::{ProjectId, ServiceName};
 use crate::spec::{
-    CommandSpec, Condition, Dependency, Kind, Part, PortSpec, RestartPolicy, RestartWhen, ServiceSpec, StopPolicy,
-    StopSignal, Template,
+    CommandSpec, Condition, Dependency, Kind, LogPolicy, Part, PortSpec, RestartPolicy, RestartWhen, ServiceSpec,
+    StopPolicy, StopSignal, Template,
 };
 
 /// A project directory that goes away with the test.
@@ -138,6 +138,7 @@ fn plain_service(service: &str, dir: &Path) -> ServiceSpec {
         depends_on: Vec::new(),
         restart: RestartPolicy::default(),
         stop: StopPolicy::default(),
+        log: LogPolicy::default(),
     }
 }
 
@@ -159,6 +160,7 @@ restart = { policy = "on-failure", backoff = "100ms", max_backoff = "1m30s", lim
 stop_signal = "int"
 stop_grace = "0s"
 stop_command = ["./quiesce", "${services.web.port}"]
+log = { max_size = "1.5GB", max_age = "1d12h" }
 
 [services.migrate]
 type = "job"
@@ -214,6 +216,7 @@ restart = "always"
             grace: Duration::ZERO,
             command: Some(CommandSpec::Argv(vec![Template::text("./quiesce"), Template(vec![web_port()])])),
         },
+        log: LogPolicy { max_size: 1_500_000_000, max_age: Duration::from_secs(36 * 3600) },
         ..plain_service("web", &dir)
     };
     let migrate = ServiceSpec {

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use nix::sys::signal::Signal;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use toml::Spanned;
@@ -355,7 +356,7 @@ pub(super) struct Time(pub(super) Duration);
 
 schema_of!(Time, {
     "type": "string",
-    "pattern": "^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$",
+    "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$",
     "minLength": 2,
     "examples": ["500ms", "10s", "1m30s"]
 });
@@ -363,7 +364,7 @@ schema_of!(Time, {
 impl Written for Time {
     fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
         const EXPECTED: &str = "a duration such as \"10s\"";
-        const HELP: &str = "units are h, m, s and ms, the largest first: \"500ms\", \"10s\", \"1m30s\"";
+        const HELP: &str = "units are d, h, m, s and ms, the largest first: \"500ms\", \"10s\", \"1m30s\"";
         let Some(text) = item.string() else {
             let help = match item.integer() {
                 Some(number @ 0..) => format!("say the unit: \"{number}s\" or \"{number}ms\""),
@@ -375,7 +376,7 @@ impl Written for Time {
         match duration(text) {
             Some(time) if time <= MAX_TIME => Some(Self(time)),
             Some(_) => {
-                mistakes.push(item.wrong_value("is longer than a year").help("the longest duration is \"8760h\""));
+                mistakes.push(item.wrong_value("is longer than a year").help("the longest duration is \"365d\""));
                 None
             }
             None => {
@@ -392,11 +393,11 @@ impl Written for Time {
 /// A year: longer than anybody waits, short enough that no sum of such times overflows.
 const MAX_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Reads `1h2m3s4ms` or a part of it, with the units in that order.
+/// Reads `1d2h3m4s5ms` or a part of it, with the units in that order.
 ///
 /// A number too large for its type counts as longer than [`MAX_TIME`].
 fn duration(text: &str) -> Option<Duration> {
-    const UNITS_MS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+    const UNITS_MS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
     let mut rest = text;
     let mut units = UNITS_MS.as_slice();
     let mut total_ms = 0_u64;
@@ -414,6 +415,50 @@ fn duration(text: &str) -> Option<Duration> {
         rest = &rest[unit_length..];
     }
     Some(Duration::from_millis(total_ms))
+}
+
+/// A number of bytes, written as a string with a unit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size(pub(super) u64);
+
+schema_of!(Size, {
+    "type": "string",
+    "pattern": "^[0-9]+(\\.[0-9]+)? ?([kKMGT]i?)?B$",
+    "examples": ["50MB", "1GB"]
+});
+
+/// 1 MB: less is not kept, because it is dealt with in eighths.
+const MIN_SIZE: u64 = 1_000_000;
+
+impl Written for Size {
+    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+        const EXPECTED: &str = "a size such as \"50MB\"";
+        let Some(text) = item.string() else {
+            let help = match item.integer() {
+                Some(number @ 0..) => format!("say the unit: \"{number}MB\" or \"{number}B\""),
+                Some(_) | None => "units are B, kB, MB and GB: \"50MB\", \"1GB\"".to_owned(),
+            };
+            mistakes.push(item.wrong_type(EXPECTED).help(help));
+            return None;
+        };
+        let has_unit = text.ends_with(['B', 'b']);
+        match text.parse::<ByteSize>() {
+            Ok(size) if has_unit && size.0 >= MIN_SIZE => Some(Self(size.0)),
+            Ok(_) if has_unit => {
+                mistakes.push(item.wrong_value("is too small").help("the smallest size is \"1MB\""));
+                None
+            }
+            Ok(_) => {
+                let help = format!("say the unit: \"{text}MB\" or \"{text}B\"");
+                mistakes.push(item.wrong_type(EXPECTED).help(help));
+                None
+            }
+            Err(_) => {
+                mistakes.push(item.wrong_type(EXPECTED).help("units are B, kB, MB and GB: \"50MB\", \"1GB\""));
+                None
+            }
+        }
+    }
 }
 
 /// The signal that asks a service to end.

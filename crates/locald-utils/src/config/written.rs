@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Mistake;
 use super::value::{
-    Command, Count, Dependencies, EnvValue, Item, OneOrMany, Policy, Port, SignalName, Text, Time, Type, Written,
+    Command, Count, Dependencies, EnvValue, Item, OneOrMany, Policy, Port, SignalName, Size, Text, Time, Type, Written,
 };
 use crate::name::nearest;
 
@@ -138,6 +138,8 @@ table! {
         stop_grace: Time,
         /// A command to run before the stop signal is sent.
         stop_command: Command,
+        /// How much of its output is kept.
+        log: Log,
     }
 }
 
@@ -156,6 +158,17 @@ table! {
         limit: Count,
         /// A run that was ready this long clears the count of failures. Default: "60s".
         reset_after: Time,
+    }
+}
+
+table! {
+    /// How much of the output of a service is kept.
+    #[called("`log`")]
+    struct Log {
+        /// What all of it may take on disk; what is oldest is removed. Default: "128MB".
+        max_size: Size,
+        /// What is older is removed. Default: "30d".
+        max_age: Time,
     }
 }
 
@@ -256,6 +269,8 @@ const ALIASES: &[(&str, &str)] = &[
     ("dotenv", "env_file"),
     ("environment", "env"),
     ("exec", "command"),
+    ("logging", "log"),
+    ("logs", "log"),
     ("needs", "depends_on"),
     ("ports", "port"),
     ("requires", "depends_on"),

@@ -6,13 +6,12 @@
 //!
 //! Read [`Cursor::advance`]; everything else serves it.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::index::{Index, Records};
 use super::record::{Mark, Record};
+use super::segments::Data;
 use crate::name::RunNumber;
 use crate::time::UnixMillis;
 
@@ -27,6 +26,15 @@ pub enum Entry<'a> {
         /// The run.
         run: RunNumber,
         /// When.
+        at: UnixMillis,
+    },
+    /// What follows was written by a run that had begun earlier; its output up to here has been removed.
+    Continued {
+        /// The run.
+        run: RunNumber,
+        /// When it began.
+        started_at: UnixMillis,
+        /// When the output that follows began.
         at: UnixMillis,
     },
     /// A run ended.
@@ -45,7 +53,8 @@ pub enum Entry<'a> {
         /// How many bytes, at most.
         lost: u64,
     },
-    /// The log was deleted, replaced or emptied. What follows is its new beginning. Only a follower says this.
+    /// The log was deleted, replaced or emptied, or what came next was removed before it was read. What follows is what is
+    /// left of it. Only a follower says this.
     Restarted,
     /// A line, or a piece of one.
     Line(Line<'a>),
@@ -56,7 +65,9 @@ impl Entry<'_> {
     #[must_use]
     pub fn time(&self) -> Option<UnixMillis> {
         match self {
-            Self::Started { at, .. } | Self::Ended { at, .. } | Self::Gap { at, .. } => Some(*at),
+            Self::Started { at, .. } | Self::Continued { at, .. } | Self::Ended { at, .. } | Self::Gap { at, .. } => {
+                Some(*at)
+            }
             Self::Restarted => None,
             Self::Line(line) => line.time,
         }
@@ -70,7 +81,7 @@ pub struct Line<'a> {
     pub run: Option<RunNumber>,
     /// When its first byte came, or up to 10 ms before that; `None` where the index does not say.
     pub time: Option<UnixMillis>,
-    /// Where the line begins in `log`; the same for all its pieces.
+    /// Where the line begins in the log; the same for all its pieces.
     pub offset: u64,
     /// The bytes as they came, the newline included. A piece never ends within a character.
     pub bytes: &'a [u8],
@@ -92,7 +103,7 @@ pub enum LineEnd {
 /// Stands at one entry of a log after the other.
 #[derive(Debug)]
 pub struct Cursor {
-    data: File,
+    data: Data,
     records: Records,
     /// The byte after the entry that the cursor stands at.
     position: u64,
@@ -122,6 +133,7 @@ struct LineStart {
 enum Current {
     Nothing,
     Started { run: RunNumber, at: UnixMillis },
+    Continued { run: RunNumber, started_at: UnixMillis, at: UnixMillis },
     Ended { run: RunNumber, at: UnixMillis },
     Gap { run: RunNumber, at: UnixMillis, lost: u64 },
     Line { start: LineStart, len: usize, end: LineEnd },
@@ -129,7 +141,7 @@ enum Current {
 
 impl Cursor {
     /// A cursor before `position`, which ends at `end`, with the records of `index` from the one at `next_record` on.
-    pub(super) fn new(data: File, position: u64, end: u64, index: Index, next_record: u64) -> Self {
+    pub(super) fn new(data: Data, position: u64, end: u64, index: Index, next_record: u64) -> Self {
         let before = index.last_before(next_record).map(|(_, record)| record);
         let mut cursor = Self {
             data,
@@ -195,6 +207,7 @@ impl Cursor {
         match self.current {
             Current::Nothing => None,
             Current::Started { run, at } => Some(Entry::Started { run, at }),
+            Current::Continued { run, started_at, at } => Some(Entry::Continued { run, started_at, at }),
             Current::Ended { run, at } => Some(Entry::Ended { run, at }),
             Current::Gap { run, at, lost } => Some(Entry::Gap { run, at, lost }),
             Current::Line { start: LineStart { run, time, offset, .. }, len, end } => {
@@ -208,7 +221,11 @@ impl Cursor {
     pub fn position(&self) -> u64 {
         let len = match self.current {
             Current::Line { len, .. } => len as u64,
-            Current::Nothing | Current::Started { .. } | Current::Ended { .. } | Current::Gap { .. } => 0,
+            Current::Nothing
+            | Current::Started { .. }
+            | Current::Continued { .. }
+            | Current::Ended { .. }
+            | Current::Gap { .. } => 0,
         };
         self.position + len
     }
@@ -217,7 +234,11 @@ impl Cursor {
     pub(super) fn held(&self) -> &[u8] {
         match self.current {
             Current::Nothing => self.buffer.bytes(),
-            Current::Started { .. } | Current::Ended { .. } | Current::Gap { .. } | Current::Line { .. } => &[],
+            Current::Started { .. }
+            | Current::Continued { .. }
+            | Current::Ended { .. }
+            | Current::Gap { .. }
+            | Current::Line { .. } => &[],
         }
     }
 
@@ -229,18 +250,23 @@ impl Cursor {
         self.find_line(true)
     }
 
-    /// Takes in what was written since. Says whether the log is shorter than it was.
-    pub(super) fn refresh(&mut self, dir: &Path) -> io::Result<bool> {
+    /// Takes in what was written since.
+    pub(super) fn refresh(&mut self, dir: &Path) -> io::Result<News> {
+        // Where there is a next segment, its writer has left this one for good, and this is the last look at it.
+        let following = self.data.following(dir)?;
         // The length first: whatever lies before it has its marks in the index already.
-        let len = self.data.metadata()?.len();
-        if len < self.end {
-            return Ok(true);
+        if !self.data.grow()? {
+            return Ok(News::Shorter);
         }
-        self.end = len;
+        self.end = self.data.end();
         if let Some(before) = self.records.refresh(dir, self.position) {
             self.attribute(before);
         }
-        Ok(false)
+        let Some(file) = following else { return Ok(News::Grown) };
+        let start = self.data.append(file, self.position);
+        let oldest = self.data.segments().next().map_or(0, |(number, _)| number);
+        self.records.append(dir, self.data.number(), start, oldest);
+        Ok(News::NextSegment)
     }
 
     /// Ends the waiting: nothing more comes behind what has been read.
@@ -248,8 +274,8 @@ impl Cursor {
         self.is_live = false;
     }
 
-    /// The file that the cursor reads.
-    pub(super) fn file(&self) -> &File {
+    /// The segments that the cursor reads.
+    pub(super) fn data(&self) -> &Data {
         &self.data
     }
 
@@ -274,8 +300,9 @@ impl Cursor {
         self.attribute(record);
         match mark {
             Mark::Data => return false,
-            Mark::RunStart if !is_new => return false,
+            Mark::RunStart | Mark::Continued { .. } if !is_new => return false,
             Mark::RunStart => self.current = Current::Started { run, at },
+            Mark::Continued { started_at } => self.current = Current::Continued { run, started_at, at },
             Mark::RunEnd => self.current = Current::Ended { run, at },
             Mark::Gap { lost } => self.current = Current::Gap { run, at, lost },
         }
@@ -284,7 +311,7 @@ impl Cursor {
 
     fn attribute(&mut self, record: Record) {
         match record.mark {
-            Mark::RunStart | Mark::Data | Mark::Gap { .. } => {
+            Mark::RunStart | Mark::Continued { .. } | Mark::Data | Mark::Gap { .. } => {
                 self.run = Some(record.run);
                 self.time = Some(record.time);
             }
@@ -377,6 +404,17 @@ impl Cursor {
     }
 }
 
+/// What a look at the files found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// The log is as it was, or longer.
+    Grown,
+    /// The next segment has begun; there may be still more.
+    NextSegment,
+    /// The log is shorter than it was.
+    Shorter,
+}
+
 /// Why a line is read no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
@@ -391,7 +429,7 @@ enum Stop {
 pub(super) fn cuts(record: &Record) -> bool {
     match record.mark {
         Mark::RunStart | Mark::RunEnd | Mark::Gap { .. } => true,
-        Mark::Data => false,
+        Mark::Continued { .. } | Mark::Data => false,
     }
 }
 
@@ -437,8 +475,8 @@ impl Buffer {
         self.start += len;
     }
 
-    /// Reads up to `unread` more bytes of a file of which this holds those from `position` on. Says how many came.
-    fn read(&mut self, file: &File, position: u64, unread: u64) -> io::Result<usize> {
+    /// Reads up to `unread` more bytes of a log of which this holds those from `position` on. Says how many came.
+    fn read(&mut self, data: &Data, position: u64, unread: u64) -> io::Result<usize> {
         self.bytes.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
         // Four pieces: few and large reads, and seldom more than a quarter to move to the front.
@@ -447,15 +485,8 @@ impl Buffer {
             self.bytes.resize(self.end + len, 0);
         }
         let room = &mut self.bytes[self.end..self.end + len];
-        loop {
-            match file.read_at(room, position + self.end as u64) {
-                Ok(n) => {
-                    self.end += n;
-                    return Ok(n);
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
+        let count = data.read_at(room, position + self.end as u64)?;
+        self.end += count;
+        Ok(count)
     }
 }

@@ -1,15 +1,13 @@
 //! Follows a log: hands out what there is, and later what has come since, whatever happens to the file.
 //!
-//! A follower does not wait; whoever uses it finds out when to look again. It keeps the file open: of a log that was
-//! deleted, replaced or renamed it reads the rest before it goes on with the new one. A log that was emptied and has
+//! A follower does not wait; whoever uses it finds out when to look again. It keeps its segment open: of a log that was
+//! deleted, replaced or renamed it reads the rest before it goes on with what is there now. A log that was emptied and has
 //! already grown past the follower's place when it looks again is not told apart from one that has grown.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::DATA_FILE;
-use super::cursor::{Cursor, Entry};
+use super::cursor::{Cursor, Entry, News};
 use super::reader::LogReader;
 
 /// Stands at one entry of a log after the other, also at those that come later.
@@ -18,6 +16,8 @@ pub struct Follower {
     dir: PathBuf,
     /// `None` while there is no log.
     cursor: Option<Cursor>,
+    /// The segment that a new cursor begins with, if it is there.
+    first: u64,
     state: State,
 }
 
@@ -35,12 +35,12 @@ impl Follower {
     /// Follows the log of a service directory from its beginning. Neither has to exist yet.
     #[must_use]
     pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), cursor: None, state: State::Reading }
+        Self { dir: dir.to_owned(), cursor: None, first: 0, state: State::Reading }
     }
 
     /// Goes on behind `cursor`.
     pub(super) fn from_cursor(dir: &Path, cursor: Cursor) -> Self {
-        Self { dir: dir.to_owned(), cursor: Some(cursor.live()), state: State::Reading }
+        Self { dir: dir.to_owned(), cursor: Some(cursor.live()), first: 0, state: State::Reading }
     }
 
     /// Goes to the next entry. Says `false` when there is none yet: ask again when the directory has changed.
@@ -52,29 +52,28 @@ impl Follower {
     pub fn advance(&mut self) -> io::Result<bool> {
         loop {
             let Some(cursor) = &mut self.cursor else {
-                let Some(reader) = LogReader::open(&self.dir)? else { return Ok(false) };
-                self.cursor = Some(reader.entries(&reader.all())?.live());
+                let Some(reader) = LogReader::open_from(&self.dir, self.first)? else {
+                    return Ok(false);
+                };
+                self.cursor = Some(reader.entries(&reader.all()).live());
                 continue;
             };
             match self.state {
                 State::Reading => {
-                    // The identity is compared before the last look at the old file: its writer has left it for good.
                     if cursor.advance()? {
                         return Ok(true);
                     }
-                    let is_replaced = is_replaced(&self.dir, cursor)?;
-                    let is_truncated = cursor.refresh(&self.dir)?;
-                    if is_truncated {
-                        cursor.settle();
-                        self.state = State::Leaving;
-                    } else if cursor.advance()? {
-                        return Ok(true);
-                    } else if is_replaced {
-                        cursor.settle();
-                        self.state = State::Leaving;
-                    } else {
-                        return Ok(false);
-                    }
+                    // The identity is compared before the last look at the old file: its writer has left it for good.
+                    let replacement = cursor.data().replacement(&self.dir)?;
+                    self.first = match (cursor.refresh(&self.dir)?, replacement) {
+                        (News::NextSegment, _) => continue,
+                        (News::Grown, _) if cursor.advance()? => return Ok(true),
+                        (News::Grown, None) => return Ok(false),
+                        (News::Shorter, None) => cursor.data().number(),
+                        (News::Grown | News::Shorter, Some(first)) => first,
+                    };
+                    cursor.settle();
+                    self.state = State::Leaving;
                 }
                 State::Leaving => {
                     if cursor.advance()? {
@@ -113,15 +112,4 @@ impl Follower {
     pub fn release(&mut self) -> io::Result<bool> {
         self.cursor.as_mut().map_or(Ok(false), Cursor::release)
     }
-}
-
-/// Whether another file lies where the one that the cursor reads lay. A log that is gone may still be written to.
-fn is_replaced(dir: &Path, cursor: &Cursor) -> io::Result<bool> {
-    let now = match std::fs::metadata(dir.join(DATA_FILE)) {
-        Ok(now) => now,
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(false),
-        Err(e) => return Err(e),
-    };
-    let ours = cursor.file().metadata()?;
-    Ok((now.dev(), now.ino()) != (ours.dev(), ours.ino()))
 }

@@ -1,14 +1,17 @@
-//! Reads `log.idx`: one record at a time, by position, by search, or in order.
+//! Reads the index of a log: one record at a time, by position, by search, or in order.
 //!
-//! A missing or unreadable index is one without records, and a record that fails its check is passed over. Nothing is
-//! loaded as a whole: an index grows by a few hundred megabytes a day in the worst case.
+//! The records of all segments are numbered as one, and their offsets are those of the whole log. A missing or unreadable
+//! index is one without records, and a record that fails its check is passed over. Nothing is loaded as a whole: an index
+//! grows by a few hundred megabytes a day in the worst case.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::Arc;
 
-use super::INDEX_FILE;
 use super::record::{RECORD_BYTES, Record, header};
+use super::segments::{Data, index_path};
 
 /// [`RECORD_BYTES`] as a file size.
 pub(super) const RECORD: u64 = RECORD_BYTES as u64;
@@ -17,42 +20,139 @@ pub(super) const RECORD: u64 = RECORD_BYTES as u64;
 const BLOCK_RECORDS: u64 = 256;
 
 /// An index as it was when it was last looked at.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Index {
-    file: Option<File>,
+    /// One for each segment, the oldest first. Never empty.
+    parts: Vec<Part>,
+    /// The record after the last that is looked at.
     count: u64,
 }
 
+/// The index of one segment.
+#[derive(Clone, Debug)]
+struct Part {
+    number: u64,
+    file: Option<Arc<File>>,
+    /// The first byte of the segment, and the byte after its last, once that is known for good.
+    start: u64,
+    end: u64,
+    /// Its records.
+    records: Range<u64>,
+}
+
+/// The segment that is being written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Newest {
+    pub(super) number: u64,
+    /// Its first byte.
+    pub(super) start: u64,
+    /// Its first record, which may not be there yet.
+    pub(super) first_record: u64,
+}
+
+impl Part {
+    /// Opens the index of the newest segment.
+    fn open(dir: &Path, number: u64, start: u64, first: u64) -> Self {
+        let mut part = Self { number, file: None, start, end: u64::MAX, records: first..first };
+        let Ok(file) = File::open(index_path(dir, number)) else { return part };
+        let mut begin = [0; RECORD_BYTES];
+        if file.read_exact_at(&mut begin, 0).is_ok() && begin == header() {
+            part.file = Some(Arc::new(file));
+            part.grow();
+        }
+        part
+    }
+
+    fn grow(&mut self) {
+        let len = self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |seen| seen.len());
+        self.records.end = self.records.start + (len / RECORD).saturating_sub(1);
+    }
+
+    /// Reads the records from `at` on into `bytes`, as many as it has room for.
+    fn read(&self, at: u64, bytes: &mut [u8]) -> Option<()> {
+        self.file.as_ref()?.read_exact_at(bytes, (at - self.records.start + 1) * RECORD).ok()
+    }
+
+    /// The record of these bytes, as one of the whole log.
+    fn decode(&self, bytes: &[u8]) -> Option<Record> {
+        let record = Record::decode(bytes.try_into().ok()?)?;
+        // An index may say more than its segment has, after a power failure.
+        Some(Record { offset: self.start.saturating_add(record.offset).min(self.end), ..record })
+    }
+}
+
 impl Index {
-    /// Opens the index of a service directory.
-    pub(super) fn open(dir: &Path) -> Self {
-        let mut index = Self { file: None, count: 0 };
-        let Ok(file) = File::open(dir.join(INDEX_FILE)) else { return index };
-        let mut start = [0; RECORD_BYTES];
-        if file.read_exact_at(&mut start, 0).is_ok() && start == header() {
-            index.file = Some(file);
-            index.grow();
+    /// Opens the index of the segments of `data`, whose length has been taken before: whatever lies before it has its
+    /// marks already.
+    pub(super) fn open(dir: &Path, data: &Data) -> Self {
+        let mut index = Self { parts: Vec::new(), count: 0 };
+        for (number, start) in data.segments() {
+            index.append(dir, number, start);
         }
         index
     }
 
-    /// Another handle on the same file, with a view of its first `count` records.
-    pub(super) fn duplicate(&self, count: u64) -> Self {
-        match self.file.as_ref().map(File::try_clone) {
-            Some(Ok(file)) => Self { file: Some(file), count: count.min(self.count) },
-            Some(Err(_)) | None => Self { file: None, count: 0 },
+    /// Goes on with the index of the segment that begins at `start`.
+    pub(super) fn append(&mut self, dir: &Path, number: u64, start: u64) {
+        if let Some(last) = self.parts.last_mut() {
+            last.end = start;
+        }
+        let part = Part::open(dir, number, start, self.count);
+        self.count = part.records.end;
+        self.parts.push(part);
+    }
+
+    /// Lets go of the segments before that one.
+    pub(super) fn forget_before(&mut self, number: u64) {
+        self.parts.retain(|part| part.number >= number);
+    }
+
+    /// The same, as if it had the first `count` records only.
+    pub(super) fn shortened(&self, count: u64) -> Self {
+        Self { parts: self.parts.clone(), count: self.count.min(count) }
+    }
+
+    /// The newest segment.
+    pub(super) fn newest(&self) -> Newest {
+        self.parts.last().map_or(Newest { number: 1, start: 0, first_record: 0 }, |part| Newest {
+            number: part.number,
+            start: part.start,
+            first_record: part.records.start,
+        })
+    }
+
+    /// The numbers of the segments.
+    pub(super) fn segments(&self) -> impl Iterator<Item = u64> {
+        self.parts.iter().map(|part| part.number)
+    }
+
+    /// Takes in the records that were written to the newest segment since.
+    pub(super) fn grow(&mut self) {
+        if let Some(newest) = self.parts.last_mut() {
+            newest.grow();
+            self.count = newest.records.end;
         }
     }
 
-    /// Takes in the records that were written since.
-    pub(super) fn grow(&mut self) {
-        let len = self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |seen| seen.len());
-        self.count = (len / RECORD).saturating_sub(1);
+    /// Takes the index that has replaced the one of the newest segment, if there is one. Returns whether there is.
+    fn renew(&mut self, dir: &Path) -> bool {
+        let Some(newest) = self.parts.last_mut() else { return false };
+        let is_gone = newest.file.as_ref().is_none_or(|file| file.metadata().is_ok_and(|seen| seen.nlink() == 0));
+        if !is_gone {
+            return false;
+        }
+        let new = Part::open(dir, newest.number, newest.start, newest.records.start);
+        let is_there = new.file.is_some();
+        if is_there {
+            self.count = new.records.end;
+            *newest = new;
+        }
+        is_there
     }
 
-    /// Whether the file has been deleted or replaced, or was not there in the first place.
-    pub(super) fn is_gone(&self) -> bool {
-        self.file.as_ref().is_none_or(|file| file.metadata().is_ok_and(|seen| seen.nlink() == 0))
+    /// The first record that is there to be read.
+    fn first(&self) -> u64 {
+        self.parts.first().map_or(0, |part| part.records.start)
     }
 
     /// The number of records, those that fail their check included.
@@ -60,24 +160,28 @@ impl Index {
         self.count
     }
 
+    /// The segment that the record at `at` is about.
+    fn part(&self, at: u64) -> Option<&Part> {
+        let part = self.parts.get(self.parts.partition_point(|part| part.records.end <= at))?;
+        (at < self.count && part.records.contains(&at)).then_some(part)
+    }
+
     /// The record at `at`, unless it is torn.
     pub(super) fn get(&self, at: u64) -> Option<Record> {
-        if at >= self.count {
-            return None;
-        }
+        let part = self.part(at)?;
         let mut bytes = [0; RECORD_BYTES];
-        self.file.as_ref()?.read_exact_at(&mut bytes, (at + 1) * RECORD).ok()?;
-        Record::decode(&bytes)
+        part.read(at, &mut bytes)?;
+        part.decode(&bytes)
     }
 
     /// The last whole record before `at`, and where it is.
     pub(super) fn last_before(&self, at: u64) -> Option<(u64, Record)> {
-        (0..at.min(self.count)).rev().find_map(|at| Some((at, self.get(at)?)))
+        (self.first()..at.min(self.count)).rev().find_map(|at| Some((at, self.get(at)?)))
     }
 
     /// The first whole record at or after `at`, and where it is.
     pub(super) fn first_from(&self, at: u64) -> Option<(u64, Record)> {
-        (at..self.count).find_map(|at| Some((at, self.get(at)?)))
+        (at.max(self.first())..self.count).find_map(|at| Some((at, self.get(at)?)))
     }
 
     /// The place, `from` or later, before which `holds` is true of every whole record and after which it is not. `holds`
@@ -103,8 +207,8 @@ pub(super) struct Records {
     index: Index,
     next: u64,
     peeked: Option<Record>,
-    block: Vec<u8>,
-    /// The record that `block` begins with.
+    /// The records from `block_start` on, `None` for those that fail their check.
+    block: Vec<Option<Record>>,
     block_start: u64,
 }
 
@@ -128,26 +232,34 @@ impl Records {
         self.find();
     }
 
-    /// Takes in what was written since, or the index that has taken the place of this one.
+    /// Takes in what was written since, or the index that has taken the place of the newest one.
     ///
     /// Of a new index, the records from `position` on are handed out. Returns the last one before those.
     pub(super) fn refresh(&mut self, dir: &Path, position: u64) -> Option<Record> {
-        if self.index.is_gone() {
-            let index = Index::open(dir);
-            if index.file.is_some() {
-                let next = index.partition(0, |record| record.offset < position);
-                let before = index.last_before(next).map(|(_, record)| record);
-                *self = Self::new(index, next);
-                return before;
-            }
+        if self.index.renew(dir) {
+            let next = self.index.partition(self.index.first(), |record| record.offset < position);
+            let before = self.index.last_before(next).map(|(_, record)| record);
+            *self = Self::new(self.index.clone(), next);
+            return before;
         }
         self.index.grow();
+        self.look_again();
+        None
+    }
+
+    /// Goes on with the index of the segment that begins at `start`. Those before the segment `oldest` are done with.
+    pub(super) fn append(&mut self, dir: &Path, number: u64, start: u64, oldest: u64) {
+        self.index.append(dir, number, start);
+        self.index.forget_before(oldest);
+        self.look_again();
+    }
+
+    fn look_again(&mut self) {
         if self.peeked.is_none() {
             // What failed its check at the end may have been written in the meantime.
             self.block.clear();
             self.find();
         }
-        None
     }
 
     /// Moves on to the first whole record from `next` on. If there is none, `next` stays before the torn ones.
@@ -163,18 +275,17 @@ impl Records {
     }
 
     fn read(&mut self, at: u64) -> Option<Record> {
-        let len = self.block.len() as u64;
-        if !(self.block_start * RECORD..self.block_start * RECORD + len).contains(&(at * RECORD)) {
-            let count = BLOCK_RECORDS.min(self.index.count - at);
-            self.block.resize(usize::try_from(count * RECORD).unwrap_or(0), 0);
-            self.block_start = at;
-            let file = self.index.file.as_ref()?;
-            if file.read_exact_at(&mut self.block, (at + 1) * RECORD).is_err() {
-                self.block.clear();
-                return None;
-            }
+        let in_block = |at: u64, start: u64| at.checked_sub(start).and_then(|place| usize::try_from(place).ok());
+        if let Some(record) = in_block(at, self.block_start).and_then(|place| self.block.get(place)) {
+            return *record;
         }
-        let start = usize::try_from((at - self.block_start) * RECORD).ok()?;
-        Record::decode(self.block.get(start..start + RECORD_BYTES)?.try_into().ok()?)
+        let part = self.index.part(at)?;
+        let count = BLOCK_RECORDS.min(part.records.end.min(self.index.count) - at);
+        let mut bytes = vec![0; usize::try_from(count * RECORD).ok()?];
+        self.block.clear();
+        part.read(at, &mut bytes)?;
+        self.block.extend(bytes.chunks_exact(RECORD_BYTES).map(|bytes| part.decode(bytes)));
+        self.block_start = at;
+        *self.block.first()?
     }
 }

@@ -3,17 +3,15 @@
 //! A [`LogReader`] sees the log as it was when it was opened. Every selection is found by searching the index or by
 //! reading backwards from the end; nothing here reads more of a log than the part that is asked for and some pages.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::DATA_FILE;
 use super::cursor::{Cursor, Entry, LineEnd, cuts, whole_characters};
 use super::follower::Follower;
 use super::index::Index;
 use super::record::{Mark, Record};
+use super::segments::{self, Data};
 use super::text::{Escapes, LineText};
 use crate::name::RunNumber;
 use crate::time::UnixMillis;
@@ -28,7 +26,7 @@ const MESSAGE_LINE_BYTES: usize = 4096;
 #[derive(Debug)]
 pub struct LogReader {
     dir: PathBuf,
-    data: File,
+    data: Data,
     end: u64,
     index: Index,
 }
@@ -51,6 +49,8 @@ pub struct RunSpan {
     pub started_at: Option<UnixMillis>,
     /// When it ended, if it has and that is on record.
     pub ended_at: Option<UnixMillis>,
+    /// Whether all of its output is there: none has been removed since, or is not on record.
+    pub is_complete: bool,
     /// Its output.
     pub selection: Selection,
 }
@@ -72,14 +72,16 @@ impl LogReader {
     /// # Errors
     /// When there is a log and it cannot be opened.
     pub fn open(dir: &Path) -> io::Result<Option<Self>> {
-        let data = match File::open(dir.join(DATA_FILE)) {
-            Ok(data) => data,
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
-            Err(e) => return Err(e),
-        };
-        // The length first: whatever lies before it has its marks in the index already.
-        let end = data.metadata()?.len();
-        Ok(Some(Self { dir: dir.to_owned(), data, end, index: Index::open(dir) }))
+        Self::open_from(dir, 0)
+    }
+
+    /// Opens the segments from that number on.
+    pub(super) fn open_from(dir: &Path, number: u64) -> io::Result<Option<Self>> {
+        let mut numbers = segments::list(dir)?.data;
+        numbers.retain(|other| *other >= number);
+        let Some(data) = Data::open(dir, &numbers)? else { return Ok(None) };
+        let index = Index::open(dir, &data);
+        Ok(Some(Self { dir: dir.to_owned(), end: data.end(), data, index }))
     }
 
     /// All of it.
@@ -165,23 +167,19 @@ impl LogReader {
     }
 
     /// Reads a selection.
-    ///
-    /// # Errors
-    /// When the system gives no further descriptor.
-    pub fn entries(&self, selection: &Selection) -> io::Result<Cursor> {
+    #[must_use]
+    pub fn entries(&self, selection: &Selection) -> Cursor {
         let Selection { bytes, records } = selection;
-        let index = self.index.duplicate(records.end);
-        Ok(Cursor::new(self.data.try_clone()?, bytes.start, bytes.end, index, records.start))
+        let index = self.index.shortened(records.end);
+        Cursor::new(self.data.clone(), bytes.start, bytes.end, index, records.start)
     }
 
     /// Reads on from where a selection begins, without an end.
-    ///
-    /// # Errors
-    /// When the system gives no further descriptor.
-    pub fn follow(&self, selection: &Selection) -> io::Result<Follower> {
+    #[must_use]
+    pub fn follow(&self, selection: &Selection) -> Follower {
         let rest =
             Selection { bytes: selection.bytes.start..self.end, records: selection.records.start..self.index.count() };
-        Ok(Follower::from_cursor(&self.dir, self.entries(&rest)?))
+        Follower::from_cursor(&self.dir, self.entries(&rest))
     }
 
     /// The last run, or the bytes that follow it without belonging to any.
@@ -216,7 +214,12 @@ impl LogReader {
         };
         RunSpan {
             run: Some(record.run),
-            started_at: (record.mark == Mark::RunStart).then_some(record.time),
+            started_at: match record.mark {
+                Mark::RunStart => Some(record.time),
+                Mark::Continued { started_at } => Some(started_at),
+                Mark::Data | Mark::RunEnd | Mark::Gap { .. } => None,
+            },
+            is_complete: record.mark == Mark::RunStart,
             ended_at: is_over.then_some(last.time),
             selection: Selection { bytes: start..end.clamp(start, self.end), records: first..next },
         }
@@ -234,6 +237,7 @@ impl LogReader {
             run: None,
             started_at: None,
             ended_at: None,
+            is_complete: false,
             selection: Selection { bytes: start..end, records: at..at },
         })
     }
@@ -251,12 +255,19 @@ impl LogReader {
         }
         // Otherwise the line in progress ends first, unless a record says that none is.
         let record = self.index.partition(0, |record| record.offset < offset);
-        let mut cursor = Cursor::new(self.data.try_clone()?, offset, end, self.index.duplicate(u64::MAX), record);
+        let mut cursor = Cursor::new(self.data.clone(), offset, end, self.index.clone(), record);
         while cursor.advance()? {
             match cursor.entry() {
                 Some(Entry::Line(line)) if line.end == LineEnd::Continues => {}
                 Some(Entry::Line(_)) => return Ok(cursor.position()),
-                Some(Entry::Started { .. } | Entry::Ended { .. } | Entry::Gap { .. } | Entry::Restarted) | None => {
+                Some(
+                    Entry::Started { .. }
+                    | Entry::Continued { .. }
+                    | Entry::Ended { .. }
+                    | Entry::Gap { .. }
+                    | Entry::Restarted,
+                )
+                | None => {
                     return Ok(offset);
                 }
             }
@@ -326,7 +337,7 @@ pub fn tail(dir: &Path, run: RunNumber, lines: usize) -> io::Result<Vec<String>>
     let Some(reader) = LogReader::open(dir)? else { return Ok(Vec::new()) };
     let uncovered = || reader.newest().filter(|span| span.run.is_none());
     let Some(span) = reader.run(RunChoice::Number(run)).or_else(uncovered) else { return Ok(Vec::new()) };
-    let mut cursor = reader.entries(&reader.last_lines(&span.selection, lines)?)?;
+    let mut cursor = reader.entries(&reader.last_lines(&span.selection, lines)?);
     let mut texts = Vec::new();
     let mut text = LineText::new(Escapes::Strip);
     let mut shown = Vec::new();

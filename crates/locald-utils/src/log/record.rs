@@ -1,12 +1,13 @@
-//! The format of `log.idx`, version 1: a header and records of 32 bytes each, little endian.
+//! The format of an index, version 1: a header and records of 32 bytes each, little endian.
 //!
 //! ```text
 //! header   0 magic "locald.x"   8 version u32   12 zero                                          29 check u24
-//! record   0 offset u64         8 unix ms u64   16 lost bytes u64   24 run u32   28 kind u8      29 check u24
+//! record   0 offset u64         8 unix ms u64   16 detail u64       24 run u32   28 kind u8      29 check u24
 //! ```
 //! 32 divides every page and block size, so a write that is torn at a page border tears no record. A record that is torn
-//! elsewhere, zeroed or overwritten fails its check and is skipped. Offsets and run numbers never fall from one record
-//! to the next; times do when the clock is set back.
+//! elsewhere, zeroed or overwritten fails its check and is skipped. Offsets count from the beginning of the segment, and a
+//! detail is the bytes lost of a gap or the start of a run that continues, in unix ms. Offsets and run numbers never fall
+//! from one record to the next; times do when the clock is set back.
 
 use crate::name::RunNumber;
 use crate::time::UnixMillis;
@@ -25,7 +26,7 @@ const VERSION: u32 = 1;
 /// One entry of the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// The byte of `log` that the record stands before.
+    /// The byte of the log that the record stands before.
     pub offset: u64,
     /// When it was written.
     pub time: UnixMillis,
@@ -42,6 +43,11 @@ pub enum Mark {
     RunStart,
     /// What follows came at the record's time or up to 10 ms later.
     Data,
+    /// The output of a run that began in an earlier segment goes on here.
+    Continued {
+        /// When the run began.
+        started_at: UnixMillis,
+    },
     /// The run is over.
     RunEnd,
     /// Output that could not be written is missing here.
@@ -52,17 +58,26 @@ pub enum Mark {
 }
 
 impl Record {
+    /// How the run that begins with this record goes on in the next segment.
+    pub(super) fn continued(&self) -> Mark {
+        match self.mark {
+            Mark::Continued { started_at } => Mark::Continued { started_at },
+            Mark::RunStart | Mark::Data | Mark::RunEnd | Mark::Gap { .. } => Mark::Continued { started_at: self.time },
+        }
+    }
+
     pub(super) fn encode(&self) -> [u8; RECORD_BYTES] {
-        let (kind, lost) = match self.mark {
+        let (kind, detail) = match self.mark {
             Mark::RunStart => (1, 0),
             Mark::Data => (2, 0),
             Mark::RunEnd => (3, 0),
             Mark::Gap { lost } => (4, lost),
+            Mark::Continued { started_at } => (5, started_at.0),
         };
         let mut bytes = [0; RECORD_BYTES];
         bytes[0..8].copy_from_slice(&self.offset.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.time.0.to_le_bytes());
-        bytes[16..24].copy_from_slice(&u64::to_le_bytes(lost));
+        bytes[16..24].copy_from_slice(&u64::to_le_bytes(detail));
         bytes[24..28].copy_from_slice(&self.run.0.to_le_bytes());
         bytes[28] = kind;
         seal(bytes)
@@ -78,6 +93,7 @@ impl Record {
             2 => Mark::Data,
             3 => Mark::RunEnd,
             4 => Mark::Gap { lost: u64_at(bytes, 16) },
+            5 => Mark::Continued { started_at: UnixMillis(u64_at(bytes, 16)) },
             _ => return None,
         };
         let run = u32::from_le_bytes([bytes[24], bytes[25], bytes[26], bytes[27]]);
@@ -127,7 +143,8 @@ mod tests {
 
     #[test]
     fn a_record_reads_back_as_it_was_written() {
-        for mark in [Mark::RunStart, Mark::Data, Mark::RunEnd, Mark::Gap { lost: u64::MAX }] {
+        let continued = Mark::Continued { started_at: UnixMillis(1_600_000_000_000) };
+        for mark in [Mark::RunStart, Mark::Data, Mark::RunEnd, Mark::Gap { lost: u64::MAX }, continued] {
             assert_eq!(Record::decode(&record(mark).encode()), Some(record(mark)));
         }
     }

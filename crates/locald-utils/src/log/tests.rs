@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use super::record::RECORD_BYTES;
 use super::*;
 use crate::name::RunNumber;
+use crate::spec::LogPolicy;
 use crate::time::UnixMillis;
 
 fn scratch() -> TempDir {
@@ -25,7 +26,22 @@ fn at(ms: u64) -> UnixMillis {
 }
 
 fn open(dir: &Path, run: u32, now: UnixMillis) -> LogWriter {
-    LogWriter::open(dir, RunNumber(run), now).expect("the log opens")
+    open_with(dir, run, &LogPolicy::default(), now)
+}
+
+fn open_with(dir: &Path, run: u32, policy: &LogPolicy, now: UnixMillis) -> LogWriter {
+    LogWriter::open(dir, RunNumber(run), policy, now).expect("the log opens")
+}
+
+/// A log of so many bytes, in eighths.
+fn sized(max_size: u64) -> LogPolicy {
+    LogPolicy { max_size, ..LogPolicy::default() }
+}
+
+/// The bytes of all segments, as `cat log.0*` shows them.
+fn plain_bytes(dir: &Path) -> Vec<u8> {
+    let numbers = segments::list(dir).expect("the directory can be read").data;
+    numbers.into_iter().flat_map(|number| fs::read(data_path(dir, number)).expect("a segment")).collect()
 }
 
 fn reader(dir: &Path) -> LogReader {
@@ -45,6 +61,7 @@ fn write_run(dir: &Path, run: u32, now: u64, lines: &[&str]) {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Seen {
     Started(u32),
+    Continued(u32, UnixMillis),
     Ended(u32),
     Gap(u32, u64),
     Restarted,
@@ -55,6 +72,7 @@ impl From<Entry<'_>> for Seen {
     fn from(entry: Entry<'_>) -> Self {
         match entry {
             Entry::Started { run, .. } => Self::Started(run.0),
+            Entry::Continued { run, started_at, .. } => Self::Continued(run.0, started_at),
             Entry::Ended { run, .. } => Self::Ended(run.0),
             Entry::Gap { run, lost, .. } => Self::Gap(run.0, lost),
             Entry::Restarted => Self::Restarted,
@@ -118,7 +136,7 @@ fn lines_of(seen: &[Seen]) -> Vec<Whole> {
 }
 
 fn texts(dir: &Path, selection: &Selection) -> Vec<String> {
-    let seen = drain(reader(dir).entries(selection).expect("a cursor"));
+    let seen = drain(reader(dir).entries(selection));
     lines_of(&seen).into_iter().map(|line| String::from_utf8(line.3).expect("UTF-8")).collect()
 }
 
@@ -175,10 +193,15 @@ impl Expected {
     }
 }
 
-fn play(dir: &Path, steps: &[Step], mut read: impl FnMut()) -> Expected {
+/// Anything from a log in one segment to one in several, all of which are kept.
+fn policies() -> impl Strategy<Value = LogPolicy> {
+    prop_oneof![Just(LogPolicy::default()), (3000u64..10_000).prop_map(sized)]
+}
+
+fn play(dir: &Path, policy: &LogPolicy, steps: &[Step], mut read: impl FnMut()) -> Expected {
     let mut expected = Expected { runs: 1, ..Expected::default() };
     let mut now = at(0);
-    let mut writer = open(dir, 1, now);
+    let mut writer = open_with(dir, 1, policy, now);
     for step in steps {
         match step {
             Step::Write(bytes) => {
@@ -189,9 +212,9 @@ fn play(dir: &Path, steps: &[Step], mut read: impl FnMut()) -> Expected {
             Step::Restart => {
                 writer.end(now);
                 expected.runs += 1;
-                writer = open(dir, expected.runs, now);
+                writer = open_with(dir, expected.runs, policy, now);
             }
-            Step::TakeOver => writer = open(dir, expected.runs, now),
+            Step::TakeOver => writer = open_with(dir, expected.runs, policy, now),
             Step::Read => read(),
         }
     }
@@ -203,14 +226,14 @@ fn play(dir: &Path, steps: &[Step], mut read: impl FnMut()) -> Expected {
 
 proptest! {
     #[test]
-    fn readers_return_exactly_what_was_written(steps in steps(), max_piece in 4usize..40) {
+    fn readers_return_exactly_what_was_written(steps in steps(), policy in policies(), max_piece in 4usize..40) {
         let dir = scratch();
-        let expected = play(dir.path(), &steps, || ());
+        let expected = play(dir.path(), &policy, &steps, || ());
         let reader = reader(dir.path());
         let all = reader.all();
-        let seen = drain(reader.entries(&all).expect("a cursor").with_max_piece(max_piece));
+        let seen = drain(reader.entries(&all).with_max_piece(max_piece));
 
-        prop_assert_eq!(fs::read(dir.path().join(DATA_FILE)).expect("the log"), expected.all());
+        prop_assert_eq!(plain_bytes(dir.path()), expected.all());
         prop_assert_eq!(bytes_of(&seen), expected.all());
         let lines = lines_of(&seen);
         prop_assert_eq!(lines.len(), expected.lines().len());
@@ -226,15 +249,15 @@ proptest! {
     }
 
     #[test]
-    fn runs_hold_what_they_wrote(steps in steps()) {
+    fn runs_hold_what_they_wrote(steps in steps(), policy in policies()) {
         let dir = scratch();
-        let expected = play(dir.path(), &steps, || ());
+        let expected = play(dir.path(), &policy, &steps, || ());
         let reader = reader(dir.path());
         let runs = reader.runs();
         prop_assert_eq!(runs.len(), expected.runs as usize);
         for (span, number) in runs.iter().zip(1..) {
             let wrote: Vec<u8> = expected.bytes.iter().filter(|byte| byte.1 == number).map(|byte| byte.0).collect();
-            let seen = drain(reader.entries(&span.selection).expect("a cursor"));
+            let seen = drain(reader.entries(&span.selection));
             prop_assert_eq!(bytes_of(&seen), wrote);
             prop_assert_eq!(seen.first(), Some(&Seen::Started(number)));
             prop_assert_eq!(seen.last(), Some(&Seen::Ended(number)));
@@ -247,41 +270,41 @@ proptest! {
     }
 
     #[test]
-    fn last_lines_are_the_last_lines(steps in steps(), count in 0usize..30) {
+    fn last_lines_are_the_last_lines(steps in steps(), policy in policies(), count in 0usize..30) {
         let dir = scratch();
-        play(dir.path(), &steps, || ());
+        play(dir.path(), &policy, &steps, || ());
         let reader = reader(dir.path());
         for span in reader.runs().into_iter().map(|run| run.selection).chain([reader.all()]) {
-            let whole = lines_of(&drain(reader.entries(&span).expect("a cursor")));
+            let whole = lines_of(&drain(reader.entries(&span)));
             let narrowed = reader.last_lines(&span, count).expect("the log can be read");
-            let last = lines_of(&drain(reader.entries(&narrowed).expect("a cursor")));
+            let last = lines_of(&drain(reader.entries(&narrowed)));
             prop_assert_eq!(&last[..], &whole[whole.len().saturating_sub(count)..]);
         }
     }
 
     #[test]
-    fn since_and_until_split_a_log_by_time(steps in steps(), ms in 0u64..400) {
+    fn since_and_until_split_a_log_by_time(steps in steps(), policy in policies(), ms in 0u64..400) {
         let dir = scratch();
-        play(dir.path(), &steps, || ());
+        play(dir.path(), &policy, &steps, || ());
         let reader = reader(dir.path());
-        let whole = lines_of(&drain(reader.entries(&reader.all()).expect("a cursor")));
+        let whole = lines_of(&drain(reader.entries(&reader.all())));
         let since = reader.since(&reader.all(), at(ms)).expect("the log can be read");
         let until = reader.until(&reader.all(), at(ms)).expect("the log can be read");
         let later: Vec<_> = whole.iter().filter(|line| line.1 >= Some(at(ms))).cloned().collect();
         let earlier: Vec<_> = whole.iter().filter(|line| line.1 <= Some(at(ms))).cloned().collect();
-        prop_assert_eq!(lines_of(&drain(reader.entries(&since).expect("a cursor"))), later);
-        prop_assert_eq!(lines_of(&drain(reader.entries(&until).expect("a cursor"))), earlier);
+        prop_assert_eq!(lines_of(&drain(reader.entries(&since))), later);
+        prop_assert_eq!(lines_of(&drain(reader.entries(&until))), earlier);
     }
 
     #[test]
-    fn a_follower_sees_what_a_reader_sees(steps in steps()) {
+    fn a_follower_sees_what_a_reader_sees(steps in steps(), policy in policies()) {
         let dir = scratch();
         let mut follower = Follower::new(dir.path());
         let mut seen = Vec::new();
-        let expected = play(dir.path(), &steps, || seen.extend(news(&mut follower)));
+        let expected = play(dir.path(), &policy, &steps, || seen.extend(news(&mut follower)));
         prop_assert_eq!(bytes_of(&seen), expected.all());
         let at_once = reader(dir.path());
-        prop_assert_eq!(seen, drain(at_once.entries(&at_once.all()).expect("a cursor")));
+        prop_assert_eq!(seen, drain(at_once.entries(&at_once.all())));
     }
 
     #[test]
@@ -291,8 +314,8 @@ proptest! {
         is_cut in any::<bool>(),
     ) {
         let dir = scratch();
-        let expected = play(dir.path(), &steps, || ());
-        let path = dir.path().join(INDEX_FILE);
+        let expected = play(dir.path(), &LogPolicy::default(), &steps, || ());
+        let path = index_path(dir.path(), 1);
         let mut index = fs::read(&path).expect("the index");
         for (place, byte) in &damage {
             let place = place.index(index.len());
@@ -319,8 +342,8 @@ proptest! {
         for (bytes, wait, deed) in &steps {
             seen.extend(news(&mut follower));
             match deed {
-                0 => fs::remove_file(dir.join(DATA_FILE)).expect("it was there"),
-                1 => drop(fs::remove_file(dir.join(INDEX_FILE))),
+                0 => fs::remove_file(data_path(&dir, 1)).expect("it was there"),
+                1 => drop(fs::remove_file(index_path(&dir, 1))),
                 2 => fs::remove_dir_all(&dir).expect("it was there"),
                 _ => {}
             }
@@ -332,8 +355,8 @@ proptest! {
                 now = UnixMillis(now.0 + MARK_INTERVAL_MS);
                 writer.write(b"!", now);
                 written.push(b'!');
-                prop_assert!(fs::read(dir.join(DATA_FILE)).expect("a log").ends_with(b"!"));
-                prop_assert!(dir.join(INDEX_FILE).exists());
+                prop_assert!(fs::read(data_path(&dir, 1)).expect("a log").ends_with(b"!"));
+                prop_assert!(index_path(&dir, 1).exists());
             }
         }
         writer.end(now);
@@ -347,9 +370,193 @@ proptest! {
     }
 }
 
+// Segments.
+
+proptest! {
+    #[test]
+    fn what_is_kept_is_the_newest_and_no_more_than_allowed(steps in steps(), max_size in 300u64..1500) {
+        let dir = scratch();
+        // Of what a segment takes when it is looked at, the last 10 ms have not been looked at before.
+        const SLACK: u64 = 20 * 40 + 3 * RECORD_BYTES as u64;
+        let on_disk = || {
+            let sizes = fs::read_dir(dir.path()).expect("a directory").map(|entry| {
+                let seen = entry.expect("an entry").metadata().expect("a file");
+                if seen.is_symlink() { 0 } else { seen.len() }
+            });
+            sizes.sum::<u64>()
+        };
+        let mut most = 0;
+        let expected = play(dir.path(), &sized(max_size), &steps, || most = most.max(on_disk()));
+        prop_assert!(most <= max_size + SLACK, "{most} of {max_size}");
+
+        let reader = reader(dir.path());
+        let seen = drain(reader.entries(&reader.all()));
+        let kept = bytes_of(&seen);
+        prop_assert!(expected.all().ends_with(&kept));
+        prop_assert_eq!(plain_bytes(dir.path()), kept.clone());
+        // Every line is still known to be of its run, and to have come at its time.
+        let removed = expected.bytes.len() - kept.len();
+        for (run, time, offset, bytes) in lines_of(&seen) {
+            let (_, want_run, came) = expected.bytes[removed + usize::try_from(offset).expect("small")];
+            let time = time.expect("a time");
+            prop_assert_eq!(run, Some(want_run), "{:?}", bytes);
+            prop_assert!(time <= came && came.since(time).as_millis() < 10, "{:?} came at {:?}", time, came);
+        }
+        // Of the first run that is left, the start is known even if its first output is not kept.
+        let runs = reader.runs();
+        prop_assert!(runs.iter().skip(1).all(|run| run.is_complete));
+        prop_assert!(runs.iter().all(|run| run.started_at.is_some() && run.ended_at.is_some()));
+        prop_assert_eq!(runs.last().and_then(|run| run.run), Some(RunNumber(expected.runs)));
+        match (&seen[0], runs[0].is_complete) {
+            (Seen::Started(_), true) => {}
+            (Seen::Continued(run, started_at), false) => {
+                prop_assert_eq!((runs[0].run, runs[0].started_at), (Some(RunNumber(*run)), Some(*started_at)));
+            }
+            (first, is_complete) => prop_assert!(false, "{first:?}, {is_complete}"),
+        }
+    }
+
+    #[test]
+    fn a_follower_that_falls_behind_says_so_and_goes_on(steps in steps(), max_size in 300u64..1500) {
+        let dir = scratch();
+        let mut follower = Follower::new(dir.path());
+        let mut seen = Vec::new();
+        let expected = play(dir.path(), &sized(max_size), &steps, || seen.extend(news(&mut follower)));
+        // It ends with what was written last. What is missing is missing at its beginning or where it says so.
+        let all = expected.all();
+        let mut before = all.len();
+        for (behind, part) in seen.rsplit(|seen| *seen == Seen::Restarted).enumerate() {
+            let bytes = bytes_of(part);
+            let place = (0..=before.saturating_sub(bytes.len())).rev().find(|place| all[*place..before].starts_with(&bytes));
+            let Some(place) = place else { return Err(TestCaseError::fail(format!("{bytes:?} is not in {all:?}"))) };
+            prop_assert!(behind > 0 || place + bytes.len() == all.len());
+            before = place;
+        }
+    }
+}
+
+/// A log of four segments, all of one run. Returns its bytes.
+fn four_segments(dir: &Path) -> (LogWriter, Vec<u8>) {
+    let mut writer = open_with(dir, 1, &sized(8 * 150), at(0));
+    for n in 0..4 {
+        writer.write(&[b"0123456789abcdef\n".repeat(6), b"12345678\n".to_vec()].concat(), at(20 * n));
+    }
+    assert_eq!(segments::list(dir).expect("readable").data, [1, 2, 3, 4]);
+    (writer, plain_bytes(dir))
+}
+
+#[test]
+fn a_segment_ends_where_a_line_does() {
+    let dir = scratch();
+    let mut writer = open_with(dir.path(), 1, &sized(8 * 1000), at(0));
+    writer.write(&[b'x'; 2000], at(0));
+    writer.write(b" the end\nnext\nlast\n", at(20));
+    assert_eq!(fs::read(data_path(dir.path(), 2)).expect("a second segment"), b"next\nlast\n");
+    // Whoever never ends a line gets no more room than others.
+    writer.write(&[b'y'; 2000], at(40));
+    writer.write(&[b'y'; 10], at(60));
+    assert_eq!(fs::read(data_path(dir.path(), 3)).expect("a third segment"), [b'y'; 10]);
+    let reader = reader(dir.path());
+    assert_eq!(lines_of(&drain(reader.entries(&reader.all()))).len(), 4);
+}
+
+#[test]
+fn a_segment_that_is_old_is_followed_by_the_next_and_removed_when_it_is_too_old() {
+    let dir = scratch();
+    let policy = LogPolicy { max_age: std::time::Duration::from_secs(8), ..LogPolicy::default() };
+    let mut writer = open_with(dir.path(), 1, &policy, at(0));
+    for second in 0..=12 {
+        writer.write(format!("{second}\n").as_bytes(), at(1000 * second));
+    }
+    // Each second begins a segment; that of second 3 was complete at second 4, which is 8 seconds ago.
+    assert_eq!(plain_bytes(dir.path()), b"3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n");
+    let run = reader(dir.path()).run(RunChoice::Current).expect("a run");
+    assert_eq!((run.started_at, run.is_complete), (Some(at(0)), false));
+}
+
+#[test]
+fn log_leads_to_the_newest_segment() {
+    let dir = scratch();
+    let (writer, _) = four_segments(dir.path());
+    assert_eq!(fs::read_link(dir.path().join("log")).expect("a link"), Path::new("log.000004"));
+    drop(writer);
+    fs::remove_file(dir.path().join("log")).expect("it was there");
+    open_with(dir.path(), 2, &sized(8 * 150), at(100));
+    assert_eq!(fs::read_link(dir.path().join("log")).expect("a link"), Path::new("log.000004"));
+}
+
+#[test]
+fn a_writer_that_dies_at_any_step_of_a_segment_costs_no_byte() {
+    /// What is on disk when the writer dies, made from a log that is complete.
+    type Death = fn(&Path);
+    let deaths: [(&str, Death); 5] = [
+        ("the index of the next segment is made", |dir| {
+            fs::write(index_path(dir, 5), record::header()).expect("an index");
+        }),
+        ("it has its first record in part", |dir| {
+            fs::write(index_path(dir, 5), [&record::header()[..], &[7; 11]].concat()).expect("an index");
+        }),
+        ("the data is made, and the link is not", |dir| {
+            fs::write(index_path(dir, 5), record::header()).expect("an index");
+            fs::write(data_path(dir, 5), "").expect("a segment");
+        }),
+        ("the link is made beside the old one", |dir| {
+            std::os::unix::fs::symlink("log.000005", dir.join("log.new")).expect("a link");
+        }),
+        ("the index of a removed segment is left", |dir| {
+            fs::write(index_path(dir, 0), record::header()).expect("an index");
+        }),
+    ];
+    for (step, death) in deaths {
+        let dir = scratch();
+        let (writer, mut all) = four_segments(dir.path());
+        let mut follower = Follower::new(dir.path());
+        let mut seen = news(&mut follower);
+        drop(writer);
+        death(dir.path());
+        no_byte_is_lost(dir.path(), &all);
+        let mut writer = open_with(dir.path(), 1, &sized(8 * 150), at(100));
+        writer.write(b"after\n", at(120));
+        writer.end(at(140));
+        all.extend_from_slice(b"after\n");
+        no_byte_is_lost(dir.path(), &all);
+        seen.extend(news(&mut follower));
+        assert_eq!(bytes_of(&seen), all, "{step}");
+        let run = reader(dir.path()).run(RunChoice::Current).expect("a run");
+        assert_eq!((run.run, run.started_at, run.is_complete), (Some(RunNumber(1)), Some(at(0)), true), "{step}");
+        let segments::Listing { data, indexes } = segments::list(dir.path()).expect("readable");
+        assert_eq!(data, indexes, "{step}: nothing is left over");
+    }
+}
+
+#[test]
+fn the_index_of_an_old_segment_can_be_lost() {
+    let dir = scratch();
+    let (_writer, all) = four_segments(dir.path());
+    fs::remove_file(index_path(dir.path(), 2)).expect("it was there");
+    no_byte_is_lost(dir.path(), &all);
+    let runs = reader(dir.path()).runs();
+    assert_eq!(runs.len(), 1, "the segment lies within the run");
+}
+
+#[test]
+fn a_log_that_is_begun_anew_with_lower_numbers_is_followed() {
+    let dir = scratch();
+    let mut follower = Follower::new(dir.path());
+    let (writer, all) = four_segments(dir.path());
+    assert_eq!(bytes_of(&news(&mut follower)), all);
+    drop(writer);
+    fs::remove_dir_all(dir.path()).expect("it was there");
+    assert_eq!(news(&mut follower), []);
+    write_run(dir.path(), 2, 200, &["anew\n"]);
+    let seen = news(&mut follower);
+    assert_eq!(seen[..2], [Seen::Restarted, Seen::Started(2)]);
+    assert_eq!(bytes_of(&seen), b"anew\n");
+}
+
 fn no_byte_is_lost(dir: &Path, all: &[u8]) {
     let reader = reader(dir);
-    assert_eq!(bytes_of(&drain(reader.entries(&reader.all()).expect("a cursor"))), all);
+    assert_eq!(bytes_of(&drain(reader.entries(&reader.all()))), all);
     let mut place = 0;
     for run in reader.runs() {
         assert_eq!(run.selection.bytes.start, place, "{run:?}");
@@ -367,11 +574,11 @@ fn an_index_torn_at_any_length_loses_no_byte() {
     let dir = scratch();
     write_run(dir.path(), 1, 0, &["one\n", "two\n", "three"]);
     write_run(dir.path(), 2, 100, &["four\n", "five"]);
-    let all = fs::read(dir.path().join(DATA_FILE)).expect("the log");
-    let index = fs::read(dir.path().join(INDEX_FILE)).expect("the index");
+    let all = fs::read(data_path(dir.path(), 1)).expect("the log");
+    let index = fs::read(index_path(dir.path(), 1)).expect("the index");
     for length in 0..=index.len() {
-        fs::write(dir.path().join(DATA_FILE), &all).expect("the log is put back");
-        fs::write(dir.path().join(INDEX_FILE), &index[..length]).expect("the index is torn");
+        fs::write(data_path(dir.path(), 1), &all).expect("the log is put back");
+        fs::write(index_path(dir.path(), 1), &index[..length]).expect("the index is torn");
         no_byte_is_lost(dir.path(), &all);
         write_run(dir.path(), 3, 200, &["six\n"]);
         let mut all = all.clone();
@@ -381,8 +588,8 @@ fn an_index_torn_at_any_length_loses_no_byte() {
         assert_eq!((newest.run, newest.started_at), (Some(RunNumber(3)), Some(at(200))), "torn at {length}");
         assert_eq!(texts(dir.path(), &newest.selection), ["six\n"]);
     }
-    fs::write(dir.path().join(DATA_FILE), &all).expect("the log is put back");
-    fs::remove_file(dir.path().join(INDEX_FILE)).expect("the index is deleted");
+    fs::write(data_path(dir.path(), 1), &all).expect("the log is put back");
+    fs::remove_file(index_path(dir.path(), 1)).expect("the index is deleted");
     no_byte_is_lost(dir.path(), &all);
     let runs = reader(dir.path()).runs();
     assert_eq!(runs.len(), 1);
@@ -396,8 +603,8 @@ fn files_are_private_and_the_directory_is_made() {
     open(&dir, 1, at(0));
     let mode = |path: &Path| fs::metadata(path).expect("it exists").permissions().mode() & 0o777;
     assert_eq!(mode(&dir), 0o700);
-    assert_eq!(mode(&dir.join(DATA_FILE)), 0o600);
-    assert_eq!(mode(&dir.join(INDEX_FILE)), 0o600);
+    assert_eq!(mode(&data_path(&dir, 1)), 0o600);
+    assert_eq!(mode(&index_path(&dir, 1)), 0o600);
 }
 
 #[test]
@@ -408,7 +615,7 @@ fn a_busy_log_gets_one_mark_in_ten_milliseconds() {
         writer.write(b"line\n", at(n / 10));
     }
     // The header, the beginning of the run, and one mark for each 10 ms after it.
-    let length = fs::metadata(dir.path().join(INDEX_FILE)).expect("the index").len();
+    let length = fs::metadata(index_path(dir.path(), 1)).expect("the index").len();
     assert_eq!(length, (1 + 1 + 9) * RECORD_BYTES as u64);
 }
 
@@ -419,7 +626,7 @@ fn a_clock_that_is_set_back_makes_a_mark_due() {
     writer.write(b"before\n", at(10_000));
     writer.write(b"after\n", at(5_000));
     let reader = reader(dir.path());
-    let lines = lines_of(&drain(reader.entries(&reader.all()).expect("a cursor")));
+    let lines = lines_of(&drain(reader.entries(&reader.all())));
     assert_eq!(lines.iter().map(|line| line.1).collect::<Vec<_>>(), [Some(at(10_000)), Some(at(5_000))]);
 }
 
@@ -447,7 +654,7 @@ fn run_numbers_that_begin_again_cost_the_index_and_no_byte() {
 fn an_index_left_behind_by_a_deleted_log_is_not_believed() {
     let dir = scratch();
     write_run(dir.path(), 1, 0, &["one\n"]);
-    fs::remove_file(dir.path().join(DATA_FILE)).expect("the log is deleted");
+    fs::remove_file(data_path(dir.path(), 1)).expect("the log is deleted");
     write_run(dir.path(), 2, 100, &["two\n"]);
     let runs: Vec<_> = reader(dir.path()).runs().iter().map(|run| run.run).collect();
     assert_eq!(runs, [Some(RunNumber(2))]);
@@ -466,7 +673,7 @@ fn a_run_without_output_stays_on_record() {
 fn output_without_index_behind_a_known_run_is_a_run_of_its_own() {
     let dir = scratch();
     write_run(dir.path(), 1, 0, &["one\n"]);
-    let mut log = OpenOptions::new().append(true).open(dir.path().join(DATA_FILE)).expect("the log");
+    let mut log = OpenOptions::new().append(true).open(data_path(dir.path(), 1)).expect("the log");
     log.write_all(b"who?\n").expect("it is appended");
     let reader = reader(dir.path());
     let newest = reader.run(RunChoice::Current).expect("a run");
@@ -482,7 +689,7 @@ fn a_log_that_is_emptied_under_the_writer_goes_on_from_its_beginning() {
     writer.write(b"before\n", at(0));
     let mut follower = Follower::new(dir.path());
     assert_eq!(bytes_of(&news(&mut follower)), b"before\n");
-    File::create(dir.path().join(DATA_FILE)).expect("the log is emptied");
+    File::create(data_path(dir.path(), 1)).expect("the log is emptied");
     assert_eq!(news(&mut follower), [Seen::Restarted, Seen::Started(4)]);
     writer.write(b"after\n", at(20));
     let after =
@@ -492,7 +699,7 @@ fn a_log_that_is_emptied_under_the_writer_goes_on_from_its_beginning() {
     let reader = reader(dir.path());
     let run = reader.run(RunChoice::Current).expect("a run");
     assert_eq!((run.run, run.started_at, run.selection.bytes.clone()), (Some(RunNumber(4)), Some(at(0)), 0..6));
-    assert_eq!(lines_of(&drain(reader.entries(&run.selection).expect("a cursor"))).len(), 1);
+    assert_eq!(lines_of(&drain(reader.entries(&run.selection))).len(), 1);
 }
 
 #[test]
@@ -502,7 +709,7 @@ fn a_follower_reads_a_renamed_log_to_its_end() {
     writer.write(b"one\ntw", at(0));
     let mut follower = Follower::new(dir.path());
     assert_eq!(bytes_of(&news(&mut follower)), b"one\n");
-    fs::rename(dir.path().join(DATA_FILE), dir.path().join("log.1")).expect("the log is renamed");
+    fs::rename(data_path(dir.path(), 1), dir.path().join("log.1")).expect("the log is renamed");
     writer.write(b"o\nthree", at(5));
     write_run(dir.path(), 2, 100, &["four\n"]);
     let seen = news(&mut follower);
@@ -551,7 +758,7 @@ fn a_line_longer_than_a_piece_comes_in_pieces_of_whole_characters() {
     writer.write(long.as_bytes(), at(0));
     writer.write(b"\nshort\n", at(0));
     let reader = reader(dir.path());
-    let seen = drain(reader.entries(&reader.all()).expect("a cursor"));
+    let seen = drain(reader.entries(&reader.all()));
     for entry in &seen {
         if let Seen::Line { bytes, .. } = entry {
             assert!(bytes.len() <= MAX_PIECE_BYTES && std::str::from_utf8(bytes).is_ok());
@@ -566,12 +773,12 @@ fn a_line_longer_than_a_piece_comes_in_pieces_of_whole_characters() {
 #[test]
 fn the_tail_of_a_huge_log_reads_only_what_it_needs() {
     let dir = scratch();
-    let mut writer = open(dir.path(), 1, at(0));
+    let mut writer = open_with(dir.path(), 1, &sized(u64::MAX), at(0));
     // A hole of 4 TB takes no room; reading it would take an hour.
     let hole = 4 << 40;
     OpenOptions::new()
         .write(true)
-        .open(dir.path().join(DATA_FILE))
+        .open(data_path(dir.path(), 1))
         .and_then(|log| log.set_len(hole))
         .expect("the file system has sparse files");
     for n in 0..5000u32 {
@@ -580,7 +787,7 @@ fn the_tail_of_a_huge_log_reads_only_what_it_needs() {
     assert_eq!(tail(dir.path(), RunNumber(1), 2).expect("readable"), ["line 4998", "line 4999"]);
     let reader = reader(dir.path());
     let since = reader.since(&reader.all(), at(20 + 4000)).expect("readable");
-    assert_eq!(lines_of(&drain(reader.entries(&since).expect("a cursor"))).len(), 1000);
+    assert_eq!(lines_of(&drain(reader.entries(&since))).len(), 1000);
     let last = reader.last_lines(&reader.all(), 5000).expect("readable");
     assert_eq!(last.bytes.start, hole + 1);
 }
@@ -598,7 +805,7 @@ fn a_tail_is_text_and_bounded() {
     assert_eq!(lines, ["error:\tno", "100%", &format!("{}…", "é".repeat(2048)), "end"]);
     assert_eq!(tail(dir.path(), RunNumber(9), 4).expect("readable"), Vec::<String>::new());
     assert_eq!(tail(&dir.path().join("none"), RunNumber(1), 4).expect("no log is no error"), Vec::<String>::new());
-    fs::remove_file(dir.path().join(INDEX_FILE)).expect("the index is deleted");
+    fs::remove_file(index_path(dir.path(), 1)).expect("the index is deleted");
     assert_eq!(tail(dir.path(), RunNumber(3), 1).expect("readable"), ["end"]);
 }
 
@@ -643,7 +850,7 @@ fn a_disk_that_refuses_bytes_costs_exactly_those_and_is_marked() {
     assert_eq!(writer.lost(), 5030 + 1012);
     writer.end(at(120));
     let reader = reader(dir);
-    let seen = drain(reader.entries(&reader.all()).expect("a cursor"));
+    let seen = drain(reader.entries(&reader.all()));
     let gaps: Vec<(usize, &Seen)> = seen.iter().enumerate().filter(|(_, seen)| matches!(seen, Seen::Gap(..))).collect();
     assert_eq!(gaps.iter().map(|gap| gap.1).collect::<Vec<_>>(), [&Seen::Gap(1, 5030), &Seen::Gap(1, 1012)]);
     assert_eq!(bytes_of(&seen[..gaps[0].0]), [b'x'; 5000]);
@@ -657,13 +864,13 @@ fn a_disk_that_refuses_bytes_costs_exactly_those_and_is_marked() {
 #[test]
 fn a_full_disk_never_stops_the_writer() {
     let dir = scratch();
-    std::os::unix::fs::symlink("/dev/full", dir.path().join(DATA_FILE)).expect("the log is /dev/full");
+    std::os::unix::fs::symlink("/dev/full", data_path(dir.path(), 1)).expect("the log is /dev/full");
     let mut writer = open(dir.path(), 1, at(0));
     for n in 0..50 {
         writer.write(b"0123456789", at(n));
     }
     assert_eq!(writer.lost(), 500);
-    fs::remove_file(dir.path().join(DATA_FILE)).expect("the disk is put right");
+    fs::remove_file(data_path(dir.path(), 1)).expect("the disk is put right");
     writer.end(at(60));
     assert_eq!(writer.lost(), 500);
 }
@@ -676,7 +883,7 @@ fn output_lost_before_it_came_here_is_marked() {
     writer.lose(4096);
     writer.write(b"two\n", at(1));
     let reader = reader(dir.path());
-    let seen = drain(reader.entries(&reader.all()).expect("a cursor"));
+    let seen = drain(reader.entries(&reader.all()));
     assert_eq!(seen[2], Seen::Gap(1, 4096));
     assert_eq!(bytes_of(&seen[..2]), b"one\n");
 }
@@ -687,13 +894,13 @@ fn output_that_may_have_gone_with_a_deleted_log_is_marked() {
     let mut writer = open(dir.path(), 1, at(0));
     writer.write(b"one\n", at(0));
     writer.write(b"two\n", at(10));
-    fs::remove_file(dir.path().join(DATA_FILE)).expect("the log is deleted");
+    fs::remove_file(data_path(dir.path(), 1)).expect("the log is deleted");
     writer.write(b"gone\n", at(19));
     writer.write(b"here\n", at(20));
     // "two" came after the last look at the file as well, so it counts: at most 9 bytes.
     assert_eq!(writer.lost(), 9);
     let reader = reader(dir.path());
-    let seen = drain(reader.entries(&reader.all()).expect("a cursor"));
+    let seen = drain(reader.entries(&reader.all()));
     assert_eq!(seen[..2], [Seen::Started(1), Seen::Gap(1, 9)]);
     assert_eq!(bytes_of(&seen), b"here\n");
 }
@@ -704,7 +911,7 @@ fn a_new_index_knows_where_the_run_began() {
     write_run(dir.path(), 1, 0, &["old\n"]);
     let mut writer = open(dir.path(), 2, at(100));
     writer.write(b"one\n", at(100));
-    fs::remove_file(dir.path().join(INDEX_FILE)).expect("the index is deleted");
+    fs::remove_file(index_path(dir.path(), 1)).expect("the index is deleted");
     writer.write(b"two\n", at(120));
     let reader = reader(dir.path());
     let run = reader.run(RunChoice::Current).expect("a run");
@@ -718,12 +925,12 @@ fn an_index_that_knows_more_than_the_log_has_is_cut_to_size() {
     write_run(dir.path(), 1, 0, &["one\n"]);
     write_run(dir.path(), 2, 100, &["two\n", "lost\n", "lost\n", "lost\n", "lost\n"]);
     // As after a power failure that the index survived and the end of the log did not.
-    let log = OpenOptions::new().write(true).open(dir.path().join(DATA_FILE)).expect("the log");
+    let log = OpenOptions::new().write(true).open(data_path(dir.path(), 1)).expect("the log");
     log.set_len(8).expect("it is cut");
     write_run(dir.path(), 3, 300, &["three\n"]);
     let runs: Vec<_> = reader(dir.path()).runs().iter().map(|run| (run.run, run.selection.bytes.clone())).collect();
     assert_eq!(runs, [(Some(RunNumber(1)), 0..4), (Some(RunNumber(2)), 4..8), (Some(RunNumber(3)), 8..14)]);
-    let index = fs::metadata(dir.path().join(INDEX_FILE)).expect("the index").len();
+    let index = fs::metadata(index_path(dir.path(), 1)).expect("the index").len();
     // The header, the start and the end of run 1, the start and one mark of run 2, the start and the end of run 3.
     assert_eq!(index, 7 * RECORD_BYTES as u64);
 }
@@ -732,7 +939,7 @@ fn an_index_that_knows_more_than_the_log_has_is_cut_to_size() {
 fn an_index_of_another_version_is_not_read() {
     let dir = scratch();
     write_run(dir.path(), 1, 0, &["one\n"]);
-    let path = dir.path().join(INDEX_FILE);
+    let path = index_path(dir.path(), 1);
     let mut index = fs::read(&path).expect("the index");
     index[8] = 2;
     fs::write(&path, index).expect("the index is changed");
@@ -744,7 +951,7 @@ fn an_index_of_another_version_is_not_read() {
 fn output_without_index_between_two_runs_is_a_run_of_its_own() {
     let dir = scratch();
     write_run(dir.path(), 1, 0, &["one\n"]);
-    let mut log = OpenOptions::new().append(true).open(dir.path().join(DATA_FILE)).expect("the log");
+    let mut log = OpenOptions::new().append(true).open(data_path(dir.path(), 1)).expect("the log");
     log.write_all(b"who?\n").expect("it is appended");
     write_run(dir.path(), 2, 100, &["two\n"]);
     let reader = reader(dir.path());
@@ -760,7 +967,7 @@ fn a_record_that_was_seen_half_written_is_read_again() {
     let mut writer = open(dir.path(), 1, at(0));
     writer.write(b"one\n", at(0));
     writer.end(at(5));
-    let path = dir.path().join(INDEX_FILE);
+    let path = index_path(dir.path(), 1);
     let whole = fs::read(&path).expect("the index");
     let (start, end) = whole.split_at(whole.len() - RECORD_BYTES);
     fs::write(&path, [start, &[0; RECORD_BYTES]].concat()).expect("the index is torn");

@@ -2,20 +2,24 @@
 //!
 //! [`LogWriter::write`] cannot fail and keeps nothing back. What the disk does not take is counted and dropped, and the
 //! index says where and how much as soon as the disk takes bytes again. A log that was deleted or truncated under the
-//! writer is begun anew. All of that is found out at most every 10 ms, together with the mark that is due then: two
-//! `fstat` and one small `write` beside the bytes themselves. Nothing here reads a clock or allocates per write.
+//! writer is begun anew, and a segment that has become large or old is followed by the next. All of that is found out at
+//! most every 10 ms, together with the mark that is due then: two `fstat` and one small `write` beside the bytes
+//! themselves. Nothing here reads a clock or allocates per write.
 //!
 //! A process that uses this ignores SIGXFSZ, or a file size limit kills it before `write` can say EFBIG (setrlimit(2)).
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::index::{Index, RECORD};
-use super::record::{Mark, Record, header};
-use super::{DATA_FILE, INDEX_FILE};
+use super::index::Index;
+use super::index_writer::{self, IndexWriter, Opened};
+use super::record::{Mark, Record};
+use super::retention::Retained;
+use super::segments::{self, Data, data_path};
 use crate::name::RunNumber;
+use crate::spec::LogPolicy;
 use crate::time::UnixMillis;
 
 /// 10 ms between two marks: times are exact to what a person can tell apart, and a busy log pays one small write in
@@ -26,10 +30,13 @@ pub const MARK_INTERVAL_MS: u64 = 10;
 #[derive(Debug)]
 pub struct LogWriter {
     dir: PathBuf,
-    run: RunNumber,
-    started_at: UnixMillis,
-    /// Where this run's output begins.
-    start: u64,
+    /// The segments before the one that is written.
+    retained: Retained,
+    /// The segment that is written, and when it began.
+    number: u64,
+    began_at: UnixMillis,
+    /// With what this run begins in that segment.
+    first: Record,
     /// `None` while it is gone and cannot be made again: everything is lost then.
     data: Option<File>,
     /// Where the next byte goes.
@@ -37,7 +44,7 @@ pub struct LogWriter {
     /// Bytes written since the file was last seen to exist.
     unchecked: u64,
     /// `None` while there is none: the log does without.
-    index: Option<IndexFile>,
+    index: Option<IndexWriter>,
     marked_at: UnixMillis,
     lost: u64,
     /// Those of `lost` that no gap mark tells of yet.
@@ -47,29 +54,48 @@ pub struct LogWriter {
 impl LogWriter {
     /// Opens the log of a service for `run`, and marks that it begins.
     ///
-    /// Makes the directory (0700) and the files (0600) that do not exist. The output of earlier runs stays. If the last
-    /// run in the index is `run` itself, it goes on: somebody takes over from a writer that died.
+    /// Makes the directory (0700) and the files (0600) that do not exist. The output of earlier runs stays, as far as
+    /// `policy` keeps it. If the last run in the index is `run` itself, it goes on: somebody takes over from a writer that
+    /// died.
     ///
     /// # Errors
-    /// When the directory or `log` cannot be made or opened. A problem with the index alone is none.
-    pub fn open(dir: &Path, run: RunNumber, now: UnixMillis) -> io::Result<Self> {
-        let (data, end) = open_data(dir)?;
-        let opened = IndexFile::open(dir, run, end);
-        let goes_on = opened.as_ref().is_ok_and(|(_, last_run)| *last_run == Some(run));
+    /// When the directory or the data file cannot be made or opened. A problem with the index alone is none.
+    pub fn open(dir: &Path, run: RunNumber, policy: &LogPolicy, now: UnixMillis) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        let mut listing = segments::list(dir)?;
+        if listing.data.is_empty() {
+            listing.data.push(1);
+        }
+        let number = listing.data[listing.data.len() - 1];
+        let (file, end) = open_data(dir, number)?;
+        segments::link_latest(dir, number);
+        // Only the newest can be missing by now, when somebody deletes it at this moment.
+        let known = Data::open(dir, &listing.data)?.filter(|data| data.number() == number);
+        let opened = known.map(|data| index_writer::open(dir, &Index::open(dir, &data), run, data.end(), now));
+        let start = Record { offset: end, time: now, run, mark: Mark::RunStart };
+        let Opened { index, is_new, began_at, first } =
+            opened.unwrap_or(Opened { index: None, is_new: true, began_at: None, first: None });
         let mut writer = Self {
             dir: dir.to_owned(),
-            run,
-            started_at: now,
-            start: end,
-            data: Some(data),
+            retained: Retained::new(dir, policy, &listing, number),
+            number,
+            began_at: began_at.unwrap_or(now),
+            first: first.unwrap_or(start),
+            data: Some(file),
             end,
             unchecked: 0,
-            index: opened.ok().map(|(index, _)| index),
+            index,
             marked_at: now,
             lost: 0,
             unmarked: 0,
         };
-        writer.mark(if goes_on { Mark::Data } else { Mark::RunStart }, end, now);
+        if is_new || first.is_none() {
+            writer.append_record(writer.first);
+        }
+        if first.is_some() {
+            writer.mark(Mark::Data, end, now);
+        }
+        writer.retained.prune(now);
         Ok(writer)
     }
 
@@ -78,18 +104,21 @@ impl LogWriter {
         if bytes.is_empty() {
             return;
         }
+        let mut bytes = bytes;
         // A clock that was set back makes a mark due as well.
         if now.0.abs_diff(self.marked_at.0) >= MARK_INTERVAL_MS {
             self.check();
-            self.mark(Mark::Data, self.end, now);
             self.marked_at = now;
+            self.mark(Mark::Data, self.end, now);
+            if self.is_full(now) {
+                // Where a line ends, if one does. Readers see no difference; who looks at the files does.
+                let cut = memchr::memchr(b'\n', &bytes[..bytes.len() - 1]).map_or(0, |newline| newline + 1);
+                self.put(&bytes[..cut], now);
+                bytes = &bytes[cut..];
+                self.begin_segment(now);
+            }
         }
-        let at = self.end;
-        let written = self.append(bytes);
-        if written > 0 && self.unmarked > 0 {
-            self.mark_gap(at, now);
-        }
-        self.lose((bytes.len() - written) as u64);
+        self.put(bytes, now);
     }
 
     /// Counts `bytes` of output that was lost before it came here, to be marked as missing at this place.
@@ -113,6 +142,18 @@ impl LogWriter {
         self.lost
     }
 
+    // ---- bytes
+
+    /// Writes what the system takes, marks the gap before it, and counts the rest as lost.
+    fn put(&mut self, bytes: &[u8], now: UnixMillis) {
+        let at = self.end;
+        let written = self.append(bytes);
+        if written > 0 && self.unmarked > 0 {
+            self.mark_gap(at, now);
+        }
+        self.lose((bytes.len() - written) as u64);
+    }
+
     /// Writes as much of `bytes` as the system takes; says how much.
     fn append(&mut self, bytes: &[u8]) -> usize {
         let Some(data) = &mut self.data else { return 0 };
@@ -122,6 +163,8 @@ impl LogWriter {
                 Ok(0) => break,
                 Ok(n) => written += n,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                // What is new is worth more than what is old.
+                Err(e) if is_full(&e) && self.retained.remove_oldest() => {}
                 Err(_) => break,
             }
         }
@@ -129,6 +172,35 @@ impl LogWriter {
         self.unchecked += written as u64;
         written
     }
+
+    // ---- segments
+
+    fn is_full(&self, now: UnixMillis) -> bool {
+        let index = self.index.as_ref().map_or(0, IndexWriter::bytes);
+        self.data.is_some() && self.end > 0 && self.retained.is_full(self.end + index, self.began_at, now)
+    }
+
+    /// Completes the segment, and goes on with the next. Where that cannot be made, this one goes on.
+    fn begin_segment(&mut self, now: UnixMillis) {
+        let newest = segments::list(&self.dir).ok().and_then(|listing| listing.data.last().copied());
+        let number = newest.unwrap_or(0).max(self.number) + 1;
+        let first = Record { offset: 0, time: now, run: self.first.run, mark: self.first.continued() };
+        // Before the data: who sees a byte sees its mark.
+        let mut index = IndexWriter::create(&self.dir, number).ok();
+        if let Some(index) = &mut index {
+            index.append(&first);
+        }
+        let Ok(data) = private().append(true).create_new(true).open(data_path(&self.dir, number)) else { return };
+        let bytes = self.end + self.index.as_ref().map_or(0, IndexWriter::bytes);
+        self.retained.push(self.number, bytes, now);
+        self.retained.prune(now);
+        segments::link_latest(&self.dir, number);
+        (self.number, self.began_at, self.first) = (number, now, first);
+        (self.data, self.end, self.unchecked) = (Some(data), 0, 0);
+        self.index = index;
+    }
+
+    // ---- what others did to the files
 
     /// Finds out whether the files are still there, and begins them anew if not.
     fn check(&mut self) {
@@ -138,50 +210,48 @@ impl LogWriter {
                 // Whatever somebody else appended counts as output of this run.
                 self.end = seen.len();
                 self.unchecked = 0;
-                self.check_index();
+                if self.index.as_ref().is_none_or(IndexWriter::is_gone) {
+                    self.begin_index();
+                }
             }
             Some(seen) if seen.nlink() > 0 => self.resume_truncated(seen.len()),
             Some(_) | None => self.recreate(),
         }
     }
 
-    /// Goes on in a log that somebody made shorter.
+    /// Goes on in a segment that somebody made shorter.
     fn resume_truncated(&mut self, len: u64) {
         // Of what was written since the last look, `len` bytes at most came after the cut; the others may be gone.
         self.lose(self.unchecked.saturating_sub(len));
-        self.start = if len <= self.unchecked { 0 } else { len };
+        self.first.offset = if len <= self.unchecked { 0 } else { len };
         self.end = len;
         self.unchecked = 0;
         self.begin_index();
     }
 
-    /// Makes a log that was deleted again. As long as that fails, output is dropped.
+    /// Makes a segment that was deleted again. As long as that fails, output is dropped.
     fn recreate(&mut self) {
         // Some of it may have been written before the file was deleted, so this is an upper bound.
         self.lose(self.unchecked);
         self.unchecked = 0;
         self.data = None;
         self.index = None;
-        if let Ok((data, end)) = open_data(&self.dir) {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
+        if let Ok((data, end)) = made.and_then(|()| open_data(&self.dir, self.number)) {
             self.data = Some(data);
-            self.start = end;
+            self.first.offset = end;
             self.end = end;
             self.begin_index();
+            segments::link_latest(&self.dir, self.number);
         }
     }
 
-    fn check_index(&mut self) {
-        let is_there =
-            self.index.as_ref().is_some_and(|index| index.file.metadata().is_ok_and(|seen| seen.nlink() > 0));
-        if !is_there {
-            self.begin_index();
-        }
-    }
+    // ---- marks
 
     /// Begins a new index, in which this run is the only one known.
     fn begin_index(&mut self) {
-        self.index = IndexFile::create(&self.dir).ok();
-        self.mark(Mark::RunStart, self.start, self.started_at);
+        self.index = IndexWriter::create(&self.dir, self.number).ok();
+        self.append_record(self.first);
     }
 
     fn mark_gap(&mut self, at: u64, now: UnixMillis) {
@@ -192,69 +262,27 @@ impl LogWriter {
     }
 
     fn mark(&mut self, mark: Mark, offset: u64, time: UnixMillis) -> bool {
-        let record = Record { offset, time, run: self.run, mark };
+        self.append_record(Record { offset, time, run: self.first.run, mark })
+    }
+
+    fn append_record(&mut self, record: Record) -> bool {
         self.index.as_mut().is_some_and(|index| index.append(&record))
     }
 }
 
-/// The index as its writer has it.
-#[derive(Debug)]
-struct IndexFile {
-    file: File,
-    /// Where the next record goes. Behind it lies nothing, or a torn record that the next one overwrites.
-    end: u64,
+/// Whether the file system has no room for this user.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
-impl IndexFile {
-    /// Opens the index of a log of `data_end` bytes, and says which run was the last. Begins a new one where the old one
-    /// cannot be about this log, or knows a later run.
-    fn open(dir: &Path, run: RunNumber, data_end: u64) -> io::Result<(Self, Option<RunNumber>)> {
-        let old = Index::open(dir);
-        let newest = old.last_before(old.count());
-        let last = match newest {
-            // The log was deleted or emptied, and its index was left behind.
-            Some((_, record)) if record.offset > data_end && data_end == 0 => None,
-            // The log is shorter than it was, as after a power failure. What the index says about the rest still holds.
-            Some((_, record)) if record.offset > data_end => {
-                old.last_before(old.partition(0, |record| record.offset <= data_end))
-            }
-            Some(_) | None => newest,
-        };
-        match last {
-            Some((at, record)) if record.run <= run => {
-                let file = OpenOptions::new().write(true).open(dir.join(INDEX_FILE))?;
-                let end = (at + 2) * RECORD;
-                file.set_len(end)?;
-                Ok((Self { file, end }, Some(record.run)))
-            }
-            Some(_) | None => Ok((Self::create(dir)?, None)),
-        }
-    }
-
-    /// Begins a new index in a new file, so that readers of the old one notice.
-    fn create(dir: &Path) -> io::Result<Self> {
-        let path = dir.join(INDEX_FILE);
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
-            Ok(()) | Err(_) => {}
-        }
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all_at(&header(), 0)?;
-        Ok(Self { file, end: RECORD })
-    }
-
-    fn append(&mut self, record: &Record) -> bool {
-        let is_written = self.file.write_all_at(&record.encode(), self.end).is_ok();
-        if is_written {
-            self.end += RECORD;
-        }
-        is_written
-    }
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o600);
+    options
 }
 
-fn open_data(dir: &Path) -> io::Result<(File, u64)> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let data = OpenOptions::new().append(true).create(true).mode(0o600).open(dir.join(DATA_FILE))?;
+fn open_data(dir: &Path, number: u64) -> io::Result<(File, u64)> {
+    let data = private().append(true).create(true).open(data_path(dir, number))?;
     let end = data.metadata()?.len();
     Ok((data, end))
 }

@@ -166,6 +166,17 @@ impl<'a> Printer<'a> {
                     None => {}
                 }
             }
+            Entry::Continued { run, started_at, .. } => {
+                let service = &mut self.services[at];
+                service.last_run = Some(*run);
+                service.is_begun = true;
+                let notice = format!(
+                    "{}{run}, started {}: its output before this is no longer kept",
+                    service.name,
+                    self.clock.time_of_day(*started_at)
+                );
+                self.show_notice(&notice);
+            }
             Entry::Ended { at: time, .. } => self.services[at].last_end = Some(*time),
             Entry::Gap { run, lost, .. } => {
                 let name = &self.services[at].name;
@@ -175,7 +186,7 @@ impl<'a> Printer<'a> {
             }
             Entry::Restarted => {
                 let name = &self.services[at].name;
-                let notice = format!("{name}: the log was deleted or emptied, this is its new beginning");
+                let notice = format!("{name}: output is missing here, the log was deleted or emptied");
                 self.show_notice(&notice);
             }
         }
@@ -276,6 +287,9 @@ impl<'a> Printer<'a> {
         let service = &mut self.services[at];
         let (kind, run) = match entry {
             Entry::Started { run, .. } => (Kind::Start, Some(*run)),
+            Entry::Continued { run, started_at, .. } => {
+                (Kind::Continued { started_at: self.clock.utc(*started_at).to_owned() }, Some(*run))
+            }
             Entry::Ended { run, .. } => (Kind::End, Some(*run)),
             Entry::Gap { run, lost, .. } => (Kind::Gap { lost_bytes: *lost }, Some(*run)),
             Entry::Restarted => (Kind::Restarted, None),
@@ -326,6 +340,9 @@ enum Kind<'a> {
         unfinished: bool,
     },
     Start,
+    Continued {
+        started_at: String,
+    },
     End,
     Gap {
         lost_bytes: u64,

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use clap::Parser;
-use locald_utils::log::{DATA_FILE, INDEX_FILE, LogWriter};
+use locald_utils::log::{LogWriter, data_path, index_path};
+use locald_utils::spec::LogPolicy;
 use tempfile::TempDir;
 
 use super::*;
@@ -42,7 +43,11 @@ fn source(base: &Path, name: &str) -> Source {
 }
 
 fn writer(base: &Path, name: &str, run: u32, ms: u64) -> LogWriter {
-    LogWriter::open(&base.join(name), RunNumber(run), at(ms)).expect("the log opens")
+    writer_with(base, name, run, &LogPolicy::default(), ms)
+}
+
+fn writer_with(base: &Path, name: &str, run: u32, policy: &LogPolicy, ms: u64) -> LogWriter {
+    LogWriter::open(&base.join(name), RunNumber(run), policy, at(ms)).expect("the log opens")
 }
 
 /// Writes one run of pieces that came when they say.
@@ -229,7 +234,7 @@ fn json_has_a_record_for_each_line_and_each_boundary() {
     let gap = "--- web#7: 12 bytes are missing here, they could not be kept in the log ---";
     assert_eq!(show(&[], &sources).stdout, format!("tab\tbold �\n{gap}\nboom\n"));
 
-    fs::remove_file(base.path().join("web").join(INDEX_FILE)).expect("the index is deleted");
+    fs::remove_file(index_path(&base.path().join("web"), 1)).expect("the index is deleted");
     let first = r#"{"schema":1,"service":"web","run":null,"time":null,"kind":"line","text":"tab\tbold �"}"#;
     assert_eq!(show(&["--json"], &sources).stdout.lines().next(), Some(first));
 }
@@ -240,8 +245,30 @@ fn raw_shows_exactly_the_bytes() {
     let dir = base.path();
     write_run(dir, "web", 1, 0, &[(0, "\x1b[2J\x1b[31mred\r\n"), (20, " 10%\r100%\nno newline")]);
     write_run(dir, "web", 2, 1000, &[(1000, "next\n")]);
-    let bytes = fs::read_to_string(dir.join("web").join(DATA_FILE)).expect("the log");
+    let bytes = fs::read_to_string(data_path(&dir.join("web"), 1)).expect("the log");
     assert_eq!(show(&["--raw", "--since", "3h"], &[source(dir, "web")]).stdout, bytes);
+}
+
+#[test]
+fn what_is_no_longer_kept_is_said() {
+    let base = scratch();
+    let web = source(base.path(), "web");
+    let policy = LogPolicy { max_size: 8 * 1000, ..LogPolicy::default() };
+    let mut writer = writer_with(base.path(), "web", 3, &policy, 0);
+    for second in 0..20 {
+        writer.write(format!("{}\n{second}\n", "x".repeat(1000)).as_bytes(), at(1000 * second));
+    }
+    let shown = show(&["-n", "all"], std::slice::from_ref(&web)).stdout;
+    assert!(
+        shown.starts_with("--- web#3, started 10:00:00: its output before this is no longer kept ---\n"),
+        "{shown}"
+    );
+    assert!(shown.ends_with("\n19\n"), "{shown}");
+    let json = show(&["--json", "-n", "all"], std::slice::from_ref(&web)).stdout;
+    let first = json.lines().next().expect("a line");
+    assert!(first.contains(r#""kind":"continued","started_at":"2026-06-10T10:00:00.000Z""#), "{first}");
+    // Whoever asks for the end is not told about the beginning.
+    assert_eq!(show(&["-n", "1"], &[web]).stdout, "19\n");
 }
 
 #[test]
@@ -299,7 +326,7 @@ fn no_output_yet_is_said_and_is_no_failure() {
 #[test]
 fn a_log_that_cannot_be_read_is_a_failure_that_names_it() {
     let base = scratch();
-    fs::create_dir_all(base.path().join("web").join(DATA_FILE)).expect("a directory in place of the log");
+    fs::create_dir_all(data_path(&base.path().join("web"), 1)).expect("a directory in place of the log");
     let failure = show(&[], &[source(base.path(), "web")]).failure.expect("it is no file");
     assert_eq!(failure.code, FailureCode::Failed);
     let start = format!("could not read the log of web in {}: ", base.path().join("web").display());
@@ -481,7 +508,7 @@ fn follow_shows_boundaries_prompts_and_what_is_left_at_the_end_of_a_run() {
     fs::remove_dir_all(dir.join("web")).expect("it was there");
     web.write(b"again\n", at(3_000));
     // The run is the one that was shown before: that is no restart of the service. The 5 bytes before may be missing.
-    let notice = "--- web: the log was deleted or emptied, this is its new beginning ---\n";
+    let notice = "--- web: output is missing here, the log was deleted or emptied ---\n";
     let gap = "--- web#2: 5 bytes are missing here, they could not be kept in the log ---\n";
     let text = following.read(notice.len() + gap.len() + "web | again\n".len());
     let rest = text.strip_prefix(notice).expect("the notice comes first");

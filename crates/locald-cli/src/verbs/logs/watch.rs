@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use locald_utils::log::{DATA_FILE, INDEX_FILE};
+use locald_utils::log::latest_files;
 use locald_utils::protocol::{Failure, FailureCode};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use notify::{Error, ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -160,7 +160,8 @@ fn targets(dir: &Path) -> Vec<(PathBuf, Identity)> {
     let mut targets = Vec::new();
     targets.extend(dir.ancestors().filter_map(identified).take(2));
     if WATCHES_FILES {
-        targets.extend([DATA_FILE, INDEX_FILE].iter().filter_map(|file| identified(&dir.join(file))));
+        // Only the newest grows; that there is a newer one is reported of the directory.
+        targets.extend(latest_files(dir).iter().filter_map(|file| identified(file)));
     }
     targets
 }
@@ -199,6 +200,8 @@ fn watch_hangup(fd: OwnedFd, wake: SyncSender<()>, news: Arc<News>, flag: fn(&Ne
 mod tests {
     use std::fs;
 
+    use locald_utils::log::data_path;
+
     use super::*;
 
     /// Long enough for a busy machine; nothing waits for it to pass.
@@ -219,7 +222,7 @@ mod tests {
     #[test]
     fn a_write_wakes_and_a_read_does_not() {
         let base = tempfile::tempdir().expect("a temporary directory");
-        let log = log_dir(&base).join(DATA_FILE);
+        let log = data_path(&log_dir(&base), 1);
         fs::write(&log, "one").expect("a log");
         let mut watch = Watch::new(vec![log_dir(&base)], None, None).expect("a watch");
         settle(&watch);
@@ -243,7 +246,7 @@ mod tests {
             watch.renew().expect("a watch");
             settle(&watch);
             watch.renew().expect("a watch");
-            fs::write(dir.join(DATA_FILE), "text").expect("a log");
+            fs::write(data_path(&dir, 1), "text").expect("a log");
             assert_eq!(watch.wait(DEADLINE), Wake::Changed, "round {round}");
             settle(&watch);
             fs::remove_dir_all(&dir).expect("it was there");
@@ -252,7 +255,7 @@ mod tests {
             assert_eq!(watch.wait(DEADLINE), Wake::Changed, "round {round}");
             settle(&watch);
             watch.renew().expect("a watch");
-            fs::write(dir.join(DATA_FILE), "text").expect("a log");
+            fs::write(data_path(&dir, 1), "text").expect("a log");
             assert_eq!(watch.wait(DEADLINE), Wake::Changed, "round {round}");
             fs::remove_dir_all(base.path().join("home/a")).expect("it was there");
             settle(&watch);
