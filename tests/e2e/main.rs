@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attach;
 mod concurrent;
 mod daemon;
 mod doctor;

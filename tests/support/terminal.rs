@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
-use locald_utils::process::{ProcessId, Spawn};
+use locald_utils::process::{ProcessId, Spawn, sys};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
+use nix::sys::termios::{Termios, tcgetattr};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -65,6 +66,16 @@ impl Terminal {
     /// Types.
     pub(crate) fn types(&mut self, keys: &str) {
         self.master.write_all(keys.as_bytes()).expect("types");
+    }
+
+    /// Its mode, which both ends share.
+    pub(crate) fn mode(&self) -> Termios {
+        tcgetattr(&self.master).expect("a terminal")
+    }
+
+    /// Makes the window another size: rows and columns.
+    pub(crate) fn resize(&self, rows: u16, columns: u16) {
+        sys::set_window_size(&self.master, (rows, columns)).expect("a terminal");
     }
 
     /// Closes the window: the last descriptor of the master goes, and the kernel hangs up. Waits for the session leader.

@@ -12,6 +12,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use locald_utils::protocol::{Failure, FailureCode, WaitFor};
 
 use crate::render::json;
+use crate::verbs::attach::{AttachArgs, ScreenArgs};
 use crate::verbs::logs::LogsArgs;
 
 /// Runs the services of a development project.
@@ -100,6 +101,17 @@ pub(crate) enum Verb {
   locald logs --since 15m --grep error
   locald logs db --run previous -n all")]
     Logs(LogsArgs),
+    /// Show the terminal of a service in this one, and type into it; needs no daemon.
+    #[command(after_help = "Examples:
+  locald attach web                       Ctrl-Space Ctrl-Q leaves it running
+  locald attach web --read-only           any number may look on
+  locald attach web --detach-keys 'ctrl-b d'
+
+The first of the keys pressed twice is that key. The size of the terminal follows whoever types.
+Exits with 0 when you detach, and with the service's own exit code when it ends.")]
+    Attach(AttachArgs),
+    /// Print what the terminal of a service shows; needs no daemon. [read-only]
+    Screen(ScreenArgs),
     /// List all projects that the daemon knows. [read-only]
     Ls,
     /// Check locald.toml; needs no daemon. [read-only]
@@ -141,6 +153,8 @@ impl Verb {
             Self::Restart(_) => "restart",
             Self::Status(_) => "status",
             Self::Logs(_) => "logs",
+            Self::Attach(_) => "attach",
+            Self::Screen(_) => "screen",
             Self::Ls => "ls",
             Self::Check => "check",
             Self::Wait(_) => "wait",

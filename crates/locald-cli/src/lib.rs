@@ -23,6 +23,7 @@ mod progress;
 mod render;
 mod sample;
 mod screen;
+mod shim;
 mod survey;
 #[cfg(test)]
 mod testing;

@@ -548,7 +548,8 @@ impl Actor {
         probe: &mut Option<probe::PortProbe>,
     ) -> Option<Parting> {
         match message {
-            FromShim::Hello { .. } | FromShim::Unsupported => {}
+            // The last two are for whoever attaches.
+            FromShim::Hello { .. } | FromShim::Unsupported | FromShim::Attached { .. } | FromShim::Occupied { .. } => {}
             FromShim::Started { leader, at } => {
                 self.master = link.take_descriptor();
                 self.context.ledger.started(&self.identity.run, leader.pid, at);

@@ -15,8 +15,8 @@ use locald_utils::process::descriptors;
 use locald_utils::shim_protocol::{FromShim, ToShim};
 use nix::poll::PollFlags;
 
-/// Two daemons and a spare: one that died and was not noticed yet, its successor, and somebody who only looks.
-const MOST_CONNECTIONS: usize = 3;
+/// 16: a daemon, its successor, and more people in front of one terminal than there will be.
+const MOST_CONNECTIONS: usize = 16;
 
 /// A frame on its way out, and the descriptor that travels with its first byte.
 struct Outgoing {
@@ -31,7 +31,16 @@ struct Connection {
     outgoing: VecDeque<Outgoing>,
     /// The epoch its daemon announced; messages before that are ignored.
     epoch: Option<u64>,
+    /// Who is in front of the terminal at the other end.
+    viewer: Option<Viewer>,
     is_ended: bool,
+}
+
+/// Somebody in front of the terminal.
+#[derive(Clone, Copy)]
+pub(crate) struct Viewer {
+    pub(crate) pid: i32,
+    pub(crate) is_writer: bool,
 }
 
 /// What became of a message.
@@ -40,6 +49,8 @@ pub(crate) enum Incoming {
     Hello(usize),
     /// A daemon in charge said this over connection `0`.
     Message(usize, ToShim),
+    /// Somebody wants to be in front of the terminal.
+    Attach(usize, Viewer),
 }
 
 /// All connections of a shim.
@@ -67,6 +78,7 @@ impl Link {
             decoder: Decoder::default(),
             outgoing: VecDeque::new(),
             epoch: None,
+            viewer: None,
             is_ended: false,
         });
         Ok(())
@@ -133,6 +145,12 @@ impl Link {
             incoming.push(Incoming::Hello(index));
             return true;
         }
+        if let ToShim::Attach { pid, read_only } = message
+            && self.connections[index].epoch.is_none()
+        {
+            incoming.push(Incoming::Attach(index, Viewer { pid, is_writer: !read_only }));
+            return true;
+        }
         if self.connections[index].epoch == Some(self.epoch) {
             incoming.push(Incoming::Message(index, message));
             return true;
@@ -156,6 +174,26 @@ impl Link {
             self.send(index, message, descriptor);
         }
         !listening.is_empty()
+    }
+
+    /// Gives somebody a place in front of the terminal.
+    pub(crate) fn attach(&mut self, index: usize, viewer: Viewer) {
+        self.connections[index].viewer = Some(viewer);
+    }
+
+    /// Who writes to the terminal.
+    pub(crate) fn writer(&self) -> Option<Viewer> {
+        let viewers = self.connections.iter().filter(|connection| !connection.is_ended);
+        viewers.filter_map(|connection| connection.viewer).find(|viewer| viewer.is_writer)
+    }
+
+    /// Sends a message to everybody in front of the terminal.
+    pub(crate) fn tell_viewers(&mut self, message: &FromShim) {
+        for index in 0..self.connections.len() {
+            if self.connections[index].viewer.is_some() {
+                self.send(index, message, None);
+            }
+        }
     }
 
     fn in_charge(&self) -> impl Iterator<Item = usize> {

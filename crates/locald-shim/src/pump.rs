@@ -30,7 +30,7 @@ use nix::unistd::Pid;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
-use crate::link::{Incoming, Link};
+use crate::link::{Incoming, Link, Viewer};
 use crate::spawn::{Helper, Plan, Progress, Terminal, failure};
 
 /// 10 s: how long a shim waits to be told what to run, and how long to be told that its last word was heard.
@@ -275,6 +275,7 @@ impl Pump {
             match message {
                 Incoming::Hello(index) => self.greet(index),
                 Incoming::Message(index, message) => self.obey(index, message),
+                Incoming::Attach(index, viewer) => self.attach(index, viewer),
             }
         }
     }
@@ -299,8 +300,8 @@ impl Pump {
 
     fn obey(&mut self, index: usize, message: ToShim) {
         match message {
-            // Answered by the link.
-            ToShim::Hello { .. } => {}
+            // Answered by the link, or not for a daemon.
+            ToShim::Hello { .. } | ToShim::Attach { .. } => {}
             ToShim::Start(order) => self.start(*order),
             ToShim::Status => self.snapshot(index),
             ToShim::Stop { grace } => self.stop(grace),
@@ -328,6 +329,22 @@ impl Pump {
         };
         let master = self.master.clone();
         self.link.send(index, &FromShim::Snapshot(Box::new(snapshot)), master.as_ref());
+    }
+
+    /// Gives somebody a place in front of the terminal, if there is one and nobody else writes to it.
+    fn attach(&mut self, index: usize, viewer: Viewer) {
+        let is_running = matches!(&self.state, State::Live(live) if live.started_at.is_some());
+        let master = self.master.clone().filter(|_| is_running);
+        let size = master.as_ref().and_then(|master| sys::window_size(master).ok());
+        let (Some(master), Some((rows, columns))) = (master, size) else {
+            return self.link.send(index, &FromShim::Unsupported, None);
+        };
+        if let Some(Viewer { pid, .. }) = self.link.writer().filter(|_| viewer.is_writer) {
+            return self.link.send(index, &FromShim::Occupied { pid }, None);
+        }
+        self.link.attach(index, viewer);
+        let attached = FromShim::Attached { run: self.identity.run.clone(), rows, columns };
+        self.link.send(index, &attached, viewer.is_writer.then_some(&master));
     }
 
     fn phase(&self, live: &Live) -> Phase {
@@ -607,6 +624,7 @@ impl Pump {
     }
 
     fn tell_last(&mut self, message: FromShim) {
+        self.link.tell_viewers(&message);
         let is_heard = self.link.tell(&message, None);
         self.state = if is_heard { State::Told(Box::new(message), self.now() + PATIENCE) } else { State::Over };
     }

@@ -6,7 +6,10 @@
 //! by [`FromShim::Unsupported`] and changes nothing.
 //!
 //! One descriptor travels: the PTY master, with [`FromShim::Started`] and with [`FromShim::Snapshot`] of a run that
-//! has one.
+//! has one, and with [`FromShim::Attached`] to whoever is to write there.
+//!
+//! [`ToShim::Attach`] needs no greeting and no epoch: it is said by the command line, over a connection of its own, and changes
+//! nothing about the run.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -67,6 +70,16 @@ pub enum ToShim {
     },
     /// The daemon has recorded the end of the run; the shim may go.
     Ack,
+    /// Asks for a place in front of the run's terminal: its size and, for whoever is to write, the PTY master. Whatever
+    /// the service writes is in its log. The connection stays, and [`FromShim::Ended`] comes over it. Said first or not at
+    /// all; answered by [`FromShim::Attached`], [`FromShim::Occupied`], or, of a run that does not run,
+    /// [`FromShim::Unsupported`].
+    Attach {
+        /// The process that attaches, for whoever finds the place taken.
+        pid: i32,
+        /// Whether it will not write. Any number may look; one may write.
+        read_only: bool,
+    },
 }
 
 /// Everything a shim needs to carry out a run.
@@ -80,6 +93,9 @@ pub struct StartOrder {
     pub environment: Environment,
     /// How to end it, for the shim.
     pub stop: StopOrder,
+    /// How much of the service's output is kept. A daemon that does not say leaves it to the default.
+    #[serde(default)]
+    pub log: LogPolicy,
     /// The cgroup to make for the run, where one can be had.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
@@ -93,9 +109,6 @@ pub struct StopOrder {
     /// The signal that asks.
     pub signal: StopSignal,
     /// How long it may take.
-    /// How much of the service's output is kept. A daemon that does not say leaves it to the default.
-    #[serde(default)]
-    pub log: LogPolicy,
     #[serde(rename = "grace_ms", with = "crate::time::millis")]
     pub grace: Duration,
     /// Run before the signal, for at most the grace period.
@@ -162,6 +175,20 @@ pub enum FromShim {
     Fenced {
         /// The epoch in charge.
         epoch: u64,
+    },
+    /// Answers [`ToShim::Attach`]. Carries the PTY master, unless it is for looking only.
+    Attached {
+        /// The run.
+        run: RunRef,
+        /// The size of its terminal.
+        rows: u16,
+        /// The size of its terminal.
+        columns: u16,
+    },
+    /// Answers [`ToShim::Attach`]: somebody else writes.
+    Occupied {
+        /// That process.
+        pid: i32,
     },
     /// The last message was not understood.
     Unsupported,

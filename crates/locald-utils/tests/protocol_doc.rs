@@ -91,6 +91,7 @@ fn to_shim_name(message: &ToShim) -> &'static str {
         ToShim::Stop { .. } => "stop",
         ToShim::Signal { .. } => "signal",
         ToShim::Ack => "ack",
+        ToShim::Attach { .. } => "attach",
     }
 }
 
@@ -105,6 +106,8 @@ fn from_shim_name(message: &FromShim) -> &'static str {
         FromShim::Survivors { .. } => "survivors",
         FromShim::Snapshot(_) => "snapshot",
         FromShim::Fenced { .. } => "fenced",
+        FromShim::Attached { .. } => "attached",
+        FromShim::Occupied { .. } => "occupied",
         FromShim::Unsupported => "unsupported",
     }
 }
@@ -117,10 +120,12 @@ const SHOWN: &[(&str, &[&str])] = &[
     (
         "FromShim",
         &[
+            "attached",
             "ended",
             "fenced",
             "hello",
             "leader exited",
+            "occupied",
             "snapshot",
             "start failed",
             "started",
@@ -146,7 +151,7 @@ const SHOWN: &[(&str, &[&str])] = &[
             "waiting",
         ],
     ),
-    ("ToShim", &["ack", "hello", "signal", "start", "status", "stop"]),
+    ("ToShim", &["ack", "attach", "hello", "signal", "start", "status", "stop"]),
 ];
 
 #[test]

@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use locald_utils::config::{ConfigErrors, Diagnostic};
+use locald_utils::name::{RunNumber, ServiceName};
 use locald_utils::protocol::{
     DaemonStatus, Desired, FailedReason, Failure, FailureCode, Outcome, OutcomeResult, ProjectStatus, ServiceStatus,
     State,
@@ -76,6 +77,38 @@ pub(crate) fn status(project: &Project<'_>, rows: &[Row], now: UnixMillis) -> St
         total: rows.len(),
         services: rows.iter().map(|row| Service::of_row(row, now)).collect(),
     })
+}
+
+/// `screen`: `service`, `run`, `rows`, `columns`, `cursor` (`row` and `column` from 0; absent while it is hidden),
+/// `alternate` (the service has taken over the whole screen), `lines`.
+pub(crate) fn screen(
+    service: &ServiceName,
+    run: RunNumber,
+    (rows, columns): (u16, u16),
+    cursor: Option<(u16, u16)>,
+    alternate: bool,
+    lines: &[String],
+) -> String {
+    #[derive(Serialize)]
+    struct Cursor {
+        row: u16,
+        column: u16,
+    }
+    #[derive(Serialize)]
+    struct Screen<'a> {
+        schema: u32,
+        verb: &'static str,
+        service: &'a ServiceName,
+        run: RunNumber,
+        rows: u16,
+        columns: u16,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cursor: Option<Cursor>,
+        alternate: bool,
+        lines: &'a [String],
+    }
+    let cursor = cursor.map(|(row, column)| Cursor { row, column });
+    line(&Screen { schema: SCHEMA, verb: "screen", service, run, rows, columns, cursor, alternate, lines })
 }
 
 /// `ls`: `projects`, each with `name`, `id`, `dir`, `file`, `health`, `ready`, `total`.

@@ -10,7 +10,7 @@
 //! (`logs -f | head`) has what it wants: that is 0.
 
 mod show;
-mod watch;
+pub(crate) mod watch;
 mod when;
 
 use std::collections::VecDeque;

@@ -2,6 +2,7 @@
 //!
 //! This file sends each verb to its own, and holds what several of them do.
 
+pub(crate) mod attach;
 mod check;
 mod completions;
 mod daemon;
@@ -59,6 +60,8 @@ pub(crate) fn run(verb: &Verb, context: &Context, screen: &mut Screen) -> Result
         Verb::Restart(args) => restart::run(args, context, screen),
         Verb::Status(args) => status::run(args, context, screen),
         Verb::Logs(args) => logs::verb(args, context, screen),
+        Verb::Attach(args) => attach::run(args, context, screen),
+        Verb::Screen(args) => attach::screen(args, context, screen),
         Verb::Ls => ls::run(context, screen),
         Verb::Check => check::run(context, screen),
         Verb::Wait(args) => wait::run(args, context, screen),

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "the one place for calls that the compiler cannot check")]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag};
@@ -126,6 +126,29 @@ pub fn take_controlling_terminal(tty: BorrowedFd<'_>) -> io::Result<()> {
     // The cast: the request is a `c_uint` on macOS where ioctl takes a `c_ulong`, and a `c_ulong` already on Linux.
     let result = unsafe { libc::ioctl(tty.as_raw_fd(), libc::TIOCSCTTY as libc::c_ulong, 0) };
     Errno::result(result)?;
+    Ok(())
+}
+
+/// The size of a terminal, asked at either end: rows and columns (TIOCGWINSZ, tty_ioctl(4)). Both are 0 where nobody has set it.
+///
+/// # Errors
+/// ENOTTY when it is no terminal.
+pub fn window_size(tty: impl AsFd) -> nix::Result<(u16, u16)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel writes one `winsize`, which outlives the call.
+    Errno::result(unsafe { libc::ioctl(tty.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) })?;
+    Ok((size.ws_row, size.ws_col))
+}
+
+/// Sets the size of a terminal at either end. Its foreground group gets SIGWINCH if it is another than before (TIOCSWINSZ,
+/// tty_ioctl(4)).
+///
+/// # Errors
+/// ENOTTY when it is no terminal.
+pub fn set_window_size(tty: impl AsFd, (rows, columns): (u16, u16)) -> nix::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel reads one `winsize`, which outlives the call.
+    Errno::result(unsafe { libc::ioctl(tty.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &raw const size) })?;
     Ok(())
 }
 
