@@ -170,12 +170,13 @@ impl Attached<'_> {
     }
 }
 
-/// What puts a picture on the screen, with what was there before moved up, and says in the first line and in the title how
-/// to get away. The line goes when the service writes over it; the title stays.
+/// What puts a picture on the screen, with what was there before moved up, and says how to get away: in the title, and in
+/// the first or the last line, whichever the cursor is not near to, until the service writes over it.
 fn opening(picture: &Picture, how: &str) -> Vec<u8> {
     let mut bytes = vec![b'\n'; usize::from(picture.rows())];
     bytes.extend(picture.redraw());
-    bytes.extend_from_slice(format!("\x1b7\x1b[1;1H\x1b[0;7m {how} \x1b[0m\x1b8").as_bytes());
+    let line = if picture.cursor().0 < picture.rows() / 2 { picture.rows() } else { 1 };
+    bytes.extend_from_slice(format!("\x1b7\x1b[{line};1H\x1b[0;7m {how} \x1b[0m\x1b8").as_bytes());
     bytes.extend_from_slice(format!("\x1b[22;0t\x1b]0;{how}\x07").as_bytes());
     bytes
 }

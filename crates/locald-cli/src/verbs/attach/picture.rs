@@ -57,11 +57,17 @@ impl Picture {
 
     /// What brings another terminal to show the same, the cursor and the modes included.
     pub(crate) fn redraw(&self) -> Vec<u8> {
+        let screen = self.parser.screen();
         let mut bytes = Vec::new();
         if self.takes_the_screen() {
+            // What lies behind it shows again when the service gives the screen back.
+            let mut behind = Parser::default();
+            *behind.screen_mut() = screen.clone();
+            behind.process(b"\x1b[?1049l");
+            bytes.extend_from_slice(behind.screen().state_formatted().as_bytes());
             bytes.extend_from_slice(b"\x1b[?1049h");
         }
-        bytes.extend_from_slice(self.parser.screen().state_formatted().as_bytes());
+        bytes.extend_from_slice(screen.state_formatted().as_bytes());
         bytes
     }
 
@@ -99,7 +105,7 @@ impl Picture {
                                \x1b[?2004l\x1b[r\x1b[23;0t";
         out.extend_from_slice(SETTLED.as_bytes());
         if self.takes_the_screen() {
-            out.extend_from_slice(b"\x1b[?1049l");
+            out.extend_from_slice(b"\x1b[?1049l\r\n");
         } else {
             // Below what is shown: setting the scroll region has moved the cursor.
             out.extend_from_slice(format!("\x1b[{};1H\r\n", self.cursor().0 + 1).as_bytes());
@@ -146,6 +152,11 @@ mod tests {
             assert_eq!(other.lines(), picture.lines());
             assert_eq!((other.cursor(), other.has_cursor()), (picture.cursor(), picture.has_cursor()));
             assert_eq!(other.takes_the_screen(), picture.takes_the_screen());
+            let mut picture = picture;
+            for picture in [&mut other, &mut picture] {
+                picture.parser.process(b"\x1b[?1049l|");
+            }
+            assert_eq!((other.lines(), other.cursor()), (picture.lines(), picture.cursor()));
         }
     }
 
@@ -161,6 +172,7 @@ mod tests {
         let screen = other.parser.screen();
         assert!(!screen.alternate_screen() && !screen.hide_cursor() && !screen.bracketed_paste());
         assert_eq!(screen.mouse_protocol_mode(), vt100::MouseProtocolMode::None);
-        assert_eq!(other.lines(), ["$ locald attach"]);
+        // As the service left it when it took the screen.
+        assert_eq!((other.lines(), other.cursor()), (vec!["shell".to_owned()], (2, 0)));
     }
 }
