@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use locald_utils::fail;
 use locald_utils::name::{ProjectName, RunId, RunNumber, ServiceKey};
 use locald_utils::paths::{Home, service_dir};
 use locald_utils::process::cgroup::Hierarchy;
@@ -663,7 +664,9 @@ async fn knock(context: &Context, reporter: &Reporter, identity: &ShimIdentity) 
 pub(crate) async fn conclude(context: &Context, record_dir: &Path, reporter: &Reporter, ended: Arc<Ended>) {
     let exit = record::exit(&ended.run.id);
     let recorded = context.ledger.ended(ended.clone()).await;
+    fail::point("the end of a run is in the ledger");
     reporter.report_for_good(News::Ended(ended)).await;
+    fail::point("what follows from an end is in the ledger");
     match recorded {
         Ok(()) => {
             let removed = record::remove(record_dir, &exit).and_then(|()| record::leave(record_dir));

@@ -36,6 +36,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
+    locald_utils::fail::point("the epoch is written beside its place");
     std::fs::rename(&temporary, path)
 }
 

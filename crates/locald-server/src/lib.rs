@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 
+use locald_utils::fail;
 use locald_utils::paths::Home;
 use locald_utils::process::cgroup::Hierarchy;
 use locald_utils::process::{self, mark, sys};
@@ -117,7 +118,10 @@ fn run(starter: &mut Starter, succeeds: bool) -> Result<(), DaemonStart> {
     if succeeds {
         succession::take_over(&home)?;
     }
+    fail::arm("server");
+    fail::point("the daemon is to take the lock");
     let _locks = lock(&home)?;
+    fail::point("the daemon has the lock");
     diary::start(&home.daemon_log())
         .map_err(|error| failed(format!("could not open {}: {error}", home.daemon_log().display())))?;
     let runtime = tokio::runtime::Builder::new_current_thread()

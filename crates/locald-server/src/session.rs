@@ -7,6 +7,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use locald_utils::fail;
 use locald_utils::frame::{self, Decoder};
 use locald_utils::process::{self, descriptors};
 use locald_utils::protocol::{ClientMessage, Failure, FailureCode, Hello, PROTOCOL, ServerMessage};
@@ -118,6 +119,7 @@ async fn receive(
         match read_frame(reader, decoder).await {
             Some(frame) => match frame::decode::<ClientMessage>(&frame) {
                 Ok(message) => {
+                    fail::point("a client asks something");
                     if inbox.send(Message::Request { client: client.clone(), message }).is_err() {
                         return;
                     }
@@ -159,6 +161,7 @@ async fn write_all(mut writer: OwnedWriteHalf, mut outbox: mpsc::Receiver<Outgoi
 }
 
 async fn write<T: serde::Serialize>(writer: &mut OwnedWriteHalf, message: &T) -> std::io::Result<()> {
+    fail::point("a client is to be told something");
     let bytes = frame::encode(message).map_err(std::io::Error::other)?;
     writer.write_all(&bytes).await
 }

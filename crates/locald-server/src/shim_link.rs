@@ -3,11 +3,12 @@
 //! What the messages mean is `actor`'s business. A shim is born with one end of a socket pair; a daemon that comes later
 //! connects to the socket the shim listens on. Both speak the same.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
+use std::{io, iter};
 
+use locald_utils::fail;
 use locald_utils::frame::{self, Decoder};
 use locald_utils::process::mark::{self, SUPERVISOR_MARKER};
 use locald_utils::process::{ProcessId, Spawn, descriptors};
@@ -43,15 +44,17 @@ impl ShimLink {
     ) -> io::Result<(i32, std::os::unix::net::UnixStream)> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+        fail::point("a shim is to be started");
         let pid = Spawn::new(program)
             .arg("run")
             .arg(serde_json::to_string(identity)?)
-            .env([(SUPERVISOR_MARKER.into(), mark::supervisor(home).to_owned())])
+            .env(iter::once((SUPERVISOR_MARKER.into(), mark::supervisor(home).to_owned())).chain(fail::inherited()))
             .descriptor(&null, 0)?
             .descriptor(&null, 1)?
             .descriptor(log, 2)?
             .descriptor(theirs, CONTROL_FD)?
             .start()?;
+        fail::point("a shim is started");
         Ok((pid, ours))
     }
 
@@ -119,14 +122,18 @@ impl ShimLink {
 }
 
 async fn send(stream: &mut UnixStream, message: &ToShim) -> io::Result<()> {
+    fail::point("a shim is to be told something");
     let bytes = frame::encode(message).map_err(io::Error::other)?;
-    stream.write_all(&bytes).await
+    stream.write_all(&bytes).await?;
+    fail::point("a shim is told something");
+    Ok(())
 }
 
 async fn receive(stream: &UnixStream, decoder: &mut Decoder, fds: &mut Vec<OwnedFd>) -> io::Result<Option<FromShim>> {
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
     loop {
         if let Some(frame) = decoder.next_frame().map_err(invalid)? {
+            fail::point("a shim says something");
             return frame::decode(&frame).map(Some).map_err(invalid);
         }
         stream.readable().await?;

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
+use locald_utils::fail;
 use locald_utils::process::{self, ProcessId, sys};
 use locald_utils::record::{self, ShimRecord};
 use locald_utils::shim_protocol::{CONTROL_FD, ShimIdentity};
@@ -58,6 +59,7 @@ fn say(line: &str) {
 }
 
 fn run(identity: &ShimIdentity) -> ExitCode {
+    fail::arm(&format!("shim-{}", identity.run.service));
     match set_up(identity) {
         Ok(pump) => {
             pump.run();
@@ -79,6 +81,7 @@ fn set_up(identity: &ShimIdentity) -> std::io::Result<pump::Pump> {
     let signals = pump::Signals::install()?;
     std::fs::create_dir_all(&identity.service_dir)?;
     let link = link::Link::listen(&identity.socket, control)?;
+    fail::point("the shim listens");
     let shim = ProcessId::own()?;
     let record = ShimRecord {
         run: identity.run.clone(),

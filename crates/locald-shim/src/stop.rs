@@ -6,6 +6,7 @@
 use std::io;
 use std::time::Duration;
 
+use locald_utils::fail;
 use locald_utils::process::ladder::{Action, View};
 use locald_utils::process::sweep::{Sweep, Target};
 use locald_utils::process::{self, membership::Memory};
@@ -84,8 +85,10 @@ impl Pump {
                 live.stop = Some(Sweep::begin(now, grace, has_command, true, memory, &mut actions));
             }
         }
+        fail::point("a stop begins");
         self.tell_stopping();
         self.carry_out(actions);
+        fail::point("the first step of a stop is done");
     }
 
     fn tell_stopping(&mut self) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::fail;
 use crate::name::{ProjectId, ProjectName, RunId, RunNumber, ServiceKey, ServiceName};
 use crate::process::ProcessId;
 use crate::time::UnixMillis;
@@ -41,8 +42,12 @@ pub fn store<T: Serialize>(dir: &Path, name: &str, record: &T) -> io::Result<()>
         // Others take it as well.
         let _ = std::fs::rename(&spare, &new);
     }
+    fail::point("a record is to be stored");
     write(&new, record)?;
-    std::fs::rename(&new, dir.join(name))
+    fail::point("a record is written beside its place");
+    std::fs::rename(&new, dir.join(name))?;
+    fail::point("a record is in its place");
+    Ok(())
 }
 
 fn write<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
@@ -81,6 +86,7 @@ pub fn load<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<Option<T>
 /// # Errors
 /// When it cannot be removed.
 pub fn remove(dir: &Path, name: &str) -> io::Result<()> {
+    fail::point("a record is to be removed");
     match std::fs::rename(dir.join(name), spare(dir, name)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
@@ -98,9 +104,11 @@ pub fn begin(service_dir: &Path, shim: &ShimRecord) -> io::Result<PathBuf> {
     // Others take it as well.
     let _ = std::fs::rename(spare(service_dir, SHIM), &new);
     write(&new, shim)?;
+    fail::point("the record of a shim is written beside its place");
     // Unlike a rename, this replaces nothing: the shim's record is the first to come and the last to go, but for how it ended.
     match std::fs::hard_link(&new, service_dir.join(SHIM)) {
         Ok(()) => {
+            fail::point("the record of a shim is in its place");
             std::fs::remove_file(&new)?;
             Ok(service_dir.to_owned())
         }

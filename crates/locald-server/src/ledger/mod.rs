@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use locald_utils::fail;
 use locald_utils::time::UnixMillis;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
@@ -248,7 +249,10 @@ fn serve(mut connection: Connection, inbox: &mpsc::Receiver<Work>, mut checkpoin
                 {
                     answers.push(work(Ok(&transaction)));
                 }
-                transaction.commit().map_err(Uncommitted::from)
+                fail::point("a transaction is to be committed");
+                let committed = transaction.commit().map_err(Uncommitted::from);
+                fail::point("a transaction is committed");
+                committed
             }
             Err(error) => {
                 let error = Uncommitted::from(error);
