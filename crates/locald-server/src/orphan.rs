@@ -246,7 +246,8 @@ impl Orphan {
 
     /// Goes on writing the log where the shim left off.
     fn pump(&self, master: OwnedFd) -> Option<oneshot::Receiver<()>> {
-        let log = LogWriter::open(&self.identity.service_dir, self.reporter.run, &self.spec.log, UnixMillis::now());
+        let log =
+            LogWriter::take_over(&self.identity.service_dir, self.reporter.run, &self.spec.log, UnixMillis::now());
         let master = readable(master);
         match (log, master) {
             (Ok(mut log), Ok(master)) => {

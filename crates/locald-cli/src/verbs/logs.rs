@@ -188,6 +188,8 @@ fn show_logs(args: &LogsArgs, sources: &[Source], output: Output<'_>, now: &Zone
     for (source, part) in sources.iter().zip(&parts) {
         feeds.push(part.feed(source, args.follow).map_err(|error| unreadable(source, &error))?);
     }
+    // Files that are removed while they are followed take room as long as anybody has them open.
+    drop(parts);
     show_available(&mut feeds, sources, &mut printer)?;
     if args.follow { follow(&mut feeds, sources, &mut printer, args, (hangup, until)) } else { Ok(()) }
 }

@@ -390,6 +390,28 @@ impl Written for Time {
     }
 }
 
+/// A length of time of an hour or more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Age(pub(super) Duration);
+
+schema_of!(Age, {
+    "type": "string",
+    "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$",
+    "minLength": 2,
+    "examples": ["12h", "7d", "30d"]
+});
+
+impl Written for Age {
+    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+        let Time(age) = Time::read(item, mistakes)?;
+        if age < Duration::from_secs(3600) {
+            mistakes.push(item.wrong_value("is too short").help("the shortest is \"1h\""));
+            return None;
+        }
+        Some(Self(age))
+    }
+}
+
 /// A year: longer than anybody waits, short enough that no sum of such times overflows.
 const MAX_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
 

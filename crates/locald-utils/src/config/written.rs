@@ -14,7 +14,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Mistake;
 use super::value::{
-    Command, Count, Dependencies, EnvValue, Item, OneOrMany, Policy, Port, SignalName, Size, Text, Time, Type, Written,
+    Age, Command, Count, Dependencies, EnvValue, Item, OneOrMany, Policy, Port, SignalName, Size, Text, Time, Type,
+    Written,
 };
 use crate::name::nearest;
 
@@ -168,7 +169,7 @@ table! {
         /// What all of it may take on disk; what is oldest is removed. Default: "128MB".
         max_size: Size,
         /// What is older is removed. Default: "30d".
-        max_age: Time,
+        max_age: Age,
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::record::{RECORD_BYTES, Record, header};
 use super::segments::{Data, index_path};
+use crate::name::RunNumber;
 
 /// [`RECORD_BYTES`] as a file size.
 pub(super) const RECORD: u64 = RECORD_BYTES as u64;
@@ -119,6 +120,11 @@ impl Index {
             start: part.start,
             first_record: part.records.start,
         })
+    }
+
+    /// The last run on record.
+    pub(super) fn last_run(&self) -> Option<RunNumber> {
+        self.last_before(self.count).map(|(_, record)| record.run)
     }
 
     /// The numbers of the segments.

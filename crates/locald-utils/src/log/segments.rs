@@ -102,7 +102,11 @@ impl Data {
     pub(super) fn open(dir: &Path, numbers: &[u64]) -> io::Result<Option<Self>> {
         let mut parts: Vec<Part> = Vec::new();
         for &number in numbers {
-            let Some(file) = open(dir, number)? else { continue };
+            let Some(file) = open(dir, number)? else {
+                // Those before it have been removed by now as well.
+                parts.clear();
+                continue;
+            };
             let start = parts.last().map_or(0, |part| part.end);
             parts.push(Part { number, end: start + file.metadata()?.len(), file: Arc::new(file), start });
         }
@@ -164,7 +168,12 @@ impl Data {
             }
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 let last = list(dir)?.data.last().copied();
-                Ok(last.map(|last| if last > newest.number { newest.number } else { 0 }))
+                Ok(last.map(|last| match last {
+                    last if last >= newest.number => newest.number,
+                    // The newest alone has been removed, and the one before it is written to again.
+                    last if last + 1 == newest.number => last,
+                    _ => 0,
+                }))
             }
             Err(e) => Err(e),
         }

@@ -468,10 +468,85 @@ fn a_segment_that_is_old_is_followed_by_the_next_and_removed_when_it_is_too_old(
     for second in 0..=12 {
         writer.write(format!("{second}\n").as_bytes(), at(1000 * second));
     }
-    // Each second begins a segment; that of second 3 was complete at second 4, which is 8 seconds ago.
-    assert_eq!(plain_bytes(dir.path()), b"3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n");
+    // Each second begins a segment; to that of second 3 nothing was written for 9 seconds.
+    assert_eq!(plain_bytes(dir.path()), b"4\n5\n6\n7\n8\n9\n10\n11\n12\n");
     let run = reader(dir.path()).run(RunChoice::Current).expect("a run");
     assert_eq!((run.started_at, run.is_complete), (Some(at(0)), false));
+}
+
+#[test]
+fn a_burst_between_two_looks_at_the_files_costs_no_more_than_any_other_output() {
+    let dir = scratch();
+    let mut writer = open_with(dir.path(), 1, &sized(8 * 1000), at(0));
+    for n in 0..100 {
+        writer.write(format!("{n:0499}\n").as_bytes(), at(n / 20));
+    }
+    let kept = plain_bytes(dir.path()).len();
+    assert!((5000..=8000).contains(&kept), "{kept} of 8000 bytes are kept");
+}
+
+#[test]
+fn output_does_not_stay_because_something_is_written_later() {
+    let dir = scratch();
+    let policy = LogPolicy { max_age: std::time::Duration::from_secs(8), ..LogPolicy::default() };
+    let mut writer = open_with(dir.path(), 1, &policy, at(0));
+    writer.write(b"old\n", at(0));
+    writer.write(b"new\nnewer\n", at(8500));
+    assert_eq!(plain_bytes(dir.path()), b"new\nnewer\n");
+}
+
+#[test]
+fn two_writers_lose_nothing_and_the_later_run_is_on_record() {
+    let dir = scratch();
+    let policy = sized(8 * 2000);
+    let mut older = open_with(dir.path(), 1, &policy, at(0));
+    let mut newer = open_with(dir.path(), 2, &policy, at(0));
+    let mut follower = Follower::new(dir.path());
+    let mut seen = Vec::new();
+    for n in 0..120 {
+        older.write(format!("older {n:02}\n").as_bytes(), at(20 * n + 20));
+        newer.write(format!("newer {n:02}\n").as_bytes(), at(20 * n + 30));
+        seen.extend(news(&mut follower));
+    }
+    // Somebody takes over from the older one; what is on record about the newer one stays.
+    drop(older);
+    let mut older = LogWriter::take_over(dir.path(), RunNumber(1), &policy, at(3000)).expect("the log opens");
+    older.write(b"older still\n", at(3020));
+    newer.write(b"newer still\n", at(3040));
+    seen.extend(news(&mut follower));
+    let text = String::from_utf8(bytes_of(&seen)).expect("text");
+    for who in ["older", "newer"] {
+        for n in 0..120 {
+            assert!(text.contains(&format!("{who} {n:02}\n")), "{who} {n}");
+        }
+        assert!(text.contains(&format!("{who} still\n")));
+    }
+    let newest = reader(dir.path()).run(RunChoice::Current).expect("a run");
+    assert_eq!(newest.run, Some(RunNumber(2)));
+}
+
+#[test]
+fn a_follower_goes_on_where_the_newest_segment_alone_was_removed() {
+    let dir = scratch();
+    let (writer, all) = four_segments(dir.path());
+    let mut follower = Follower::new(dir.path());
+    assert_eq!(bytes_of(&news(&mut follower)), all);
+    drop(writer);
+    let third = fs::read(data_path(dir.path(), 3)).expect("a segment");
+    fs::remove_file(data_path(dir.path(), 4)).expect("it was there");
+    write_run(dir.path(), 2, 200, &["on\n"]);
+    let seen = news(&mut follower);
+    assert_eq!(seen[0], Seen::Restarted);
+    assert_eq!(bytes_of(&seen), [&third[..], b"on\n"].concat());
+}
+
+#[test]
+fn segments_that_are_removed_while_they_are_opened_are_not_glued_to_others() {
+    let dir = scratch();
+    let (_writer, _) = four_segments(dir.path());
+    fs::remove_file(data_path(dir.path(), 2)).expect("it was there");
+    let data = segments::Data::open(dir.path(), &[1, 2, 3, 4]).expect("readable").expect("some are left");
+    assert_eq!(data.segments().map(|(number, _)| number).collect::<Vec<_>>(), [3, 4]);
 }
 
 #[test]

@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use super::index::Index;
 use super::index_writer::{self, IndexWriter, Opened};
 use super::record::{Mark, Record};
-use super::retention::Retained;
+use super::retention::{Retained, written_at};
 use super::segments::{self, Data, data_path};
+use crate::fail;
 use crate::name::RunNumber;
 use crate::spec::LogPolicy;
 use crate::time::UnixMillis;
@@ -37,10 +38,16 @@ pub struct LogWriter {
     began_at: UnixMillis,
     /// With what this run begins in that segment.
     first: Record,
+    /// Whether somebody else writes the index: the writer of another run, beside which this one goes on.
+    is_guest: bool,
     /// `None` while it is gone and cannot be made again: everything is lost then.
     data: Option<File>,
     /// Where the next byte goes.
     end: u64,
+    /// When the last one came.
+    written_at: UnixMillis,
+    /// Whether the next segment is to be tried, if this one is full.
+    may_begin: bool,
     /// Bytes written since the file was last seen to exist.
     unchecked: u64,
     /// `None` while there is none: the log does without.
@@ -61,6 +68,19 @@ impl LogWriter {
     /// # Errors
     /// When the directory or the data file cannot be made or opened. A problem with the index alone is none.
     pub fn open(dir: &Path, run: RunNumber, policy: &LogPolicy, now: UnixMillis) -> io::Result<Self> {
+        Self::open_as(dir, run, policy, now, false)
+    }
+
+    /// As [`LogWriter::open`], for a run whose writer has died. If a later run has begun meanwhile, what this one writes goes
+    /// where that one writes, and the index says nothing about it.
+    ///
+    /// # Errors
+    /// As [`LogWriter::open`].
+    pub fn take_over(dir: &Path, run: RunNumber, policy: &LogPolicy, now: UnixMillis) -> io::Result<Self> {
+        Self::open_as(dir, run, policy, now, true)
+    }
+
+    fn open_as(dir: &Path, run: RunNumber, policy: &LogPolicy, now: UnixMillis, takes_over: bool) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let mut listing = segments::list(dir)?;
         if listing.data.is_empty() {
@@ -71,18 +91,23 @@ impl LogWriter {
         segments::link_latest(dir, number);
         // Only the newest can be missing by now, when somebody deletes it at this moment.
         let known = Data::open(dir, &listing.data)?.filter(|data| data.number() == number);
-        let opened = known.map(|data| index_writer::open(dir, &Index::open(dir, &data), run, data.end(), now));
+        let known = known.map(|data| (Index::open(dir, &data), data.end()));
+        let is_guest = takes_over && known.as_ref().is_some_and(|(index, _)| index.last_run() > Some(run));
+        let opened = known.filter(|_| !is_guest).map(|(index, end)| index_writer::open(dir, &index, run, end, now));
         let start = Record { offset: end, time: now, run, mark: Mark::RunStart };
         let Opened { index, is_new, began_at, first } =
             opened.unwrap_or(Opened { index: None, is_new: true, began_at: None, first: None });
         let mut writer = Self {
             dir: dir.to_owned(),
-            retained: Retained::new(dir, policy, &listing, number),
+            retained: Retained::new(dir, policy, &listing, number, now),
             number,
             began_at: began_at.unwrap_or(now),
             first: first.unwrap_or(start),
+            is_guest,
+            written_at: file.metadata().map_or(now, |seen| written_at(&seen)).min(now),
             data: Some(file),
             end,
+            may_begin: true,
             unchecked: 0,
             index,
             marked_at: now,
@@ -108,14 +133,24 @@ impl LogWriter {
         // A clock that was set back makes a mark due as well.
         if now.0.abs_diff(self.marked_at.0) >= MARK_INTERVAL_MS {
             self.check();
+            if data_path(&self.dir, self.number + 1).exists() {
+                self.join_newest(now);
+            }
             self.marked_at = now;
             self.mark(Mark::Data, self.end, now);
-            if self.is_full(now) {
-                // Where a line ends, if one does. Readers see no difference; who looks at the files does.
-                let cut = memchr::memchr(b'\n', &bytes[..bytes.len() - 1]).map_or(0, |newline| newline + 1);
-                self.put(&bytes[..cut], now);
-                bytes = &bytes[cut..];
-                self.begin_segment(now);
+            self.may_begin = true;
+        }
+        if self.may_begin && self.data.is_some() && self.end > 0 {
+            let is_large = self.retained.is_large(self.bytes());
+            if is_large || self.retained.is_old(self.began_at, now) {
+                // Where a line ends, if one does. Readers see no difference; who looks at the files does. To what is old nothing
+                // is added: it would keep that from being removed in time.
+                let newline = memchr::memchr(b'\n', &bytes[..bytes.len() - 1]).filter(|_| is_large);
+                let (head, rest) = bytes.split_at(newline.map_or(0, |newline| newline + 1));
+                self.put(head, now);
+                bytes = rest;
+                // What fails now is tried again when a mark is due.
+                self.may_begin = self.begin_segment(now);
             }
         }
         self.put(bytes, now);
@@ -148,8 +183,11 @@ impl LogWriter {
     fn put(&mut self, bytes: &[u8], now: UnixMillis) {
         let at = self.end;
         let written = self.append(bytes);
-        if written > 0 && self.unmarked > 0 {
-            self.mark_gap(at, now);
+        if written > 0 {
+            self.written_at = now;
+            if self.unmarked > 0 {
+                self.mark_gap(at, now);
+            }
         }
         self.lose((bytes.len() - written) as u64);
     }
@@ -175,29 +213,55 @@ impl LogWriter {
 
     // ---- segments
 
-    fn is_full(&self, now: UnixMillis) -> bool {
-        let index = self.index.as_ref().map_or(0, IndexWriter::bytes);
-        self.data.is_some() && self.end > 0 && self.retained.is_full(self.end + index, self.began_at, now)
+    /// What the segment takes on disk.
+    fn bytes(&self) -> u64 {
+        self.end + self.index.as_ref().map_or(0, IndexWriter::bytes)
     }
 
-    /// Completes the segment, and goes on with the next. Where that cannot be made, this one goes on.
-    fn begin_segment(&mut self, now: UnixMillis) {
-        let newest = segments::list(&self.dir).ok().and_then(|listing| listing.data.last().copied());
-        let number = newest.unwrap_or(0).max(self.number) + 1;
+    /// Completes the segment, and goes on with the next. Where that cannot be made, this one goes on, and `false` is returned.
+    fn begin_segment(&mut self, now: UnixMillis) -> bool {
+        self.retained.prune(now);
+        if self.join_newest(now) {
+            return true;
+        }
+        let number = self.number + 1;
         let first = Record { offset: 0, time: now, run: self.first.run, mark: self.first.continued() };
         // Before the data: who sees a byte sees its mark.
         let mut index = IndexWriter::create(&self.dir, number).ok();
         if let Some(index) = &mut index {
             index.append(&first);
         }
-        let Ok(data) = private().append(true).create_new(true).open(data_path(&self.dir, number)) else { return };
-        let bytes = self.end + self.index.as_ref().map_or(0, IndexWriter::bytes);
-        self.retained.push(self.number, bytes, now);
+        fail::point("the index of a segment is made");
+        let data = loop {
+            match private().append(true).create_new(true).open(data_path(&self.dir, number)) {
+                Ok(data) => break data,
+                Err(e) if is_full(&e) && self.retained.remove_oldest() => {}
+                Err(_) => return false,
+            }
+        };
+        fail::point("a segment is made");
+        self.retained.push(self.number, self.bytes(), self.written_at);
         self.retained.prune(now);
         segments::link_latest(&self.dir, number);
-        (self.number, self.began_at, self.first) = (number, now, first);
+        fail::point("the link leads to the segment");
+        (self.number, self.began_at, self.first, self.is_guest) = (number, now, first, false);
         (self.data, self.end, self.unchecked) = (Some(data), 0, 0);
         self.index = index;
+        true
+    }
+
+    /// Goes on in the segment that the writer of another run has begun, if there is one, and leaves the index to that writer.
+    ///
+    /// There is another beside a run that could not be ended. Whoever follows the log has left this segment by now, so what is
+    /// written to it within the last 10 ms may be missed there.
+    fn join_newest(&mut self, now: UnixMillis) -> bool {
+        let newest = segments::list(&self.dir).ok().and_then(|listing| listing.data.last().copied());
+        let Some(number) = newest.filter(|newest| *newest > self.number) else { return false };
+        let Ok((data, end)) = open_data(&self.dir, number) else { return false };
+        (self.number, self.began_at, self.is_guest) = (number, now, true);
+        (self.data, self.end, self.unchecked) = (Some(data), end, 0);
+        self.index = None;
+        true
     }
 
     // ---- what others did to the files
@@ -250,6 +314,9 @@ impl LogWriter {
 
     /// Begins a new index, in which this run is the only one known.
     fn begin_index(&mut self) {
+        if self.is_guest {
+            return;
+        }
         self.index = IndexWriter::create(&self.dir, self.number).ok();
         self.append_record(self.first);
     }
