@@ -1,5 +1,8 @@
 //! A service's terminal in a person's: what it shows, who types, how one leaves, and that nobody is harmed by it.
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+
 use nix::sys::signal::Signal;
 use nix::sys::termios::LocalFlags;
 use serde_json::json;
@@ -23,6 +26,7 @@ fn attach(site: &Site, words: &str) -> Terminal {
     terminal
 }
 
+/// Waits until the terminal shows that: it shows what a program wrote some time after the program has ended.
 fn await_shown(site: &Site, terminal: &Terminal, text: &str) {
     site.eventually(&format!("{text:?} in the terminal, which shows {:?}", terminal.shown()), || {
         terminal.shown().contains(text).then_some(())
@@ -42,7 +46,7 @@ fn whoever_attaches_sees_what_was_written_types_and_leaves_with_their_terminal_a
     await_shown(&site, &terminal, "got ping");
     terminal.types(DETACH);
     assert_eq!(terminal.finish(), Some(0), "{}", terminal.shown());
-    assert!(terminal.shown().contains("detached; web#1 runs on"), "{}", terminal.shown());
+    await_shown(&site, &terminal, "detached; web#1 runs on");
     assert!(is_cooked(&terminal));
     assert_eq!(site.leader("web"), web);
     site.down();
@@ -58,7 +62,8 @@ fn a_run_that_ends_gives_whoever_is_attached_its_exit_code() {
         terminal.types("\r");
         for terminal in [&mut terminal, &mut looker] {
             assert_eq!(terminal.finish(), Some(code), "{}", terminal.shown());
-            assert!(terminal.shown().contains("bye") && terminal.shown().contains(words), "{}", terminal.shown());
+            await_shown(&site, terminal, "bye");
+            await_shown(&site, terminal, words);
             assert!(is_cooked(terminal));
         }
         site.down();
@@ -74,7 +79,8 @@ fn one_types_and_any_number_look_on() {
     let mut second = Terminal::locald(&site, "attach web");
     assert_eq!(second.finish(), Some(1), "{}", second.shown());
     let refused = format!("somebody else writes to the terminal of web: pid {}", first.process.pid);
-    assert!(second.shown().contains(&refused) && second.shown().contains("--read-only"), "{}", second.shown());
+    await_shown(&site, &second, &refused);
+    await_shown(&site, &second, "--read-only");
     lookers[0].types("from a looker\r");
     first.types("from the first\r");
     site.await_event("got from the first");
@@ -162,7 +168,7 @@ fn a_terminal_that_takes_nothing_stalls_nobody_else() {
     let mut terminal = attach(&site, "attach web");
     terminal.types("\r");
     assert_eq!(terminal.finish(), Some(0), "{} bytes were shown", terminal.shown().len());
-    assert!(terminal.shown().contains(&format!("{:099}", 99_999)));
+    await_shown(&site, &terminal, &format!("{:099}", 99_999));
     assert_eq!(site.log("web").iter().filter(|byte| **byte == b'\n').count(), 100_001);
     send(stalled.process, Signal::SIGCONT);
     assert_eq!(stalled.finish(), Some(0));
@@ -243,10 +249,86 @@ fn a_shim_that_is_killed_ends_the_attachment_and_not_the_service() {
     let mut terminal = attach(&site, "attach web");
     send(site.recorded("web", "shim", "shim"), Signal::SIGKILL);
     assert_eq!(terminal.finish(), Some(1), "{}", terminal.shown());
-    assert!(terminal.shown().contains("the shim of web#1 is gone"), "{}", terminal.shown());
+    await_shown(&site, &terminal, "the shim of web#1 is gone");
     assert!(is_cooked(&terminal));
     assert_eq!(site.leader("web"), web);
     site.locald("attach web").run().code(2);
     site.locald("screen web").run().code(3);
     site.down();
+}
+
+#[test]
+fn a_service_that_writes_faster_than_anybody_looks_can_be_looked_at_and_left() {
+    let site = Site::new("[services.web]\ncommand = 'yes \"$PWD\"'\nlog = { max_size = \"2MB\" }\n");
+    site.locald("up").run().ok();
+    let mut terminal = attach(&site, "attach web");
+    await_shown(&site, &terminal, "/shop");
+    let screen = site.locald("screen web").run().ok();
+    assert!(screen.stdout.lines().count() > 20, "{screen}");
+    terminal.types(DETACH);
+    assert_eq!(terminal.finish(), Some(0), "{} bytes were shown", terminal.shown().len());
+    site.down();
+}
+
+/// Connects to the shim of `web`.
+fn knock(site: &Site) -> UnixStream {
+    let record = std::fs::read(site.service_dir("web").join("shim")).expect("a record");
+    let record: serde_json::Value = serde_json::from_slice(&record).expect("a record");
+    UnixStream::connect(record["socket"].as_str().expect("a path")).expect("the shim listens")
+}
+
+#[test]
+fn whoever_says_much_or_nothing_to_a_shim_is_in_nobodys_way() {
+    let site = Site::new(ECHOES);
+    site.locald("up").run().ok();
+    let frame = |message: &serde_json::Value| locald_utils::frame::encode(message).expect("a frame");
+    let attach_frame = frame(&json!({ "attach": { "pid": 1, "read_only": true } }));
+    let unknown = frame(&json!({ "dance": {} }));
+    // Some say the same again and again and never read an answer, some have closed their ears, some send half of a large
+    // frame, and many say nothing.
+    let mut kept = Vec::new();
+    for bytes in [&attach_frame, &unknown] {
+        let stream = knock(&site);
+        stream.set_nonblocking(true).expect("a socket");
+        // Until it is full, or closed at the other end.
+        while (&stream).write(&bytes.repeat(100)).is_ok() {}
+        kept.push(stream);
+    }
+    for bytes in [&attach_frame[..], &unknown[..], &[0, 64, 0, 0, 0][..], b"\xff\xff\xff\xff\x00"] {
+        let mut stream = knock(&site);
+        stream.shutdown(std::net::Shutdown::Read).expect("a socket");
+        stream.write_all(bytes).expect("sent");
+        stream.write_all(&[b' '; 5000]).ok();
+        kept.push(stream);
+    }
+    kept.extend((0..60).map(|_| knock(&site)));
+    send(site.daemon(), Signal::SIGKILL);
+    assert_eq!(site.locald("up --json").run().ok().json()["ok"], true);
+    assert_eq!(site.service("web")["state"], "ready");
+    // Nothing that was said keeps the shim busy.
+    let shim = site.recorded("web", "shim", "shim");
+    let before = processor_time(shim.pid);
+    let mut terminal = attach(&site, "attach web");
+    terminal.types("still there\r");
+    site.await_event("got still there");
+    terminal.types(DETACH);
+    assert_eq!(terminal.finish(), Some(0), "{}", terminal.shown());
+    let spent = processor_time(shim.pid) - before;
+    assert!(spent < 20, "the shim has spent {spent} ticks of the processor meanwhile");
+    drop(kept);
+    site.down();
+}
+
+/// In ticks of 10 ms.
+#[cfg(target_os = "linux")]
+fn processor_time(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+    let after_name = stat.rsplit(')').next().expect("a name");
+    after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
+}
+
+/// Nobody tells without asking a framework.
+#[cfg(not(target_os = "linux"))]
+fn processor_time(_: i32) -> u64 {
+    0
 }

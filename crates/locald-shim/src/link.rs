@@ -10,13 +10,23 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use locald_utils::fail;
 use locald_utils::frame::{self, Decoder};
 use locald_utils::process::descriptors;
 use locald_utils::shim_protocol::{FromShim, ToShim};
 use nix::poll::PollFlags;
 
-/// 16: a daemon, its successor, and more people in front of one terminal than there will be.
-const MOST_CONNECTIONS: usize = 16;
+/// 12: more people in front of one terminal than there will be.
+const MOST_VIEWERS: usize = 12;
+
+/// 16: those, a daemon that died and was not noticed yet, its successor, and somebody who has not said anything yet.
+const MOST_CONNECTIONS: usize = MOST_VIEWERS + 4;
+
+/// 64 messages: who leaves more of them unread does not read.
+const MOST_UNREAD: usize = 64;
+
+/// 4 KiB: what somebody may say before it is known to be a daemon.
+const MOST_UNKNOWN: usize = 4096;
 
 /// A frame on its way out, and the descriptor that travels with its first byte.
 struct Outgoing {
@@ -97,44 +107,59 @@ impl Link {
     pub(crate) fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
             let own = nix::unistd::getuid().as_raw();
-            if descriptors::peer_uid(&stream).is_ok_and(|uid| uid == own) && self.connections.len() < MOST_CONNECTIONS {
-                // A connection that cannot even be set up is closed by being dropped.
-                let _ = self.add(stream);
+            if !descriptors::peer_uid(&stream).is_ok_and(|uid| uid == own) {
+                continue;
             }
+            if self.connections.iter().filter(|connection| !connection.is_ended).count() >= MOST_CONNECTIONS {
+                // Whoever connects and says nothing keeps no daemon out.
+                let is_silent = |connection: &Connection| {
+                    !connection.is_ended && connection.epoch.is_none() && connection.viewer.is_none()
+                };
+                let Some(silent) = self.connections.iter().position(is_silent) else { continue };
+                // Its number stays good for the rest of this turn.
+                self.end(silent);
+            }
+            // A connection that cannot even be set up is closed by being dropped.
+            let _ = self.add(stream);
         }
     }
 
-    /// Reads what connection `index` has to say. Returns `false` when it has ended or misbehaves; the caller drops it then.
+    /// Reads what connection `index` has to say: once, so that nobody who says much keeps the shim from its other work. Returns
+    /// `false` when it has ended or misbehaves; the caller drops it then.
     pub(crate) fn receive(&mut self, index: usize, incoming: &mut Vec<Incoming>) -> bool {
-        loop {
-            let mut buffer = [0; 4096];
-            match descriptors::receive(&self.connections[index].stream, &mut buffer) {
-                // Descriptors that came along are closed here: a daemon has none to give.
-                Ok((0, _)) => return false,
-                Ok((count, _)) => self.connections[index].decoder.push(&buffer[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return false,
-            }
-            loop {
-                match self.connections[index].decoder.next_frame() {
-                    Ok(Some(frame)) => match frame::decode::<ToShim>(&frame) {
-                        Ok(message) => {
-                            if !self.admit(index, message, incoming) {
-                                return false;
-                            }
-                        }
-                        Err(_) => self.send(index, &FromShim::Unsupported, None),
-                    },
-                    Ok(None) => break,
-                    Err(_) => return false,
-                }
+        if self.connections[index].is_ended {
+            return false;
+        }
+        let mut buffer = [0; 4096];
+        match descriptors::receive(&self.connections[index].stream, &mut buffer) {
+            // Descriptors that came along are closed here: a daemon has none to give.
+            Ok((0, _)) => return false,
+            Ok((count, _)) => self.connections[index].decoder.push(&buffer[..count]),
+            Err(error) => {
+                return matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
             }
         }
+        loop {
+            match self.connections[index].decoder.next_frame() {
+                Ok(Some(frame)) => match frame::decode::<ToShim>(&frame) {
+                    Ok(message) => {
+                        if !self.admit(index, message, incoming) {
+                            return false;
+                        }
+                    }
+                    Err(_) => self.send(index, &FromShim::Unsupported, None),
+                },
+                Ok(None) => break,
+                Err(_) => return false,
+            }
+        }
+        let Connection { decoder, epoch, is_ended, .. } = &self.connections[index];
+        !is_ended && (epoch.is_some() || decoder.pending() <= MOST_UNKNOWN)
     }
 
     /// Lets a message through if it comes from the daemon in charge. `false` closes the connection.
     fn admit(&mut self, index: usize, message: ToShim, incoming: &mut Vec<Incoming>) -> bool {
+        fail::point("the shim was told something");
         if let ToShim::Hello { epoch, .. } = message {
             if epoch < self.epoch {
                 self.send(index, &FromShim::Fenced { epoch: self.epoch }, None);
@@ -162,7 +187,11 @@ impl Link {
 
     /// Sends a message to one connection.
     pub(crate) fn send(&mut self, index: usize, message: &FromShim, descriptor: Option<&Rc<OwnedFd>>) {
+        fail::point("the shim is to say something");
         let Ok(bytes) = frame::encode(message) else { return };
+        if self.connections[index].outgoing.len() >= MOST_UNREAD {
+            return self.end(index);
+        }
         self.connections[index].outgoing.push_back(Outgoing { bytes, sent: 0, descriptor: descriptor.cloned() });
         self.flush(index);
     }
@@ -179,6 +208,11 @@ impl Link {
     /// Gives somebody a place in front of the terminal.
     pub(crate) fn attach(&mut self, index: usize, viewer: Viewer) {
         self.connections[index].viewer = Some(viewer);
+    }
+
+    /// Whether nobody else has room in front of the terminal.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.connections.iter().filter(|connection| connection.viewer.is_some()).count() >= MOST_VIEWERS
     }
 
     /// Who writes to the terminal.
@@ -227,8 +261,9 @@ impl Link {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Full: the rest goes when the socket is writable. Broken: reading will notice the end.
-                Err(_) => return,
+                // The rest goes when the socket is writable.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => return self.end(index),
             }
         }
     }

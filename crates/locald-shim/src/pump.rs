@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use locald_utils::fail;
 use locald_utils::log::LogWriter;
 use locald_utils::process::cgroup::Cgroup;
 use locald_utils::process::mark::SUPERVISOR_MARKER;
@@ -333,12 +334,15 @@ impl Pump {
 
     /// Gives somebody a place in front of the terminal, if there is one and nobody else writes to it.
     fn attach(&mut self, index: usize, viewer: Viewer) {
-        let is_running = matches!(&self.state, State::Live(live) if live.started_at.is_some());
+        let is_running = matches!(&self.state, State::Live(live) if live.started_at.is_some() && live.helper.is_none());
         let master = self.master.clone().filter(|_| is_running);
         let size = master.as_ref().and_then(|master| sys::window_size(master).ok());
         let (Some(master), Some((rows, columns))) = (master, size) else {
             return self.link.send(index, &FromShim::Unsupported, None);
         };
+        if self.link.is_crowded() {
+            return self.link.send(index, &FromShim::Unsupported, None);
+        }
         if let Some(Viewer { pid, .. }) = self.link.writer().filter(|_| viewer.is_writer) {
             return self.link.send(index, &FromShim::Occupied { pid }, None);
         }
@@ -393,6 +397,7 @@ impl Pump {
         let helper = Helper::start(plan, &terminal.slave, &terminal.slave)
             .inspect_err(|_| cgroup.iter().for_each(Cgroup::remove))
             .map_err(|error| failure(StartStage::Helper, &error, "could not start the exec helper"))?;
+        fail::point("the helper is started");
         let number = terminal.number;
         self.master = Some(Rc::new(terminal.master));
         self.slave = Some(terminal.slave);
@@ -440,6 +445,7 @@ impl Pump {
                     });
                 match gate {
                     Ok(()) => {
+                        fail::point("the gate is open");
                         *gate_open = true;
                         self.see_members();
                     }
@@ -549,6 +555,7 @@ impl Pump {
                 if live.exit.is_none()
                     && let Ok(Some(status)) = sys::exited(pid)
                 {
+                    fail::point("the leader has exited");
                     live.exit = Some((status, UnixMillis::now()));
                 }
                 continue;
@@ -577,12 +584,15 @@ impl Pump {
     }
 
     pub(crate) fn finish(&mut self) {
+        fail::point("nobody is left");
         self.drain();
+        fail::point("the output is drained");
         let now = self.now();
         let State::Live(live) = std::mem::replace(&mut self.state, State::Over) else { return };
         let Live { leader, cgroup, failed, started_at, exit, stop, .. } = *live;
         // Nothing else bears the leader's number any more: its zombie may go.
         let _ = waitpid(Pid::from_raw(leader.pid), None);
+        fail::point("the leader is reaped");
         if let Some(cgroup) = cgroup {
             cgroup.remove();
         }
@@ -615,7 +625,9 @@ impl Pump {
             crate::say(&format!("locald-shim: could not record how {} ended: {error}", self.identity.run.service));
         }
         self.forget_records();
+        fail::point("the records of the run are gone");
         self.tell_last(FromShim::Ended(Box::new(ended)));
+        fail::point("the end is told");
     }
 
     fn tell_failure(&mut self, failure: StartFailure) {

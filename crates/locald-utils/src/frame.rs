@@ -132,6 +132,12 @@ impl Decoder {
         Ok(Some(Frame { kind, payload }))
     }
 
+    /// How many bytes have come that are no whole frame yet.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.bytes.len() - self.taken
+    }
+
     /// Says whether the stream may end here.
     ///
     /// # Errors

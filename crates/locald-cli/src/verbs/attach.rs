@@ -11,9 +11,10 @@ mod input;
 mod picture;
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use locald_utils::log::{Entry, Follower, LogReader, RunChoice};
+use locald_utils::log::{Follower, LogReader, RunChoice};
 use locald_utils::name::{RunNumber, ServiceName};
 use locald_utils::protocol::{Failure, FailureCode};
 use locald_utils::record::{Ended, ExitStatus};
@@ -31,6 +32,9 @@ use crate::view;
 
 /// 256 KiB: many screens of any terminal, and read and drawn within some milliseconds.
 const REPLAYED: u64 = 256 * 1024;
+
+/// 64 KiB: what is shown before anybody else gets a turn.
+const AT_ONCE: usize = 64 * 1024;
 
 /// Options of `locald attach`.
 #[derive(Clone, Debug, clap::Args)]
@@ -122,52 +126,141 @@ struct Attached<'a> {
 impl Attached<'_> {
     fn show(self, how: &str) -> Result<Way, Failure> {
         let Self { name, dir, run, seat, args } = self;
-        let unreadable = |error: io::Error| failure::io(format_args!("read the log of {name}"), &error);
         let unusable = |error: io::Error| failure::io("set up the terminal", &error);
         let (until, hold) = io::pipe().map_err(|error| failure::io("make a pipe", &error))?;
-        let mut watch = Watch::new(vec![dir.clone()], None, Some(until.into()))?;
+        let watch = Watch::new(vec![dir.clone()], None, Some(until.into()))?;
         let is_writer = seat.master.is_some();
-
         // What it shows so far, of the size for which it was written.
         let mut picture = Picture::new(seat.size);
-        let mut follower = follow(&dir, run).map_err(unreadable)?;
-        let mut shown = Vec::new();
-        take(&mut follower, run, &mut picture, &mut shown).map_err(unreadable)?;
+        let follower = replay(&dir, run, &mut picture).map_err(|error| unreadable(name, &error))?;
 
+        // The signals first: none of them may end this process with its terminal as it is from the next line on. The size of
+        // this terminal is that of the service's now, where one types.
+        let input = Input::new(seat, &args.detach_keys, hold).map_err(unusable)?;
         let raw = Raw::enter().map_err(unusable)?;
-        // From here on the size of this terminal is that of the service's, where one types.
-        let input = Input::new(seat, &args.detach_keys, hold).map_err(unusable)?.serve();
-        let mut size = input::own_size();
+        let input = input.serve();
+        let size = input::own_size();
         if let Some(size) = size.filter(|_| is_writer) {
             picture.resize(size);
         }
+        let mut showing =
+            Showing { name, run, follower, watch, picture, size: size.filter(|_| is_writer), shown: Vec::new() };
         let mut out = io::stdout().lock();
-        let mut write = |bytes: &[u8]| out.write_all(bytes).and_then(|()| out.flush());
-        let mut written = write(&opening(&picture, how));
-        while written.is_ok() {
+        let shown = showing.until_over(&mut out, how);
+        let way = match shown {
+            Ok(Over::Ended) => input.way(),
+            // Nobody is there any more.
+            Ok(Over::Unseen) => Way::Left,
+            Err(failure) => {
+                showing.leave(&mut out);
+                return Err(failure);
+            }
+        };
+        if matches!(way, Way::Ended(_)) {
+            // All of its output is there by now.
+            showing.take_rest(&mut out);
+        }
+        showing.leave(&mut out);
+        drop(raw);
+        Ok(way)
+    }
+}
+
+/// The log of a run on its way to a terminal.
+struct Showing<'a> {
+    name: &'a ServiceName,
+    run: RunNumber,
+    follower: Follower,
+    watch: Watch,
+    picture: Picture,
+    /// The size of the terminal, where the service's follows it.
+    size: Option<(u16, u16)>,
+    /// What is to be written next.
+    shown: Vec<u8>,
+}
+
+/// Why no more is shown.
+enum Over {
+    /// The person left, or the run ended.
+    Ended,
+    /// The terminal takes nothing more.
+    Unseen,
+}
+
+impl Showing<'_> {
+    /// Shows what there is and what comes.
+    fn until_over(&mut self, out: &mut impl Write, how: &str) -> Result<Over, Failure> {
+        self.shown = opening(&self.picture, how);
+        loop {
+            if self.write(out).is_err() {
+                return Ok(Over::Unseen);
+            }
             // Watched first, read second: what comes in between is reported.
-            watch.renew()?;
-            shown.clear();
-            take(&mut follower, run, &mut picture, &mut shown).map_err(unreadable)?;
-            written = write(&shown);
-            match watch.wait(None) {
+            self.watch.renew()?;
+            let taken = self.take().map_err(|error| unreadable(self.name, &error))?;
+            if self.write(out).is_err() {
+                return Ok(Over::Unseen);
+            }
+            match self.watch.wait((taken == Taken::Part).then_some(Duration::ZERO)) {
                 Wake::Changed | Wake::Quiet => {}
-                Wake::HungUp | Wake::Ended => break,
+                Wake::HungUp | Wake::Ended => return Ok(Over::Ended),
             }
             // The service redraws what it shows, so there is something to read whenever the size is another.
-            if is_writer && input::own_size() != size {
-                size = input::own_size();
-                size.into_iter().for_each(|size| picture.resize(size));
+            if self.size.is_some() && input::own_size() != self.size {
+                self.size = input::own_size();
+                self.size.into_iter().for_each(|size| self.picture.resize(size));
             }
         }
-        shown.clear();
-        take(&mut follower, run, &mut picture, &mut shown).map_err(unreadable)?;
-        picture.leave(&mut shown);
-        // Nobody is there to see it any more if this fails.
-        let _ = write(&shown);
-        drop(raw);
-        Ok(if written.is_ok() { input.way() } else { Way::Left })
     }
+
+    /// Takes what the run has written since, also the beginning of a line, but not more than a terminal shows at once: a
+    /// service may write faster than anybody shows it.
+    fn take(&mut self) -> io::Result<Taken> {
+        while self.shown.len() < AT_ONCE {
+            if !self.follower.advance()? && !self.follower.release()? {
+                return Ok(Taken::All);
+            }
+            let Some(entry) = self.follower.entry() else { continue };
+            if picture::take(&entry, self.run, &mut self.picture, &mut self.shown) {
+                return Ok(Taken::All);
+            }
+        }
+        Ok(Taken::Part)
+    }
+
+    /// Shows what is left of a run that is over.
+    fn take_rest(&mut self, out: &mut impl Write) {
+        // What cannot be read or shown any more is in the log.
+        while let Ok(taken) = self.take() {
+            if self.write(out).is_err() || taken == Taken::All {
+                return;
+            }
+        }
+    }
+
+    fn write(&mut self, out: &mut impl Write) -> io::Result<()> {
+        let written = out.write_all(&self.shown).and_then(|()| out.flush());
+        self.shown.clear();
+        written
+    }
+
+    /// Puts the terminal back. Nobody is there to see it any more if that fails.
+    fn leave(&mut self, out: &mut impl Write) {
+        self.shown.clear();
+        self.picture.leave(&mut self.shown);
+        let _ = self.write(out);
+    }
+}
+
+/// How much was taken of what there was.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    All,
+    Part,
+}
+
+fn unreadable(name: &ServiceName, error: &io::Error) -> Failure {
+    failure::io(format_args!("read the log of {name}"), error)
 }
 
 /// What puts a picture on the screen, with what was there before moved up, and says how to get away: in the title, and in
@@ -181,36 +274,19 @@ fn opening(picture: &Picture, how: &str) -> Vec<u8> {
     bytes
 }
 
-/// Begins to read what a run has written last.
-fn follow(dir: &std::path::Path, run: RunNumber) -> io::Result<Follower> {
+/// Draws what a run has written last, up to now. Returns what follows it from there on.
+fn replay(dir: &Path, run: RunNumber, picture: &mut Picture) -> io::Result<Follower> {
     let Some(reader) = LogReader::open(dir)? else { return Ok(Follower::new(dir)) };
-    let Some(span) = reader.run(RunChoice::Number(run)) else { return Ok(reader.follow(&reader.all())) };
-    let start = span.selection.bytes.end.saturating_sub(REPLAYED);
-    Ok(reader.follow(&reader.from(&span.selection, start)))
-}
-
-/// Takes what the run has written since, also the beginning of a line.
-fn take(follower: &mut Follower, run: RunNumber, picture: &mut Picture, shown: &mut Vec<u8>) -> io::Result<()> {
-    loop {
-        if !follower.advance()? && !follower.release()? {
-            return Ok(());
-        }
-        match follower.entry() {
-            Some(Entry::Line(line)) if line.run.is_none_or(|of| of == run) => picture.write(line.bytes, shown),
-            Some(Entry::Gap { run: of, lost, .. }) if of == run => {
-                picture.write(format!("\r\n--- {lost} bytes are missing here ---\r\n").as_bytes(), shown);
-            }
-            Some(
-                Entry::Line(_)
-                | Entry::Gap { .. }
-                | Entry::Started { .. }
-                | Entry::Continued { .. }
-                | Entry::Ended { .. }
-                | Entry::Restarted,
-            )
-            | None => {}
-        }
+    let selection = reader.run(RunChoice::Number(run)).map_or_else(|| reader.all(), |span| span.selection);
+    let end = selection.bytes.end;
+    let mut cursor = reader.entries(&reader.from(&selection, end.saturating_sub(REPLAYED)));
+    let mut shown = Vec::new();
+    while cursor.advance()? {
+        let Some(entry) = cursor.entry() else { continue };
+        picture::take(&entry, run, picture, &mut shown);
+        shown.clear();
     }
+    Ok(reader.follow(&reader.from(&selection, end)))
 }
 
 /// Prints what the terminal of a service shows.
@@ -219,10 +295,7 @@ pub(super) fn screen(args: &ScreenArgs, context: &Context, screen: &mut Screen) 
     let seat = Seat::take(&name, &dir, true)?;
     let run = seat.run.number;
     let mut picture = Picture::new(seat.size);
-    let mut follower =
-        follow(&dir, run).map_err(|error| failure::io(format_args!("read the log of {name}"), &error))?;
-    take(&mut follower, run, &mut picture, &mut Vec::new())
-        .map_err(|error| failure::io(format_args!("read the log of {name}"), &error))?;
+    replay(&dir, run, &mut picture).map_err(|error| unreadable(&name, &error))?;
     let lines = picture.lines();
     if screen.json() {
         let cursor = picture.has_cursor().then(|| picture.cursor());

@@ -66,41 +66,66 @@ pub(crate) struct Typed<'a> {
     chord: &'a Chord,
     /// So many keys of it have been pressed.
     pressed: usize,
+    /// What came for them.
+    held: Vec<u8>,
 }
 
 impl<'a> Typed<'a> {
     /// Begins to look.
     pub(crate) fn new(chord: &'a Chord) -> Self {
-        Self { chord, pressed: 0 }
+        Self { chord, pressed: 0, held: Vec::new() }
     }
 
     /// Takes what was typed; puts what is meant for the service into `through`. Says whether the chord is complete: what
     /// was typed after it is meant for nobody.
     pub(crate) fn take(&mut self, typed: &[u8], through: &mut Vec<u8>) -> bool {
         let Chord(keys) = self.chord;
-        for byte in typed {
-            if *byte == keys[self.pressed] {
+        let mut rest = typed;
+        while let Some((key, length)) = first_key(rest) {
+            let (bytes, behind) = rest.split_at(length);
+            rest = behind;
+            if key == keys[self.pressed] {
+                self.held.extend_from_slice(bytes);
                 self.pressed += 1;
                 if self.pressed == keys.len() {
                     return true;
                 }
                 continue;
             }
-            let is_doubled = self.pressed == 1 && *byte == keys[0];
-            through.extend_from_slice(&keys[..self.pressed]);
+            let is_doubled = self.pressed == 1 && key == keys[0];
+            through.append(&mut self.held);
             self.pressed = 0;
             if is_doubled {
                 continue;
             }
             // It may begin the chord anew.
-            if *byte == keys[0] {
+            if key == keys[0] {
+                self.held.extend_from_slice(bytes);
                 self.pressed = 1;
             } else {
-                through.push(*byte);
+                through.extend_from_slice(bytes);
             }
         }
         false
     }
+}
+
+/// The first key of what was typed, and how many bytes it takes.
+///
+/// A program may have asked the terminal to report keys with Control as sequences, `CSI code ; 5 u` (kitty keyboard protocol), where
+/// 5 is Control alone and a `:1` or `:2` may say that it was pressed or repeated.
+fn first_key(typed: &[u8]) -> Option<(u8, usize)> {
+    let (&first, _) = typed.split_first()?;
+    let reported = || {
+        let body = typed.strip_prefix(b"\x1b[")?;
+        let end = body.iter().position(|byte| !matches!(byte, b'0'..=b'9' | b';' | b':'))?;
+        let (code, modifiers) = std::str::from_utf8(&body[..end]).ok()?.split_once(';')?;
+        let is_control = body[end] == b'u' && matches!(modifiers, "5" | "5:1" | "5:2");
+        let code: u8 = code.parse().ok().filter(|_| is_control)?;
+        let key = if code == b' ' { 0 } else { code.to_ascii_uppercase() & 0x1f };
+        Some((key, b"\x1b[".len() + end + 1))
+    };
+    Some(reported().unwrap_or((first, 1)))
 }
 
 #[cfg(test)]
@@ -120,6 +145,13 @@ mod tests {
         assert_eq!(through("ctrl-space ctrl-q", &[b"ab\x00\x11c"]), (b"ab".to_vec(), true));
         assert_eq!(through("ctrl-space ctrl-q", &[b"ab\x00", b"\x11c"]), (b"ab".to_vec(), true));
         assert_eq!(through("ctrl-]", &[b"ab", b"\x1d"]), (b"ab".to_vec(), true));
+    }
+
+    #[test]
+    fn the_chord_is_found_where_keys_are_reported_as_sequences() {
+        assert_eq!(through("ctrl-space ctrl-q", &[b"a\x1b[32;5u", b"\x1b[113;5:1u"]), (b"a".to_vec(), true));
+        let others = b"\x1b[32;5u\x1b[A\x1b[113;6u\x1b[";
+        assert_eq!(through("ctrl-space ctrl-q", &[others]), (others.to_vec(), false));
     }
 
     #[test]

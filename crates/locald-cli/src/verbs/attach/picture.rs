@@ -6,6 +6,8 @@
 
 use std::num::NonZeroU16;
 
+use locald_utils::log::Entry;
+use locald_utils::name::RunNumber;
 use vt100::Parser;
 
 /// A terminal that is not there.
@@ -99,10 +101,11 @@ impl Picture {
 
     /// Puts a terminal that showed this back to how a shell expects it.
     pub(crate) fn leave(&self, out: &mut Vec<u8>) {
-        // Colours, the cursor and its shape, keypad, mouse, focus, bracketed paste: what a service may have changed and a shell
-        // does not change back.
-        const SETTLED: &str = "\x1b[0m\x1b[?25h\x1b[0 q\x1b[?1l\x1b>\x1b[?9l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1005l\x1b[?1006l\x1b[?1004l\
-                               \x1b[?2004l\x1b[r\x1b[23;0t";
+        // A sequence that was cut off, colours, character sets, the cursor and its shape, wrapping, insertion, keypad, mouse,
+        // focus, bracketed paste, synchronized output, how keys are reported, margins, the title: what a service may have changed
+        // and a shell does not change back (XTerm Control Sequences; the kitty keyboard protocol).
+        const SETTLED: &str = "\x18\x1b[0m\x1b(B\x0f\x1b[?25h\x1b[0 q\x1b[?7h\x1b[4l\x1b[?1l\x1b>\x1b[?9l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1005l\x1b[?1006l\x1b[?1015l\x1b[?1016l\x1b[?1004l\
+                               \x1b[?2004l\x1b[?2026l\x1b[<u\x1b[>4m\x1b[?6l\x1b[r\x1b[23;0t";
         out.extend_from_slice(SETTLED.as_bytes());
         if self.takes_the_screen() {
             out.extend_from_slice(b"\x1b[?1049l\r\n");
@@ -116,6 +119,20 @@ impl Picture {
 /// A terminal of which nobody knows the size has 0 of both.
 fn at_least_one((rows, columns): (u16, u16)) -> (NonZeroU16, NonZeroU16) {
     (NonZeroU16::new(rows).unwrap_or(NonZeroU16::MIN), NonZeroU16::new(columns).unwrap_or(NonZeroU16::MIN))
+}
+
+/// Takes what an entry of a log shows of `run`, and puts what a person's terminal is to be sent into `shown`. Says whether the run
+/// has nothing more to show.
+pub(crate) fn take(entry: &Entry<'_>, run: RunNumber, picture: &mut Picture, shown: &mut Vec<u8>) -> bool {
+    match entry {
+        Entry::Line(line) if line.run.is_none_or(|of| of == run) => picture.write(line.bytes, shown),
+        Entry::Gap { run: of, lost, .. } if *of == run => {
+            picture.write(format!("\r\n--- {lost} bytes are missing here ---\r\n").as_bytes(), shown);
+        }
+        Entry::Started { run: of, .. } => return *of > run,
+        Entry::Line(_) | Entry::Gap { .. } | Entry::Continued { .. } | Entry::Ended { .. } | Entry::Restarted => {}
+    }
+    false
 }
 
 #[cfg(test)]
