@@ -159,12 +159,19 @@ fn unreachable(home: &Home, holder: Option<u32>) -> Failure {
 fn start_daemon(home: &Home, words: &[&str]) -> Result<DaemonStart, Failure> {
     let program = program()?;
     let log_before = home.daemon_log().metadata().map_or(0, |meta| meta.len());
-    let (ready, started) = spawn(home, &program, words).map_err(|error| {
-        failure::io(format_args!("start {}", program.display()), &error)
-            .hint("`locald daemon run` starts the daemon in the foreground")
-    })?;
-    let word = read_word(ready).map_err(|error| failure::io("learn how the daemon started", &error))?;
-    forget(started);
+    let mut is_first = true;
+    let word = loop {
+        let (ready, started) = spawn(home, &program, words).map_err(|error| {
+            failure::io(format_args!("start {}", program.display()), &error)
+                .hint("`locald daemon run` starts the daemon in the foreground")
+        })?;
+        let word = read_word(ready).map_err(|error| failure::io("learn how the daemon started", &error))?;
+        forget(started);
+        // One that was killed before it could say a word is no reason to give up; one that always ends so is.
+        if word.is_some() || !std::mem::replace(&mut is_first, false) {
+            break word;
+        }
+    };
     match word {
         Some(line) => serde_json::from_str(&line).map_err(|error| {
             let message = format!("{} said something that is not understood: {error}", program.display());
