@@ -111,3 +111,22 @@ fn a_service_that_has_lost_its_shim_is_not_taken_over_by_a_newer_locald() {
     site.up().says("has taken over");
     site.down();
 }
+
+#[test]
+fn a_daemon_whose_files_are_replaced_or_deleted_goes_on_as_it_is() {
+    let mut site = Site::new(&format!("{TWO}stop_command = 'echo asked >> $EVENTS'\n"));
+    let own = site.install(OLDER);
+    site.run_from(Some(&own));
+    site.locald("up db").run().ok();
+    let (daemon, db) = (site.daemon(), site.leader("db"));
+    let shim = own.join("locald-shim");
+    std::fs::remove_file(&shim).expect("it was there");
+    site.locald("up web").run().ok();
+    std::fs::write(&shim, "#!/bin/sh\nexit 1\n").expect("written");
+    std::fs::remove_file(own.join("locald-server")).expect("it was there");
+    site.locald("restart web").run().ok();
+    assert_eq!(site.said(), ["asked"]);
+    assert_eq!((site.daemon(), site.leader("db")), (daemon, db));
+    site.down();
+    assert_eq!(site.said(), ["asked", "asked"]);
+}

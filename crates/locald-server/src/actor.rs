@@ -32,6 +32,7 @@ use crate::orphan;
 use crate::probe;
 use crate::reaper::Reaper;
 use crate::shim_link::{self, ShimLink};
+use crate::shim_program::ShimProgram;
 
 /// What every actor needs.
 pub(crate) struct Context {
@@ -43,7 +44,7 @@ pub(crate) struct Context {
     pub(crate) cgroups: Option<Hierarchy>,
     pub(crate) boot: String,
     pub(crate) epoch: u64,
-    pub(crate) shim_program: PathBuf,
+    pub(crate) shim_program: ShimProgram,
     /// The daemon's log, for what a shim has to say when it cannot say it over its socket.
     pub(crate) log: OwnedFd,
     // Unbounded: a few messages per run and minute, and an actor must never wait for the core.
@@ -206,8 +207,8 @@ async fn launch(
     let (pid, stream) =
         ShimLink::start(&context.shim_program, &identity, &context.log, context.home.state()).map_err(|error| {
             StartFailure {
-                path: Some(context.shim_program.clone()),
-                ..shim_failure(&format!("could not start {}", context.shim_program.display()), &error)
+                path: Some(context.shim_program.path().to_owned()),
+                ..shim_failure(&format!("could not start {}", context.shim_program.path().display()), &error)
             }
         })?;
     let exit = context.reaper.exit_of(pid);

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
 
@@ -24,6 +24,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use actor::Context;
 use ledger::Ledger;
+use shim_program::ShimProgram;
 use supervisor::{Message, Supervisor};
 
 mod actor;
@@ -38,6 +39,7 @@ mod probe;
 mod reaper;
 mod session;
 mod shim_link;
+mod shim_program;
 mod succession;
 mod supervisor;
 mod view;
@@ -234,13 +236,8 @@ fn ledger_failed(home: &Home, error: &ledger::LedgerError) -> DaemonStart {
 }
 
 /// The shim lies beside the daemon.
-fn shim_program() -> Result<PathBuf, DaemonStart> {
-    let beside = || std::env::current_exe().map(|own| own.with_file_name("locald-shim"));
-    let program = beside().map_err(|error| failed(format!("could not find locald-shim: {error}")))?;
-    match program.metadata() {
-        Ok(_) => Ok(program),
-        Err(error) => Err(failed(format!("could not find locald-shim: {}: {error}", program.display()))),
-    }
+fn shim_program() -> Result<ShimProgram, DaemonStart> {
+    ShimProgram::find().map_err(|error| failed(format!("could not find locald-shim: {error}")))
 }
 
 /// Listens at the daemon's socket, in place of one that a dead daemon left.

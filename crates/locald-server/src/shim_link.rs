@@ -17,6 +17,8 @@ use locald_utils::shim_protocol::{CONTROL_FD, FromShim, PROTOCOL, ShimIdentity, 
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
+use crate::shim_program::ShimProgram;
+
 /// 5 s: how long a shim may take to say hello. It takes milliseconds; a machine that swaps takes longer.
 pub(crate) const HELLO_LIMIT: Duration = Duration::from_secs(5);
 
@@ -37,7 +39,7 @@ impl ShimLink {
     /// # Errors
     /// When no process or descriptor is to be had.
     pub(crate) fn start(
-        program: &Path,
+        program: &ShimProgram,
         identity: &ShimIdentity,
         log: &OwnedFd,
         home: &Path,
@@ -45,7 +47,8 @@ impl ShimLink {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
         fail::point("a shim is to be started");
-        let pid = Spawn::new(program)
+        let pid = Spawn::new(program.image())
+            .arg0(program.path())
             .arg("run")
             .arg(serde_json::to_string(identity)?)
             .env(iter::once((SUPERVISOR_MARKER.into(), mark::supervisor(home).to_owned())).chain(fail::inherited()))

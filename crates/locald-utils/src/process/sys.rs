@@ -36,6 +36,16 @@ pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     borrowed.try_clone_to_owned()
 }
 
+/// Duplicates a descriptor onto the lowest free number from `lowest` on, closed on exec.
+///
+/// # Errors
+/// Those of fcntl(2), F_DUPFD_CLOEXEC: EMFILE, EINVAL.
+pub fn duplicate_above(fd: impl AsFd, lowest: RawFd) -> io::Result<OwnedFd> {
+    let number = nix::fcntl::fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
+    // SAFETY: the kernel made this descriptor for this very call; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// Learns how a child has ended without reaping it: its zombie, and with it its number, stays (waitid(2), WNOWAIT).
 ///
 /// Returns `None` while it runs.
