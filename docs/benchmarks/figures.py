@@ -224,6 +224,36 @@ def throughput(bench, rounds):
     row("terminal to disk, against a bare loop", f"{statistics.median(ratios):.2f} ({statistics.median(rates):.0f} MB/s)", ">= 0.8")
 
 
+def successions(bench, rounds):
+    """A daemon is replaced by one of a newer version, and by the next one after it was killed."""
+    older = os.path.join(bench.root, "older")
+    os.mkdir(older)
+    for name in ("locald", "locald-server", "locald-shim"):
+        with open(os.path.join(bench.binaries, name), "rb") as file:
+            program = file.read().replace(b"0.1.", b"0.0.")
+        with open(os.path.join(older, name), "wb") as file:
+            file.write(program)
+        os.chmod(file.name, 0o755)
+    newer = bench.binaries
+    for count in (1, 100):
+        directory = bench.sleepers(count)
+        upgrades, adoptions = [], []
+        for _ in range(rounds):
+            bench.binaries = older
+            bench.locald("/", "daemon", "stop")
+            bench.locald(directory, "up")
+            bench.binaries = newer
+            upgrades.append(bench.locald("/", "daemon", "start"))
+            # Nothing is to be done, but to find out what runs.
+            as_it_is = bench.locald(directory, "up")
+            os.kill(bench.daemon(), signal.SIGKILL)
+            adoptions.append(bench.locald(directory, "up") - as_it_is)
+        bench.locald(directory, "down")
+        row(f"a newer version takes over, {count} service(s)", ms(statistics.median(upgrades)), "< 300 ms")
+        target = "< 200 ms" if count == 100 else ""
+        row(f"a new daemon after a kill takes over {count}", ms(statistics.median(adoptions)), target)
+
+
 def machine(bench, rounds):
     """What the machine can do at all: the same figure on two machines means nothing without it."""
     times = []
@@ -259,6 +289,7 @@ def main():
             slow_stop(bench, 5 if args.quick else 20)
             exit_noticed(bench, 40 if args.quick else 300)
             throughput(bench, 3 if args.quick else 7)
+            successions(bench, 3 if args.quick else 9)
             wakeups(bench, 10 if args.quick else 60)
         finally:
             bench.locald("/", "daemon", "stop", "--all")

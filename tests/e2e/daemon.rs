@@ -261,3 +261,19 @@ fn looking_starts_no_daemon() {
     site.locald("stop web").run().ok();
     assert!(site.processes().is_empty());
 }
+
+#[test]
+fn a_daemon_that_is_stopped_is_told_of_and_services_go_on() {
+    let site = Site::new("[services.web]\ncommand = 'while :; do echo on; sleep 0.02; done'\n");
+    site.up();
+    let (daemon, web) = (site.daemon(), site.leader("web"));
+    send(daemon, Signal::SIGSTOP);
+    for words in ["status", "up", "down"] {
+        site.locald(words).run().code(124).says("did not answer within 2");
+    }
+    let before = site.log("web").len();
+    site.eventually("more output", || (site.log("web").len() > before).then_some(()));
+    send(daemon, Signal::SIGCONT);
+    assert_eq!((site.daemon(), site.leader("web")), (daemon, web));
+    site.down();
+}
