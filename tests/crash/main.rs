@@ -159,3 +159,61 @@ fn the_shim_of_a_service_may_die_at_every_place() {
 fn the_shim_of_a_job_may_die_at_every_place() {
     die_at_every_place("shim-job");
 }
+
+/// So many kills at random moments; a thousand are made by hand: docs/benchmarks/README.md.
+fn kills() -> usize {
+    std::env::var("LOCALD_KILLS").map_or(15, |kills| kills.parse().expect("LOCALD_KILLS is a number"))
+}
+
+#[test]
+fn kills_at_random_moments_make_no_twin_and_cost_no_byte() {
+    let site = Site::new(
+        r#"
+[services.noisy]
+command = 'i=0; while :; do echo $i; i=$((i+1)); sleep 0.005; done'
+log = { max_size = "1GB" }
+[services.web]
+command = '''
+exec 9>> lock
+flock -n 9 || echo TWIN >> $EVENTS
+trap 'exit 0' TERM
+while :; do sleep 0.02; done'''
+stop_grace = "20s"
+"#,
+    );
+    site.up();
+    let noisy = site.leader("noisy");
+    // The moments differ from round to round and are the same in every run (xorshift; Marsaglia 2003).
+    let mut random = 88_172_645_463_325_252_u64;
+    for round in 0..kills() {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let verb = ["restart web", "stop web", "up", "start web"][round % 4];
+        let ran = site.locald(verb).start();
+        std::thread::sleep(std::time::Duration::from_micros(random % 150_000));
+        if let Some(daemon) = site.daemons().first() {
+            // It may be another's turn to end by now.
+            let _ = locald_utils::process::signal(daemon.process, nix::sys::signal::Signal::SIGKILL);
+        }
+        let ran = ran.finish();
+        assert_eq!(ran.exit(), Some(0), "round {round}: {ran}");
+        site.up();
+        assert_eq!(site.leader("noisy"), noisy, "round {round}");
+    }
+    let daemon = site.daemon();
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid)).expect("a process").count();
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", daemon.pid)).expect("a process");
+    assert!(descriptors < 60, "the daemon has {descriptors} descriptors");
+    assert!(children.split_whitespace().count() <= 3, "the daemon has these children: {children}");
+    site.down();
+    assert!(site.said().is_empty(), "{:?}", site.said());
+    let log = String::from_utf8(site.log("noisy")).expect("text");
+    let lines = log.lines().map(|line| line.parse::<u64>().unwrap_or_else(|error| panic!("{line:?}: {error}")));
+    let mut count = 0;
+    for (number, line) in (0..).zip(lines) {
+        assert_eq!(line, number);
+        count += 1;
+    }
+    eprintln!("{} kills, {count} lines in order, {descriptors} descriptors", kills());
+}
