@@ -77,11 +77,20 @@ impl LogReader {
 
     /// Opens the segments from that number on.
     pub(super) fn open_from(dir: &Path, number: u64) -> io::Result<Option<Self>> {
-        let mut numbers = segments::list(dir)?.data;
-        numbers.retain(|other| *other >= number);
-        let Some(data) = Data::open(dir, &numbers)? else { return Ok(None) };
-        let index = Index::open(dir, &data);
-        Ok(Some(Self { dir: dir.to_owned(), end: data.end(), data, index }))
+        // All that there were may have been removed since, because others have been made: who keeps little of much output does
+        // that, and not again and again. What cannot be opened for another reason is no log.
+        for _ in 0..100 {
+            let mut numbers = segments::list(dir)?.data;
+            numbers.retain(|other| *other >= number);
+            if numbers.is_empty() {
+                return Ok(None);
+            }
+            if let Some(data) = Data::open(dir, &numbers)? {
+                let index = Index::open(dir, &data);
+                return Ok(Some(Self { dir: dir.to_owned(), end: data.end(), data, index }));
+            }
+        }
+        Ok(None)
     }
 
     /// All of it.

@@ -13,6 +13,9 @@ use crate::time::UnixMillis;
 /// A log has so many segments when it is full: what goes at once is an eighth of it.
 const SEGMENTS: u64 = 8;
 
+/// 64 KiB: how much longer a segment may become for the sake of a line, if a quarter of it is more.
+const LINE_SLACK: u64 = 64 * 1024;
+
 /// The complete segments of a log, and what its policy says about them.
 #[derive(Debug)]
 pub(super) struct Retained {
@@ -44,6 +47,11 @@ impl Retained {
     /// Whether a segment with so many bytes, its index included, is to be followed by the next.
     pub(super) fn is_large(&self, bytes: u64) -> bool {
         bytes >= self.segment_bytes()
+    }
+
+    /// Whether it is so large that the end of a line is not waited for.
+    pub(super) fn is_too_large(&self, bytes: u64) -> bool {
+        bytes >= self.segment_bytes() + (self.segment_bytes() / 4).min(LINE_SLACK)
     }
 
     /// Whether a segment that began then is to be followed by the next.

@@ -46,6 +46,8 @@ pub struct LogWriter {
     end: u64,
     /// When the last one came.
     written_at: UnixMillis,
+    /// Whether it ended a line.
+    is_line_over: bool,
     /// Whether the next segment is to be tried, if this one is full.
     may_begin: bool,
     /// Bytes written since the file was last seen to exist.
@@ -107,6 +109,7 @@ impl LogWriter {
             written_at: file.metadata().map_or(now, |seen| written_at(&seen)).min(now),
             data: Some(file),
             end,
+            is_line_over: true,
             may_begin: true,
             unchecked: 0,
             index,
@@ -142,11 +145,10 @@ impl LogWriter {
         }
         if self.may_begin && self.data.is_some() && self.end > 0 {
             let is_large = self.retained.is_large(self.bytes());
-            if is_large || self.retained.is_old(self.began_at, now) {
-                // Where a line ends, if one does. Readers see no difference; who looks at the files does. To what is old nothing
-                // is added: it would keep that from being removed in time.
-                let newline = memchr::memchr(b'\n', &bytes[..bytes.len() - 1]).filter(|_| is_large);
-                let (head, rest) = bytes.split_at(newline.map_or(0, |newline| newline + 1));
+            if (is_large || self.retained.is_old(self.began_at, now))
+                && let Some(cut) = self.cut(bytes)
+            {
+                let (head, rest) = bytes.split_at(cut);
                 self.put(head, now);
                 bytes = rest;
                 // What fails now is tried again when a mark is due.
@@ -185,6 +187,7 @@ impl LogWriter {
         let written = self.append(bytes);
         if written > 0 {
             self.written_at = now;
+            self.is_line_over = bytes[written - 1] == b'\n';
             if self.unmarked > 0 {
                 self.mark_gap(at, now);
             }
@@ -212,6 +215,17 @@ impl LogWriter {
     }
 
     // ---- segments
+
+    /// Behind how many of these bytes the segment is to end: where a line does, unless that is too far. Readers see no difference;
+    /// who looks at the files does.
+    fn cut(&self, bytes: &[u8]) -> Option<usize> {
+        if self.is_line_over {
+            return Some(0);
+        }
+        let newline = memchr::memchr(b'\n', &bytes[..bytes.len() - 1]);
+        let too_far = self.retained.is_too_large(self.bytes()).then_some(0);
+        newline.map(|newline| newline + 1).or(too_far)
+    }
 
     /// What the segment takes on disk.
     fn bytes(&self) -> u64 {
