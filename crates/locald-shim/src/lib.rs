@@ -74,6 +74,9 @@ fn run(identity: &ShimIdentity) -> ExitCode {
 
 /// Makes everything a daemon needs to find this shim again, before the shim says anything.
 fn set_up(identity: &ShimIdentity) -> std::io::Result<pump::Pump> {
+    // Executed through a descriptor it would be called by a number in the process table, by `ps` and by `locald doctor`.
+    #[cfg(target_os = "linux")]
+    nix::sys::prctl::set_name(c"locald-shim")?;
     let control = UnixStream::from(sys::inherited(CONTROL_FD)?);
     process::become_subreaper()?;
     // A log that grows over a file size limit is an error to be counted, not the end of the shim (setrlimit(2)).
