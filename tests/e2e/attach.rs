@@ -33,6 +33,12 @@ fn await_shown(site: &Site, terminal: &Terminal, text: &str) {
     });
 }
 
+/// Leaves.
+fn detach(terminal: &mut Terminal) {
+    terminal.types(DETACH);
+    assert_eq!(terminal.finish(), Some(0), "{}", terminal.shown());
+}
+
 #[test]
 fn whoever_attaches_sees_what_was_written_types_and_leaves_with_their_terminal_as_it_was() {
     let site = Site::new(ECHOES);
@@ -44,8 +50,7 @@ fn whoever_attaches_sees_what_was_written_types_and_leaves_with_their_terminal_a
     terminal.types("ping\r");
     site.await_event("got ping");
     await_shown(&site, &terminal, "got ping");
-    terminal.types(DETACH);
-    assert_eq!(terminal.finish(), Some(0), "{}", terminal.shown());
+    detach(&mut terminal);
     await_shown(&site, &terminal, "detached; web#1 runs on");
     assert!(is_cooked(&terminal));
     assert_eq!(site.leader("web"), web);
@@ -96,8 +101,7 @@ fn one_types_and_any_number_look_on() {
     third.types("from the third\r");
     site.await_event("got from the third");
     assert_eq!(site.said(), ["got from the first", "got from the third"]);
-    third.types(DETACH);
-    assert_eq!(third.finish(), Some(0));
+    detach(&mut third);
     site.down();
 }
 
@@ -115,8 +119,7 @@ fn the_size_follows_whoever_types() {
     site.await_event("30 90");
     looker.resize(10, 10);
     for terminal in [&mut looker, &mut terminal] {
-        terminal.types(DETACH);
-        assert_eq!(terminal.finish(), Some(0), "{}", terminal.shown());
+        detach(terminal);
     }
     assert_eq!(site.said(), ["up", "24 100", "30 90"]);
     let screen = site.locald("screen web --json").run().ok().json();
@@ -132,12 +135,10 @@ fn a_terminal_survives_the_daemon() {
     send(site.daemon(), Signal::SIGKILL);
     terminal.types("without a daemon\r");
     site.await_event("got without a daemon");
-    terminal.types(DETACH);
-    assert_eq!(terminal.finish(), Some(0), "{}", terminal.shown());
+    detach(&mut terminal);
     let mut terminal = attach(&site, "attach web");
     await_shown(&site, &terminal, "got without a daemon");
-    terminal.types(DETACH);
-    assert_eq!(terminal.finish(), Some(0), "{}", terminal.shown());
+    detach(&mut terminal);
     site.down();
 }
 
@@ -184,8 +185,7 @@ fn one_can_leave_a_service_that_does_not_read() {
     for _ in 0..40 {
         terminal.types(&"x".repeat(3000));
     }
-    terminal.types(DETACH);
-    assert_eq!(terminal.finish(), Some(0), "{}", terminal.shown());
+    detach(&mut terminal);
     site.down();
 }
 
@@ -311,8 +311,7 @@ fn whoever_says_much_or_nothing_to_a_shim_is_in_nobodys_way() {
     let mut terminal = attach(&site, "attach web");
     terminal.types("still there\r");
     site.await_event("got still there");
-    terminal.types(DETACH);
-    assert_eq!(terminal.finish(), Some(0), "{}", terminal.shown());
+    detach(&mut terminal);
     let spent = processor_time(shim.pid) - before;
     assert!(spent < 20, "the shim has spent {spent} ticks of the processor meanwhile");
     drop(kept);

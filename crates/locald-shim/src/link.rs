@@ -1,4 +1,5 @@
-//! The shim's connections: the one it was born with, and those of daemons that adopt it.
+//! The shim's connections: the one it was born with, those of daemons that adopt it, and those of whoever is in front of its
+//! terminal.
 //!
 //! Frames go in and out here and descriptors are passed; what a message means is decided in `pump`. A connection that
 //! misbehaves, or belongs to another user, is dropped and nobody else notices. The highest epoch seen is in charge.
@@ -39,7 +40,7 @@ struct Connection {
     stream: UnixStream,
     decoder: Decoder,
     outgoing: VecDeque<Outgoing>,
-    /// The epoch its daemon announced; messages before that are ignored.
+    /// The epoch its daemon announced. Before that, to attach is all that may be said.
     epoch: Option<u64>,
     /// Who is in front of the terminal at the other end.
     viewer: Option<Viewer>,
@@ -157,7 +158,8 @@ impl Link {
         !is_ended && (epoch.is_some() || decoder.pending() <= MOST_UNKNOWN)
     }
 
-    /// Lets a message through if it comes from the daemon in charge. `false` closes the connection.
+    /// Lets a message through if it comes from the daemon in charge, or from somebody who wants to attach. `false` closes the
+    /// connection.
     fn admit(&mut self, index: usize, message: ToShim, incoming: &mut Vec<Incoming>) -> bool {
         fail::point("the shim was told something");
         if let ToShim::Hello { epoch, .. } = message {

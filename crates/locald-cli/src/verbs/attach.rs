@@ -14,7 +14,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use locald_utils::log::{Follower, LogReader, RunChoice};
+use locald_utils::log::{Entry, Follower, LogReader, RunChoice};
 use locald_utils::name::{RunNumber, ServiceName};
 use locald_utils::protocol::{Failure, FailureCode};
 use locald_utils::record::{Ended, ExitStatus};
@@ -22,7 +22,7 @@ use locald_utils::record::{Ended, ExitStatus};
 pub(crate) use self::chord::Chord;
 use self::input::{Input, Raw, Way};
 use self::picture::Picture;
-use super::logs::watch::{Wake, Watch};
+use super::watch::{Wake, Watch};
 use crate::context::Context;
 use crate::failure::{self, Problem};
 use crate::render::json;
@@ -75,7 +75,7 @@ pub(super) fn run(args: &AttachArgs, context: &Context, screen: &mut Screen) -> 
         true => format!("looking at {name}{run}; {} or Ctrl-C leaves", args.detach_keys),
         false => format!("attached to {name}{run}; {} detaches", args.detach_keys),
     };
-    let way = Attached { name: &name, dir, run, seat, args }.show(&how)?;
+    let way = show(&name, &dir, seat, &args.detach_keys, &how)?;
     Ok(match way {
         Way::Left => {
             screen.say(&format!("detached; {name}{run} runs on"));
@@ -114,56 +114,38 @@ fn one_service(pattern: &str, context: &Context) -> Result<(ServiceName, PathBuf
     }
 }
 
-/// Somebody in front of a service's terminal.
-struct Attached<'a> {
-    name: &'a ServiceName,
-    dir: PathBuf,
-    run: RunNumber,
-    seat: Seat,
-    args: &'a AttachArgs,
-}
+/// Shows the terminal of the run that `seat` is in front of, until the person leaves or it ends. `how` says how to leave.
+fn show(name: &ServiceName, dir: &Path, seat: Seat, keys: &Chord, how: &str) -> Result<Way, Failure> {
+    let unusable = |error: io::Error| failure::io("set up the terminal", &error);
+    let (until, hold) = io::pipe().map_err(|error| failure::io("make a pipe", &error))?;
+    let watch = Watch::new(vec![dir.to_owned()], None, Some(until.into()))?;
+    let (run, is_writer) = (seat.run.number, seat.master.is_some());
+    // What it shows so far, of the size for which it was written.
+    let mut picture = Picture::new(seat.size);
+    let follower = replay(dir, run, &mut picture).map_err(|error| unreadable(name, &error))?;
 
-impl Attached<'_> {
-    fn show(self, how: &str) -> Result<Way, Failure> {
-        let Self { name, dir, run, seat, args } = self;
-        let unusable = |error: io::Error| failure::io("set up the terminal", &error);
-        let (until, hold) = io::pipe().map_err(|error| failure::io("make a pipe", &error))?;
-        let watch = Watch::new(vec![dir.clone()], None, Some(until.into()))?;
-        let is_writer = seat.master.is_some();
-        // What it shows so far, of the size for which it was written.
-        let mut picture = Picture::new(seat.size);
-        let follower = replay(&dir, run, &mut picture).map_err(|error| unreadable(name, &error))?;
-
-        // The signals first: none of them may end this process with its terminal as it is from the next line on. The size of
-        // this terminal is that of the service's now, where one types.
-        let input = Input::new(seat, &args.detach_keys, hold).map_err(unusable)?;
-        let raw = Raw::enter().map_err(unusable)?;
-        let input = input.serve();
-        let size = input::own_size();
-        if let Some(size) = size.filter(|_| is_writer) {
-            picture.resize(size);
-        }
-        let mut showing =
-            Showing { name, run, follower, watch, picture, size: size.filter(|_| is_writer), shown: Vec::new() };
-        let mut out = io::stdout().lock();
-        let shown = showing.until_over(&mut out, how);
-        let way = match shown {
-            Ok(Over::Ended) => input.way(),
-            // Nobody is there any more.
-            Ok(Over::Unseen) => Way::Left,
-            Err(failure) => {
-                showing.leave(&mut out);
-                return Err(failure);
-            }
-        };
-        if matches!(way, Way::Ended(_)) {
-            // All of its output is there by now.
-            showing.take_rest(&mut out);
-        }
-        showing.leave(&mut out);
-        drop(raw);
-        Ok(way)
+    // The signals first: none of them may end this process with its terminal as it is from the next line on. The size of
+    // this terminal is that of the service's now, where one types.
+    let input = Input::new(seat, keys.clone(), hold).map_err(unusable)?;
+    let raw = Raw::enter().map_err(unusable)?;
+    let input = input.serve();
+    let size = input::own_size().filter(|_| is_writer);
+    size.into_iter().for_each(|size| picture.resize(size));
+    let mut showing = Showing { name, run, follower, watch, picture, size, shown: Vec::new() };
+    let mut out = io::stdout().lock();
+    let way = match showing.until_over(&mut out, how) {
+        Ok(Over::Ended) => Ok(input.way()),
+        // Nobody is there any more.
+        Ok(Over::Unseen) => Ok(Way::Left),
+        Err(failure) => Err(failure),
+    };
+    if matches!(way, Ok(Way::Ended(_))) {
+        // All of its output is there by now.
+        showing.take_rest(&mut out);
     }
+    showing.leave(&mut out);
+    drop(raw);
+    way
 }
 
 /// The log of a run on its way to a terminal.
@@ -221,7 +203,7 @@ impl Showing<'_> {
                 return Ok(Taken::All);
             }
             let Some(entry) = self.follower.entry() else { continue };
-            if picture::take(&entry, self.run, &mut self.picture, &mut self.shown) {
+            if draw(&entry, self.run, &mut self.picture, &mut self.shown) {
                 return Ok(Taken::All);
             }
         }
@@ -283,10 +265,24 @@ fn replay(dir: &Path, run: RunNumber, picture: &mut Picture) -> io::Result<Follo
     let mut shown = Vec::new();
     while cursor.advance()? {
         let Some(entry) = cursor.entry() else { continue };
-        picture::take(&entry, run, picture, &mut shown);
+        draw(&entry, run, picture, &mut shown);
         shown.clear();
     }
     Ok(reader.follow(&reader.from(&selection, end)))
+}
+
+/// Draws what an entry of the log shows of `run`, and puts what a person's terminal is to be sent into `shown`. Says whether the run
+/// has nothing more to show.
+fn draw(entry: &Entry<'_>, run: RunNumber, picture: &mut Picture, shown: &mut Vec<u8>) -> bool {
+    match entry {
+        Entry::Line(line) if line.run.is_none_or(|of| of == run) => picture.write(line.bytes, shown),
+        Entry::Gap { run: of, lost, .. } if *of == run => {
+            picture.write(format!("\r\n--- {lost} bytes are missing here ---\r\n").as_bytes(), shown);
+        }
+        Entry::Started { run: of, .. } => return *of > run,
+        Entry::Line(_) | Entry::Gap { .. } | Entry::Continued { .. } | Entry::Ended { .. } | Entry::Restarted => {}
+    }
+    false
 }
 
 /// Prints what the terminal of a service shows.

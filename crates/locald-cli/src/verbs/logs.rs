@@ -10,7 +10,6 @@
 //! (`logs -f | head`) has what it wants: that is 0.
 
 mod show;
-pub(crate) mod watch;
 mod when;
 
 use std::collections::VecDeque;
@@ -26,11 +25,11 @@ use locald_utils::protocol::{Failure, FailureCode};
 use locald_utils::time::UnixMillis;
 use regex::bytes::Regex;
 
+use super::watch::{Wake, Watch};
 use crate::context::Context;
 use crate::failure::Problem;
 use crate::screen::Screen;
 use show::{Form, Printer, Style, grouped, matches};
-use watch::{Wake, Watch};
 
 /// 1,000 lines: some screens full, and nothing that a terminal or a reader chokes on.
 const DEFAULT_LINES: usize = 1000;

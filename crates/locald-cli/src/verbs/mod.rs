@@ -19,6 +19,7 @@ mod stop;
 mod tests;
 mod up;
 mod wait;
+mod watch;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;

@@ -350,13 +350,16 @@ impl Written for Port {
     }
 }
 
+/// How a length of time is written.
+const TIME_PATTERN: &str = "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$";
+
 /// A length of time, written as a string with units.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Time(pub(super) Duration);
 
 schema_of!(Time, {
     "type": "string",
-    "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$",
+    "pattern": TIME_PATTERN,
     "minLength": 2,
     "examples": ["500ms", "10s", "1m30s"]
 });
@@ -396,7 +399,7 @@ pub(super) struct Age(pub(super) Duration);
 
 schema_of!(Age, {
     "type": "string",
-    "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$",
+    "pattern": TIME_PATTERN,
     "minLength": 2,
     "examples": ["12h", "7d", "30d"]
 });
@@ -455,10 +458,11 @@ const MIN_SIZE: u64 = 1_000_000;
 impl Written for Size {
     fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
         const EXPECTED: &str = "a size such as \"50MB\"";
+        const HELP: &str = "units are B, kB, MB and GB: \"50MB\", \"1GB\"";
         let Some(text) = item.string() else {
             let help = match item.integer() {
                 Some(number @ 0..) => format!("say the unit: \"{number}MB\" or \"{number}B\""),
-                Some(_) | None => "units are B, kB, MB and GB: \"50MB\", \"1GB\"".to_owned(),
+                Some(_) | None => HELP.to_owned(),
             };
             mistakes.push(item.wrong_type(EXPECTED).help(help));
             return None;
@@ -476,7 +480,7 @@ impl Written for Size {
                 None
             }
             Err(_) => {
-                mistakes.push(item.wrong_type(EXPECTED).help("units are B, kB, MB and GB: \"50MB\", \"1GB\""));
+                mistakes.push(item.wrong_type(EXPECTED).help(HELP));
                 None
             }
         }

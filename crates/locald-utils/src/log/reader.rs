@@ -49,8 +49,6 @@ pub struct RunSpan {
     pub started_at: Option<UnixMillis>,
     /// When it ended, if it has and that is on record.
     pub ended_at: Option<UnixMillis>,
-    /// Whether all of its output is there: none has been removed since, or is not on record.
-    pub is_complete: bool,
     /// Its output.
     pub selection: Selection,
 }
@@ -228,7 +226,6 @@ impl LogReader {
                 Mark::Continued { started_at } => Some(started_at),
                 Mark::Data | Mark::RunEnd | Mark::Gap { .. } => None,
             },
-            is_complete: record.mark == Mark::RunStart,
             ended_at: is_over.then_some(last.time),
             selection: Selection { bytes: start..end.clamp(start, self.end), records: first..next },
         }
@@ -246,7 +243,6 @@ impl LogReader {
             run: None,
             started_at: None,
             ended_at: None,
-            is_complete: false,
             selection: Selection { bytes: start..end, records: at..at },
         })
     }

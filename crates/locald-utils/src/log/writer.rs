@@ -1,14 +1,14 @@
 //! Writes the output of one run to the log store: at once, and whatever happens to the disk.
 //!
 //! [`LogWriter::write`] cannot fail and keeps nothing back. What the disk does not take is counted and dropped, and the
-//! index says where and how much as soon as the disk takes bytes again. A log that was deleted or truncated under the
-//! writer is begun anew, and a segment that has become large or old is followed by the next. All of that is found out at
-//! most every 10 ms, together with the mark that is due then: two `fstat` and one small `write` beside the bytes
-//! themselves. Nothing here reads a clock or allocates per write.
+//! index says where and how much as soon as the disk takes bytes again. A segment that has become large or old is followed by
+//! the next (`retention` says when). A log that was deleted or truncated under the writer is begun anew; that is found out at
+//! most every 10 ms, together with the mark that is due then: some `stat` and one small `write` beside the bytes themselves.
+//! Nothing here reads a clock, and a write between two marks allocates nothing.
 //!
 //! A process that uses this ignores SIGXFSZ, or a file size limit kills it before `write` can say EFBIG (setrlimit(2)).
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -27,7 +27,8 @@ use crate::time::UnixMillis;
 /// hundreds for them.
 pub const MARK_INTERVAL_MS: u64 = 10;
 
-/// Writes the output of one run. There is one per service at a time.
+/// Writes the output of one run. There is one per service at a time, but for a run that could not be ended and goes on beside the
+/// next: then one of the two is a guest in the other's segment.
 #[derive(Debug)]
 pub struct LogWriter {
     dir: PathBuf,
@@ -89,7 +90,8 @@ impl LogWriter {
             listing.data.push(1);
         }
         let number = listing.data[listing.data.len() - 1];
-        let (file, end) = open_data(dir, number)?;
+        let (file, seen) = open_data(dir, number)?;
+        let end = seen.len();
         segments::link_latest(dir, number);
         // Only the newest can be missing by now, when somebody deletes it at this moment.
         let known = Data::open(dir, &listing.data)?.filter(|data| data.number() == number);
@@ -106,7 +108,7 @@ impl LogWriter {
             began_at: began_at.unwrap_or(now),
             first: first.unwrap_or(start),
             is_guest,
-            written_at: file.metadata().map_or(now, |seen| written_at(&seen)).min(now),
+            written_at: written_at(&seen).min(now),
             data: Some(file),
             end,
             is_line_over: true,
@@ -271,9 +273,9 @@ impl LogWriter {
     fn join_newest(&mut self, now: UnixMillis) -> bool {
         let newest = segments::list(&self.dir).ok().and_then(|listing| listing.data.last().copied());
         let Some(number) = newest.filter(|newest| *newest > self.number) else { return false };
-        let Ok((data, end)) = open_data(&self.dir, number) else { return false };
+        let Ok((data, seen)) = open_data(&self.dir, number) else { return false };
         (self.number, self.began_at, self.is_guest) = (number, now, true);
-        (self.data, self.end, self.unchecked) = (Some(data), end, 0);
+        (self.data, self.end, self.unchecked) = (Some(data), seen.len(), 0);
         self.index = None;
         true
     }
@@ -315,10 +317,10 @@ impl LogWriter {
         self.data = None;
         self.index = None;
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
-        if let Ok((data, end)) = made.and_then(|()| open_data(&self.dir, self.number)) {
+        if let Ok((data, seen)) = made.and_then(|()| open_data(&self.dir, self.number)) {
             self.data = Some(data);
-            self.first.offset = end;
-            self.end = end;
+            self.first.offset = seen.len();
+            self.end = seen.len();
             self.begin_index();
             segments::link_latest(&self.dir, self.number);
         }
@@ -362,8 +364,8 @@ fn private() -> OpenOptions {
     options
 }
 
-fn open_data(dir: &Path, number: u64) -> io::Result<(File, u64)> {
+fn open_data(dir: &Path, number: u64) -> io::Result<(File, Metadata)> {
     let data = private().append(true).create(true).open(data_path(dir, number))?;
-    let end = data.metadata()?.len();
-    Ok((data, end))
+    let seen = data.metadata()?;
+    Ok((data, seen))
 }

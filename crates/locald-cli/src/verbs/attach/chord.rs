@@ -62,7 +62,7 @@ impl fmt::Display for Chord {
 
 /// Looks for a chord in what is typed.
 #[derive(Debug)]
-pub(crate) struct Typed<'a> {
+pub(super) struct Typed<'a> {
     chord: &'a Chord,
     /// So many keys of it have been pressed.
     pressed: usize,
@@ -72,13 +72,13 @@ pub(crate) struct Typed<'a> {
 
 impl<'a> Typed<'a> {
     /// Begins to look.
-    pub(crate) fn new(chord: &'a Chord) -> Self {
+    pub(super) fn new(chord: &'a Chord) -> Self {
         Self { chord, pressed: 0, held: Vec::new() }
     }
 
     /// Takes what was typed; puts what is meant for the service into `through`. Says whether the chord is complete: what
     /// was typed after it is meant for nobody.
-    pub(crate) fn take(&mut self, typed: &[u8], through: &mut Vec<u8>) -> bool {
+    pub(super) fn take(&mut self, typed: &[u8], through: &mut Vec<u8>) -> bool {
         let Chord(keys) = self.chord;
         let mut rest = typed;
         while let Some((key, length)) = first_key(rest) {

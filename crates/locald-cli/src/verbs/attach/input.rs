@@ -90,8 +90,8 @@ pub(super) struct Input {
     seat: Seat,
     chord: Chord,
     signals: SignalDelivery<UnixStream, SignalOnly>,
-    /// Closed at the end, which ends the showing of the log as well.
-    hold: PipeWriter,
+    /// Closed with this, however that ends, which ends the showing of the log as well.
+    _hold: PipeWriter,
     /// What was typed and the service has not taken yet.
     unread: VecDeque<u8>,
 }
@@ -110,34 +110,23 @@ impl Serving {
 }
 
 impl Input {
-    pub(super) fn new(seat: Seat, chord: &Chord, hold: PipeWriter) -> io::Result<Self> {
+    pub(super) fn new(seat: Seat, chord: Chord, hold: PipeWriter) -> io::Result<Self> {
         let (receiver, sender) = UnixStream::pair()?;
         let caught = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGWINCH];
         let signals = SignalDelivery::with_pipe(receiver, sender, SignalOnly, caught)?;
         // After that no change of the size is missed.
         pass_size_on(&seat);
-        Ok(Self { seat, chord: chord.clone(), signals, hold, unread: VecDeque::new() })
+        Ok(Self { seat, chord, signals, _hold: hold, unread: VecDeque::new() })
     }
 
     /// Waits on a thread of its own.
-    pub(super) fn serve(self) -> Serving {
-        Serving(thread::spawn(|| {
-            let Self { seat, chord, signals, hold, unread } = self;
-            // Closed however this ends.
-            let _hold = hold;
-            let mut typed = Typed::new(&chord);
-            Waiting { seat, signals, unread }.until_over(&mut typed)
+    pub(super) fn serve(mut self) -> Serving {
+        Serving(thread::spawn(move || {
+            let chord = self.chord.clone();
+            self.until_over(&mut Typed::new(&chord))
         }))
     }
-}
 
-struct Waiting {
-    seat: Seat,
-    signals: SignalDelivery<UnixStream, SignalOnly>,
-    unread: VecDeque<u8>,
-}
-
-impl Waiting {
     fn until_over(&mut self, typed: &mut Typed<'_>) -> Way {
         loop {
             let stdin = io::stdin();

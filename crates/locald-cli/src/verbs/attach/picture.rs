@@ -6,12 +6,10 @@
 
 use std::num::NonZeroU16;
 
-use locald_utils::log::Entry;
-use locald_utils::name::RunNumber;
 use vt100::Parser;
 
 /// A terminal that is not there.
-pub(crate) struct Picture {
+pub(super) struct Picture {
     parser: Parser,
     /// Whether the last byte was a carriage return.
     is_returned: bool,
@@ -19,19 +17,19 @@ pub(crate) struct Picture {
 
 impl Picture {
     /// An empty one of this size: rows and columns.
-    pub(crate) fn new(size: (u16, u16)) -> Self {
+    pub(super) fn new(size: (u16, u16)) -> Self {
         let (rows, columns) = at_least_one(size);
         Self { parser: Parser::new(rows, columns, 0), is_returned: false }
     }
 
     /// Takes another size.
-    pub(crate) fn resize(&mut self, size: (u16, u16)) {
+    pub(super) fn resize(&mut self, size: (u16, u16)) {
         let (rows, columns) = at_least_one(size);
         self.parser.screen_mut().set_size(rows, columns);
     }
 
     /// Takes what a service wrote, and puts what a person's terminal is to be sent into `shown`.
-    pub(crate) fn write(&mut self, bytes: &[u8], shown: &mut Vec<u8>) {
+    pub(super) fn write(&mut self, bytes: &[u8], shown: &mut Vec<u8>) {
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
             let (text, has_newline) = match piece.split_last() {
                 Some((b'\n', text)) => (text, true),
@@ -53,12 +51,12 @@ impl Picture {
     }
 
     /// Whether the service has taken over the whole screen, as editors do.
-    pub(crate) fn takes_the_screen(&self) -> bool {
+    pub(super) fn takes_the_screen(&self) -> bool {
         self.parser.screen().alternate_screen()
     }
 
     /// What brings another terminal to show the same, the cursor and the modes included.
-    pub(crate) fn redraw(&self) -> Vec<u8> {
+    pub(super) fn redraw(&self) -> Vec<u8> {
         let screen = self.parser.screen();
         let mut bytes = Vec::new();
         if self.takes_the_screen() {
@@ -74,7 +72,7 @@ impl Picture {
     }
 
     /// The lines as text, without what is empty at their ends and after the last.
-    pub(crate) fn lines(&self) -> Vec<String> {
+    pub(super) fn lines(&self) -> Vec<String> {
         let screen = self.parser.screen();
         let (_, columns) = screen.size();
         let mut lines: Vec<String> = screen.rows(0, columns.get()).map(|line| line.trim_end().to_owned()).collect();
@@ -85,22 +83,22 @@ impl Picture {
     }
 
     /// Where the cursor is, from 0: row and column.
-    pub(crate) fn cursor(&self) -> (u16, u16) {
+    pub(super) fn cursor(&self) -> (u16, u16) {
         self.parser.screen().cursor_position()
     }
 
     /// How many lines it has room for.
-    pub(crate) fn rows(&self) -> u16 {
+    pub(super) fn rows(&self) -> u16 {
         self.parser.screen().size().0.get()
     }
 
     /// Whether the cursor is seen.
-    pub(crate) fn has_cursor(&self) -> bool {
+    pub(super) fn has_cursor(&self) -> bool {
         !self.parser.screen().hide_cursor()
     }
 
     /// Puts a terminal that showed this back to how a shell expects it.
-    pub(crate) fn leave(&self, out: &mut Vec<u8>) {
+    pub(super) fn leave(&self, out: &mut Vec<u8>) {
         // A sequence that was cut off, colours, character sets, the cursor and its shape, wrapping, insertion, keypad, mouse,
         // focus, bracketed paste, synchronized output, how keys are reported, margins, the title: what a service may have changed
         // and a shell does not change back (XTerm Control Sequences; the kitty keyboard protocol).
@@ -119,20 +117,6 @@ impl Picture {
 /// A terminal of which nobody knows the size has 0 of both.
 fn at_least_one((rows, columns): (u16, u16)) -> (NonZeroU16, NonZeroU16) {
     (NonZeroU16::new(rows).unwrap_or(NonZeroU16::MIN), NonZeroU16::new(columns).unwrap_or(NonZeroU16::MIN))
-}
-
-/// Takes what an entry of a log shows of `run`, and puts what a person's terminal is to be sent into `shown`. Says whether the run
-/// has nothing more to show.
-pub(crate) fn take(entry: &Entry<'_>, run: RunNumber, picture: &mut Picture, shown: &mut Vec<u8>) -> bool {
-    match entry {
-        Entry::Line(line) if line.run.is_none_or(|of| of == run) => picture.write(line.bytes, shown),
-        Entry::Gap { run: of, lost, .. } if *of == run => {
-            picture.write(format!("\r\n--- {lost} bytes are missing here ---\r\n").as_bytes(), shown);
-        }
-        Entry::Started { run: of, .. } => return *of > run,
-        Entry::Line(_) | Entry::Gap { .. } | Entry::Continued { .. } | Entry::Ended { .. } | Entry::Restarted => {}
-    }
-    false
 }
 
 #[cfg(test)]

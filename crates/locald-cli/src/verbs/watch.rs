@@ -23,7 +23,7 @@ use notify::{Error, ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMo
 const WATCHES_FILES: bool = !cfg!(target_os = "linux");
 
 /// Watches the log directories of some services.
-pub(crate) struct Watch {
+pub(super) struct Watch {
     watcher: RecommendedWatcher,
     dirs: Vec<PathBuf>,
     watched: BTreeMap<PathBuf, Identity>,
@@ -33,7 +33,7 @@ pub(crate) struct Watch {
 
 /// Why [`Watch::wait`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wake {
+pub(super) enum Wake {
     /// Something may have changed.
     Changed,
     /// Nothing has changed for as long as asked.
@@ -59,7 +59,7 @@ impl Watch {
     ///
     /// # Errors
     /// When the system gives no watch.
-    pub(crate) fn new(dirs: Vec<PathBuf>, output: Option<OwnedFd>, until: Option<OwnedFd>) -> Result<Self, Failure> {
+    pub(super) fn new(dirs: Vec<PathBuf>, output: Option<OwnedFd>, until: Option<OwnedFd>) -> Result<Self, Failure> {
         // One wake is as good as many.
         let (wake, wakes) = sync_channel(1);
         let news = Arc::new(News::default());
@@ -92,7 +92,7 @@ impl Watch {
     ///
     /// # Errors
     /// When the system gives no watch.
-    pub(crate) fn renew(&mut self) -> Result<(), Failure> {
+    pub(super) fn renew(&mut self) -> Result<(), Failure> {
         if self.news.is_moved.swap(false, Ordering::AcqRel) {
             for path in std::mem::take(&mut self.watched).into_keys() {
                 // The watch of something deleted has gone by itself.
@@ -126,7 +126,7 @@ impl Watch {
     }
 
     /// Waits for a change; with a `limit` no longer than that.
-    pub(crate) fn wait(&self, limit: Option<Duration>) -> Wake {
+    pub(super) fn wait(&self, limit: Option<Duration>) -> Wake {
         let woken = match limit {
             Some(limit) => self.wakes.recv_timeout(limit),
             None => self.wakes.recv().map_err(|_| RecvTimeoutError::Disconnected),
