@@ -42,6 +42,9 @@ const SHIM_LIMIT: Duration = Duration::from_secs(1);
 /// 1 s: until a record that could not be read is tried again.
 const RECORD_PAUSE: Duration = Duration::from_secs(1);
 
+/// 1 s: how often what could not be ended is looked at.
+const STUCK_ROUND: Duration = Duration::from_secs(1);
+
 /// 1 s: reading what is left in a terminal takes milliseconds.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
@@ -302,9 +305,12 @@ impl Orphan {
         let (mut is_told, mut is_unreadable) = (false, false);
         loop {
             let target = self.target(&members, None);
-            let empty = match sweep.look(&target) {
-                Ok(left) => left.is_empty() && sweep.are_ports_free(began.elapsed()),
-                Err(error) => {
+            // Looking takes milliseconds, which those who have had their time are not given.
+            let is_due = sweep.kill_at().is_some_and(|kill_at| kill_at <= began.elapsed());
+            let empty = match (!is_due).then(|| sweep.look(&target)) {
+                None => false,
+                Some(Ok(left)) => left.is_empty() && sweep.are_ports_free(began.elapsed()),
+                Some(Err(error)) => {
                     // Not knowing is not being empty.
                     if !std::mem::replace(&mut is_unreadable, true) {
                         tracing::warn!(%error, service = %self.reporter.key.service, "who is left cannot be told");
@@ -326,9 +332,16 @@ impl Orphan {
                 }
             }
             // Members that are no children end without telling, so they are looked at while the sweep lasts.
-            let pause = if sweep.ladder().is_stuck() { Duration::from_secs(1) } else { ROUND };
+            let until_kill = sweep.kill_at().map(|kill_at| kill_at.saturating_sub(began.elapsed()));
+            let pause = match until_kill {
+                _ if sweep.ladder().is_stuck() => STUCK_ROUND,
+                Some(rest) if rest < 2 * ROUND => rest,
+                _ => ROUND,
+            };
+            let dying = sweep.dying();
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
+                () = all_exited(&dying), if !dying.is_empty() && !sweep.ladder().is_stuck() => {}
                 Some(Order::Stop { at_once: true }) = self.orders.recv() => {
                     sweep.ladder().shorten(began.elapsed(), Duration::ZERO, &mut actions);
                 }
@@ -433,6 +446,13 @@ async fn exited(process: ProcessId) {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
+    }
+}
+
+/// Waits for the end of several processes.
+async fn all_exited(processes: &[ProcessId]) {
+    for process in processes {
+        exited(*process).await;
     }
 }
 

@@ -52,6 +52,11 @@ impl Memory {
         new
     }
 
+    /// Whether a process has been a member.
+    pub(super) fn has(&self, process: ProcessId) -> bool {
+        self.known.contains(&process)
+    }
+
     /// All members so far.
     pub(super) fn ids(&self) -> impl Iterator<Item = ProcessId> {
         self.known.iter().copied()

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -15,8 +15,9 @@ use super::cgroup::Cgroup;
 use super::ladder::{Action, Ladder, ROUND, View};
 use super::mark::{self, Marks};
 use super::membership::{self, Clues, Evidence, Memory};
+use super::vicinity::Vicinity;
 #[cfg(target_os = "linux")]
-use super::vicinity;
+use super::vicinity::{Glance, Table};
 use super::{ORPHANS_COME_TO_THE_SHIM, Process, ProcessId, ProcessState, SignalError, Socket};
 use crate::name::RunId;
 use crate::record::{PidRecord, Stray, Survivor};
@@ -28,8 +29,9 @@ const PORT_LIMIT: Duration = Duration::from_millis(500);
 /// How often a round of killing looks again, as long as it finds somebody new.
 const HUNT: usize = 32;
 
-/// Finds members, for whom knows these already.
-type Finder<'t> = Box<dyn FnMut(&Memory) -> io::Result<Vec<Process>> + 't>;
+/// 50 ms: how long what a look has found out may serve the next one. The numbers of processes need longer to go round, however
+/// few they are.
+const STALE: Duration = Duration::from_millis(50);
 
 /// What is known of a run whose processes are to be found.
 #[derive(Clone, Copy, Debug)]
@@ -109,49 +111,44 @@ impl Target<'_> {
     /// # Errors
     /// When the process table cannot be read. Then nobody can say who is left.
     pub fn members(&self, memory: &Memory) -> io::Result<Vec<Process>> {
-        self.newcomers()(memory)
+        self.newcomers(memory, &mut Vicinity::default())
     }
 
-    /// Finds the members when it is called for the first time, and from then on at least those that are new.
-    fn newcomers<'t>(&'t self) -> Finder<'t> {
+    /// Finds the members if nothing is known of the vicinity, and else at least those that are new.
+    fn newcomers(&self, memory: &Memory, vicinity: &mut Vicinity) -> io::Result<Vec<Process>> {
         match self.keeper {
-            Some(keeper) if ORPHANS_COME_TO_THE_SHIM => Box::new(move |memory| {
+            Some(keeper) if ORPHANS_COME_TO_THE_SHIM => {
                 let cgroup = self.cgroup();
                 let mut table = super::descendants(keeper)?;
                 let below: BTreeSet<i32> = table.iter().map(|process| process.id.pid).collect();
                 table.extend(cgroup.difference(&below).filter_map(|&pid| super::look(pid)));
                 let found = membership::members(&table, &self.evidence(&cgroup, memory), &self.marks());
                 Ok(self.without_command(found.into_iter().cloned()))
-            }),
-            Some(_) | None => self.newcomers_anywhere(),
+            }
+            Some(_) | None => self.newcomers_anywhere(memory, vicinity),
         }
     }
 
     #[cfg(target_os = "linux")]
-    fn newcomers_anywhere<'t>(&'t self) -> Finder<'t> {
-        let mut vicinity = vicinity::Vicinity::of(self);
-        Box::new(move |memory| {
-            let mut cgroup = self.cgroup();
-            for _ in 0..HUNT {
-                let found = vicinity.newcomers(&self.evidence(&cgroup, memory), &self.marks())?;
-                let before = std::mem::replace(&mut cgroup, self.cgroup());
-                // Whoever came into it meanwhile may have no other evidence.
-                if !found.is_empty() || cgroup.is_subset(&before) {
-                    return Ok(self.without_command(found.into_iter()));
-                }
+    fn newcomers_anywhere(&self, memory: &Memory, vicinity: &mut Vicinity) -> io::Result<Vec<Process>> {
+        let mut cgroup = self.cgroup();
+        for _ in 0..HUNT {
+            let found = vicinity.newcomers(self, &self.evidence(&cgroup, memory), &self.marks())?;
+            let before = std::mem::replace(&mut cgroup, self.cgroup());
+            // Whoever came into it meanwhile may have no other evidence.
+            if !found.is_empty() || cgroup.is_subset(&before) {
+                return Ok(self.without_command(found.into_iter()));
             }
-            Err(io::Error::other("its cgroup changed faster than it could be read"))
-        })
+        }
+        Err(io::Error::other("its cgroup changed faster than it could be read"))
     }
 
     /// The table of macOS comes in one piece, and costs the same whatever is wanted of it.
     #[cfg(target_os = "macos")]
-    fn newcomers_anywhere<'t>(&'t self) -> Finder<'t> {
-        Box::new(move |memory| {
-            let (cgroup, table) = (self.cgroup(), super::all()?);
-            let found = membership::members(&table, &self.evidence(&cgroup, memory), &self.marks());
-            Ok(self.without_command(found.into_iter().cloned()))
-        })
+    fn newcomers_anywhere(&self, memory: &Memory, _vicinity: &mut Vicinity) -> io::Result<Vec<Process>> {
+        let (cgroup, table) = (self.cgroup(), super::all()?);
+        let found = membership::members(&table, &self.evidence(&cgroup, memory), &self.marks());
+        Ok(self.without_command(found.into_iter().cloned()))
     }
 
     fn cgroup(&self) -> BTreeSet<i32> {
@@ -205,7 +202,7 @@ impl Target<'_> {
 }
 
 #[cfg(target_os = "linux")]
-impl vicinity::Table for Target<'_> {
+impl Table for Target<'_> {
     fn numbers(&self) -> io::Result<impl Iterator<Item = i32>> {
         super::os::pids()
     }
@@ -214,12 +211,12 @@ impl vicinity::Table for Target<'_> {
         super::os::newest()
     }
 
-    fn glance(&self, pid: i32) -> Option<vicinity::Glance> {
+    fn glance(&self, pid: i32) -> Option<Glance> {
         // In this order: whoever is there for the second question was there for the first.
         let may_be_marked = self.marks().may_be_inherited_by(pid);
         let (session, group) = super::os::affiliation(pid)?;
         let is_suspect = may_be_marked || Some(session) == self.terminal_session;
-        Some(vicinity::Glance { session, group, is_suspect })
+        Some(Glance { session, group, is_suspect })
     }
 
     fn look(&self, pid: i32) -> Option<Process> {
@@ -253,6 +250,8 @@ pub struct Sweep {
     /// Whether somebody asked for it, rather than the leader having exited by itself.
     pub requested: bool,
     memory: Memory,
+    /// What the last look has found out, and when it began.
+    vicinity: Option<(Instant, Vicinity)>,
     /// Numbers of processes seen since it began.
     seen: BTreeSet<i32>,
     killed: BTreeSet<ProcessId>,
@@ -279,6 +278,7 @@ impl Sweep {
             began: now,
             requested,
             memory,
+            vicinity: None,
             seen: BTreeSet::new(),
             killed: BTreeSet::new(),
             strays: BTreeMap::new(),
@@ -331,7 +331,10 @@ impl Sweep {
     /// # Errors
     /// When the process table cannot be read.
     pub fn look(&mut self, target: &Target<'_>) -> io::Result<Vec<Process>> {
-        let members = target.members(&self.memory)?;
+        let (began, mut vicinity) = (Instant::now(), Vicinity::default());
+        let members = target.newcomers(&self.memory, &mut vicinity);
+        self.vicinity = Some((began, vicinity));
+        let members = members?;
         self.see(target.leader, &members);
         Ok(members)
     }
@@ -361,39 +364,60 @@ impl Sweep {
                 }
             }
             Action::Kill => {
-                let members = self.look(target).unwrap_or_default();
-                self.note_sockets(&members);
+                if self.sockets.is_none() {
+                    let members = self.look(target).unwrap_or_default();
+                    self.note_sockets(&members);
+                }
+                // Whoever is known is killed before others are looked for, which takes longer.
+                let known = self.known(target);
+                self.see(target.leader, &known);
                 if let Some(cgroup) = target.cgroup {
                     // What is forked while this is written is killed as well. A kernel that cannot do it, or a leaf that is
                     // gone: what follows does the same.
                     let _ = cgroup.kill();
                 }
-                self.hunt(target, members);
+                self.hunt(target, known);
             }
             Action::GiveUp => {
-                let left = self.look(target).unwrap_or_else(|_| self.last_seen());
-                return Some(left.iter().map(survivor).collect());
+                return Some(match self.look(target) {
+                    Ok(left) => left.iter().map(survivor).collect(),
+                    Err(error) => match self.known(target).as_slice() {
+                        [] => vec![unreadable(&error)],
+                        left => left.iter().map(survivor).collect(),
+                    },
+                });
             }
             Action::RunCommand | Action::EndCommand => {}
         }
         None
     }
 
-    /// Those of the members that were found before who are still there.
-    fn last_seen(&self) -> Vec<Process> {
-        let looked = self.memory.ids().filter_map(|id| super::look(id.pid).filter(|process| process.id == id));
-        looked.filter(|process| process.state != ProcessState::Zombie).collect()
+    /// The members that need not be looked for: those that were found before and are still there, and whoever is in the
+    /// run's cgroup.
+    fn known(&self, target: &Target<'_>) -> Vec<Process> {
+        let found_before = self.memory.ids().filter_map(|id| super::look(id.pid).filter(|process| process.id == id));
+        let is_new = |process: &Process| !self.memory.has(process.id) && !target.marks().is_supervisor(process);
+        let in_cgroup = target.cgroup().into_iter().filter_map(super::look).filter(is_new);
+        let living = found_before.chain(in_cgroup).filter(|process| process.state != ProcessState::Zombie);
+        target.without_command(living)
+    }
+
+    /// Those that were killed and have not ended yet.
+    #[must_use]
+    pub fn dying(&self) -> Vec<ProcessId> {
+        self.killed.iter().copied().filter(|process| process.is_alive()).collect()
     }
 
     /// Kills members, and at once whoever they have started meanwhile: one that hands on every few milliseconds is caught
     /// only by who looks as often.
     fn hunt(&mut self, target: &Target<'_>, mut members: Vec<Process>) {
-        let mut newcomers = target.newcomers();
+        let fresh = self.vicinity.take().filter(|(at, _)| at.elapsed() < STALE);
+        let mut vicinity = fresh.map(|(_, vicinity)| vicinity).unwrap_or_default();
         for _ in 0..HUNT {
             send(target, &members, Signal::SIGKILL);
             self.killed.extend(members.iter().map(|process| process.id));
             // A table that cannot be read shows nobody; the next round asks again, and the run is not over by that.
-            members = newcomers(&self.memory).unwrap_or_default();
+            members = target.newcomers(&self.memory, &mut vicinity).unwrap_or_default();
             self.see(target.leader, &members);
             members.retain(|process| !self.killed.contains(&process.id));
             if members.is_empty() {
@@ -453,6 +477,16 @@ fn send(target: &Target<'_>, members: &[Process], signal: Signal) {
 
 fn command_of(process: &Process) -> String {
     super::command(process.id.pid).unwrap_or_else(|| process.name.clone())
+}
+
+/// Stands for those who may be left when nobody can say who is.
+fn unreadable(error: &io::Error) -> Survivor {
+    Survivor {
+        process: ProcessId { pid: 0, start: 0 },
+        command: "a process that could not be looked for".to_owned(),
+        uid: 0,
+        reason: format!("the process table could not be read: {error}"),
+    }
 }
 
 /// Says why a process is still there.

@@ -62,12 +62,14 @@ pub trait Table {
 /// # Errors
 /// When the table cannot be read, or changes faster than that.
 pub fn members(table: &impl Table, evidence: &Evidence<'_>, clues: &impl Clues) -> io::Result<Vec<Process>> {
-    Vicinity::of(table).newcomers(evidence, clues)
+    Vicinity::default().newcomers(table, evidence, clues)
 }
 
 /// The part of a process table that matters for a run, as far as it is known.
-pub struct Vicinity<'a, T> {
-    table: &'a T,
+///
+/// It is true for a moment only: what is kept of a process may be another's after the numbers have gone round once.
+#[derive(Debug, Default)]
+pub struct Vicinity {
     /// The number that had been given out last when the last pass was over.
     newest: Option<i32>,
     /// Who was there, and in which session if that could be asked.
@@ -89,48 +91,33 @@ pub struct Vicinity<'a, T> {
     /// Which members the caller has been told of: all that have been found.
     told: BTreeSet<ProcessId>,
     answers: Answers,
-    /// Whether nobody has escaped since this pass began.
-    is_certain: bool,
+    /// Whether somebody may have escaped since this pass began.
+    is_uncertain: bool,
 }
 
-impl<'a, T: Table> Vicinity<'a, T> {
-    /// Nothing is known yet.
-    pub fn of(table: &'a T) -> Self {
-        Self {
-            table,
-            newest: None,
-            listed: BTreeMap::new(),
-            missed: BTreeSet::new(),
-            sessions: BTreeMap::new(),
-            groups: BTreeMap::new(),
-            open: BTreeSet::new(),
-            looked_at: BTreeMap::new(),
-            surrounded: BTreeSet::new(),
-            within: BTreeSet::new(),
-            confirmed: BTreeSet::new(),
-            told: BTreeSet::new(),
-            answers: Answers::default(),
-            is_certain: true,
-        }
-    }
-
+impl Vicinity {
     /// Finds members that have not been told yet. After the first time this takes a fraction of a millisecond, because only
     /// those are looked at who came meanwhile.
     ///
     /// # Errors
     /// As [`members`].
-    pub fn newcomers(&mut self, evidence: &Evidence<'_>, clues: &impl Clues) -> io::Result<Vec<Process>> {
+    pub fn newcomers(
+        &mut self,
+        table: &impl Table,
+        evidence: &Evidence<'_>,
+        clues: &impl Clues,
+    ) -> io::Result<Vec<Process>> {
         for _ in 0..PASSES {
-            self.is_certain = true;
+            self.is_uncertain = false;
             self.missed.clear();
-            self.pass(evidence)?;
-            let mut found = self.search(evidence, clues);
+            self.pass(table, evidence)?;
+            let mut found = self.search(table, evidence, clues);
             found.retain(|process| self.told.insert(process.id));
             if !found.is_empty() {
                 return Ok(found);
             }
-            self.confirm(evidence);
-            if self.is_certain && self.missed.iter().all(|pid| self.was_a_stranger(*pid, clues)) {
+            self.confirm(table, evidence);
+            if !self.is_uncertain && self.missed.iter().all(|pid| self.was_a_stranger(*pid, clues)) {
                 return Ok(found);
             }
         }
@@ -138,13 +125,13 @@ impl<'a, T: Table> Vicinity<'a, T> {
     }
 
     /// Glances at everybody who has not been listed.
-    fn pass(&mut self, evidence: &Evidence<'_>) -> io::Result<()> {
-        let before = self.newest.or_else(|| self.table.newest());
-        for pid in self.table.numbers()? {
+    fn pass(&mut self, table: &impl Table, evidence: &Evidence<'_>) -> io::Result<()> {
+        let before = self.newest.or_else(|| table.newest());
+        for pid in table.numbers()? {
             if self.listed.contains_key(&pid) {
                 continue;
             }
-            let glance = self.table.glance(pid);
+            let glance = table.glance(pid);
             self.listed.insert(pid, glance.map(|glance| glance.session));
             let Some(Glance { session, group, is_suspect }) = glance else {
                 self.missed.insert(pid);
@@ -156,51 +143,51 @@ impl<'a, T: Table> Vicinity<'a, T> {
                 self.open.insert(pid);
             }
         }
-        let newest = self.table.newest();
+        let newest = table.newest();
         if before > newest {
             // A number that was listed may be somebody else's now.
             let told = std::mem::take(&mut self.told);
-            *self = Self { is_certain: false, told, ..Self::of(self.table) };
+            *self = Self { is_uncertain: true, told, ..Self::default() };
         }
         self.newest = newest;
         self.open.insert(evidence.leader.pid);
         self.open.extend(evidence.memory.ids().map(|process| process.pid));
         self.open.extend(evidence.cgroup);
-        self.add_children(1);
+        self.add_children(table, 1);
         for reaper in evidence.reapers {
-            if self.table.look(reaper.pid).is_some_and(|process| process.id == *reaper) {
-                self.add_children(reaper.pid);
+            if table.look(reaper.pid).is_some_and(|process| process.id == *reaper) {
+                self.add_children(table, reaper.pid);
             }
         }
         Ok(())
     }
 
-    fn search(&mut self, evidence: &Evidence<'_>, clues: &impl Clues) -> Vec<Process> {
+    fn search(&mut self, table: &impl Table, evidence: &Evidence<'_>, clues: &impl Clues) -> Vec<Process> {
         let mut found = Vec::new();
         loop {
             self.open.retain(|pid| !self.looked_at.contains_key(pid));
             if self.open.is_empty() {
                 return found;
             }
-            std::mem::take(&mut self.open).into_iter().for_each(|pid| self.look(pid));
+            std::mem::take(&mut self.open).into_iter().for_each(|pid| self.look(table, pid));
             let known: Vec<Process> = self.looked_at.values().flatten().cloned().collect();
             let answers = std::mem::take(&mut self.answers);
             let asked = Asked { clues, answers: answers.into() };
             let members = membership::members_and_zombies(&known, evidence, &asked);
             self.answers = asked.answers.into_inner();
             for member in &members {
-                self.surround(member, evidence);
+                self.surround(table, member, evidence);
             }
             found = membership::living(members).cloned().collect();
         }
     }
 
     /// Has the neighbours of a member looked at.
-    fn surround(&mut self, member: &Process, evidence: &Evidence<'_>) {
+    fn surround(&mut self, table: &impl Table, member: &Process, evidence: &Evidence<'_>) {
         if !self.surrounded.insert(member.id.pid) {
             return;
         }
-        self.add_children(member.id.pid);
+        self.add_children(table, member.id.pid);
         for (all, number) in [(&self.sessions, member.session), (&self.groups, member.group)] {
             let leader = self.looked_at.get(&number).and_then(Option::as_ref);
             if membership::began_within(number, leader, evidence) {
@@ -211,21 +198,21 @@ impl<'a, T: Table> Vicinity<'a, T> {
     }
 
     /// Looks at a process, and at the leaders of its session and group: those of a stranger need not be looked at.
-    fn look(&mut self, pid: i32) {
-        let leaders = match self.look_once(pid) {
+    fn look(&mut self, table: &impl Table, pid: i32) {
+        let leaders = match self.look_once(table, pid) {
             Some(process) => [Some(process.session), Some(process.group)],
             None => [self.listed.get(&pid).copied().flatten(), None],
         };
         for leader in leaders.into_iter().flatten() {
-            self.look_once(leader);
+            self.look_once(table, leader);
         }
     }
 
-    fn look_once(&mut self, pid: i32) -> Option<Process> {
+    fn look_once(&mut self, table: &impl Table, pid: i32) -> Option<Process> {
         if let Some(known) = self.looked_at.get(&pid) {
             return known.clone();
         }
-        let process = self.table.look(pid);
+        let process = table.look(pid);
         let has_ended = process.as_ref().is_none_or(|process| process.state == ProcessState::Zombie);
         // One that had ended before this pass began has started nobody since, and is not looked at twice.
         if has_ended && self.listed.contains_key(&pid) {
@@ -235,13 +222,13 @@ impl<'a, T: Table> Vicinity<'a, T> {
         process
     }
 
-    fn add_children(&mut self, pid: i32) {
-        let Ok(children) = self.table.children(pid) else {
-            self.is_certain = false;
+    fn add_children(&mut self, table: &impl Table, pid: i32) {
+        let Ok(children) = table.children(pid) else {
+            self.is_uncertain = true;
             return;
         };
         // One that was not listed came later, and is glanced at in the next pass.
-        self.is_certain &= children.iter().all(|child| self.listed.contains_key(child));
+        self.is_uncertain |= children.iter().any(|child| !self.listed.contains_key(child));
         for &child in &children {
             // Its parent may have been another when it was looked at; now it is an orphan, and its environment counts.
             if self.looked_at.get(&child).and_then(Option::as_ref).is_some_and(|known| known.parent != pid) {
@@ -252,14 +239,14 @@ impl<'a, T: Table> Vicinity<'a, T> {
     }
 
     /// Looks for those who ended while it was asked whether they are members: that cannot be told of them any more.
-    fn confirm(&mut self, evidence: &Evidence<'_>) {
+    fn confirm(&mut self, table: &impl Table, evidence: &Evidence<'_>) {
         for (&pid, process) in &self.looked_at {
             let Some(process) = process else { continue };
             let is_of_interest = process.state != ProcessState::Zombie && !membership::is_older(process, evidence);
             if !is_of_interest || !self.confirmed.insert(pid) {
                 continue;
             }
-            let now = self.table.look(pid);
+            let now = table.look(pid);
             if now.is_none_or(|now| now.id != process.id || now.state == ProcessState::Zombie) {
                 self.missed.insert(pid);
             }
@@ -283,7 +270,7 @@ impl<'a, T: Table> Vicinity<'a, T> {
 }
 
 /// What was answered about processes and stays true of them.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Answers {
     inherits: BTreeMap<ProcessId, bool>,
     carries: BTreeMap<ProcessId, bool>,

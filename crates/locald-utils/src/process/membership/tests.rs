@@ -314,9 +314,9 @@ fn strangers_that_come_and_go_keep_nobody_from_saying_that_nobody_is_left() {
     // The leader of their session is a member: it is found, and then they are as uncertain as ever.
     let told = Told { inheriting: [400].into(), ..Told::default() };
     let table = Bustle { newest: 1000.into(), session: 400, leader: Some(stranger()), is_slow: false };
-    let mut vicinity = vicinity::Vicinity::of(&table);
-    assert_eq!(pids(&vicinity.newcomers(&evidence, &told).expect("found")), [400]);
-    assert!(vicinity.newcomers(&evidence, &told).is_err());
+    let mut vicinity = vicinity::Vicinity::default();
+    assert_eq!(pids(&vicinity.newcomers(&table, &evidence, &told).expect("found")), [400]);
+    assert!(vicinity.newcomers(&table, &evidence, &told).is_err());
 }
 
 /// A member that leads a session, and another in it that ends as soon as both are known.
@@ -356,10 +356,10 @@ impl vicinity::Table for Exit {
 fn a_member_that_ends_in_a_members_session_makes_another_pass() {
     let told = Told { inheriting: [400].into(), ..Told::default() };
     let table = Exit { is_over: false.into(), passes: 0.into() };
-    let mut vicinity = vicinity::Vicinity::of(&table);
-    assert_eq!(pids(&vicinity.newcomers(&nothing_known(), &told).expect("found")), [400, 401]);
+    let mut vicinity = vicinity::Vicinity::default();
+    assert_eq!(pids(&vicinity.newcomers(&table, &nothing_known(), &told).expect("found")), [400, 401]);
     table.is_over.set(true);
-    assert_eq!(vicinity.newcomers(&nothing_known(), &told).expect("a table"), []);
+    assert_eq!(vicinity.newcomers(&table, &nothing_known(), &told).expect("a table"), []);
     assert_eq!(table.passes.get(), 3, "it may have started another, which only a further pass meets");
 }
 
