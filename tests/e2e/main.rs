@@ -18,6 +18,7 @@ mod failures;
 mod fallback;
 mod files;
 mod json;
+mod limits;
 mod order;
 mod output;
 mod ports;

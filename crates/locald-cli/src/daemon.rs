@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use locald_utils::paths::Home;
 use locald_utils::process::mark::{self, SUPERVISOR_MARKER};
-use locald_utils::process::{self, ProcessId, RUN_MARKER, SERVICE_MARKER, Spawn};
+use locald_utils::process::{self, ProcessId, RUN_MARKER, SERVICE_MARKER, Spawn, open_files};
 use locald_utils::protocol::{DaemonStart, Failure, FailureCode, Hello};
 use locald_utils::record;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -207,7 +207,9 @@ fn spawn(home: &Home, program: &Path, words: &[&str]) -> io::Result<(OwnedFd, i3
     let spawn = Spawn::new(program).arg("--ready-fd").arg(READY_FD.to_string()).env(env);
     let spawn = words.iter().fold(spawn, |spawn, word| spawn.arg(word));
     let spawn = spawn.descriptor(&null, 0)?.descriptor(&null, 1)?.descriptor(&log, 2)?.descriptor(&writer, READY_FD)?;
-    Ok((reader.into(), spawn.start()?))
+    // What a person has chosen is for services to inherit.
+    let started = open_files::with_original(|| spawn.start())?;
+    Ok((reader.into(), started))
 }
 
 /// Reads the one line a new daemon writes. `None` when it ended without one.

@@ -48,6 +48,8 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(args::explain(&error, std::env::args_os())),
     };
+    // A follower of logs has some open for each service.
+    locald_utils::process::open_files::raise();
     let mut screen = Screen::of_process(&cli.global);
     let context = Context::of_process(cli.global);
     let code = match verbs::run(&cli.verb, &context, &mut screen) {

@@ -16,11 +16,12 @@ use locald_utils::fail;
 use locald_utils::name::{ProjectName, RunId, RunNumber, ServiceKey};
 use locald_utils::paths::{Home, service_dir};
 use locald_utils::process::cgroup::Hierarchy;
-use locald_utils::process::{self, ProcessId};
+use locald_utils::process::{self, ProcessId, open_files};
 use locald_utils::record::{self, Ended, RunRef, ShimRecord, StartFailure, StartStage};
 use locald_utils::shim_protocol::{FromShim, Kept, Phase, ShimIdentity, Snapshot, StartOrder, StopOrder, ToShim};
 use locald_utils::spec::{Environment, OsText, Ports, ServiceSpec};
 use locald_utils::time::UnixMillis;
+use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
@@ -31,6 +32,7 @@ use crate::ledger::{BaseEnvironment, Executable, Intent, Ledger};
 use crate::orphan;
 use crate::probe;
 use crate::reaper::Reaper;
+use crate::reserve::Reserve;
 use crate::shim_link::{self, ShimLink};
 use crate::shim_program::ShimProgram;
 
@@ -45,6 +47,7 @@ pub(crate) struct Context {
     pub(crate) boot: String,
     pub(crate) epoch: u64,
     pub(crate) shim_program: ShimProgram,
+    pub(crate) reserve: Reserve,
     /// The daemon's log, for what a shim has to say when it cannot say it over its socket.
     pub(crate) log: OwnedFd,
     // Unbounded: a few messages per run and minute, and an actor must never wait for the core.
@@ -93,7 +96,7 @@ pub(crate) fn start(context: Rc<Context>, assignment: Assignment) -> mpsc::Unbou
                 let record_dir = record::place_of(&identity.service_dir, &identity.run.id);
                 let (stop, master, orders) = (None, None, inbox);
                 let actor = Actor { context, reporter, identity, record_dir, spec, port, orders, stop, master };
-                actor.supervise(link).await;
+                actor.supervise(link.shim, Some(link)).await;
             }
             Err(failure) => {
                 tracing::warn!(service = %reporter.key.service, run = reporter.run.0, reason = failure.message, "could not start");
@@ -120,10 +123,11 @@ pub(crate) fn adopt(
             project_dir: record.project_dir,
             socket: record.socket,
             run: record.run,
+            open_files: None,
         };
         let (port, stop, master, orders) = (None, None, None, inbox);
         let actor = Actor { context, reporter, identity, record_dir, spec, port, orders, stop, master };
-        actor.find(record.shim).await;
+        actor.supervise(record.shim, None).await;
     });
     orders
 }
@@ -203,7 +207,10 @@ async fn launch(
         project_dir: project_dir.to_owned(),
         service_dir,
         socket: context.home.shim_socket(&run.id),
+        open_files: open_files::original(),
     };
+    // What is kept for clients is no service's.
+    context.reserve.fill().map_err(|error| shim_failure("no descriptors are left for another service", &error))?;
     let (pid, stream) =
         ShimLink::start(&context.shim_program, &identity, &context.log, context.home.state()).map_err(|error| {
             StartFailure {
@@ -249,12 +256,22 @@ fn forget(identity: &ShimIdentity) {
 }
 
 fn shim_failure(what: &str, error: &io::Error) -> StartFailure {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    let hint = match errno {
+        Some(Errno::EMFILE) => {
+            Some("the daemon has as many files open as it may (`ulimit -Hn` where it was started); stop other services")
+        }
+        Some(Errno::ENFILE) => Some("the system has as many files open as it may; end other programs"),
+        Some(Errno::EAGAIN) => Some("you may not have more processes (`ulimit -u`); end some"),
+        Some(Errno::ENOMEM) => Some("the system has no memory left; end other programs"),
+        _ => None,
+    };
     StartFailure {
         stage: StartStage::Shim,
         errno: error.raw_os_error().unwrap_or(0),
         path: None,
         message: format!("{what}: {error}"),
-        hint: None,
+        hint: hint.map(str::to_owned),
         permanent: false,
     }
 }
@@ -290,7 +307,7 @@ fn check_port(port: u16) -> Result<(), StartFailure> {
     };
     Err(StartFailure {
         stage: StartStage::Port,
-        errno: nix::errno::Errno::EADDRINUSE as i32,
+        errno: Errno::EADDRINUSE as i32,
         path: None,
         message,
         hint,
@@ -419,6 +436,9 @@ enum Parting {
 /// that does not answer, never does it.
 const SILENCE_LIMIT: Duration = Duration::from_secs(2);
 
+/// 5 s: the longest time for which a shim that breaks off, or does not answer, is left alone.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 /// 1 s: how long a shim that was told to go on (SIGCONT) is given.
 const WAKE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -452,51 +472,57 @@ impl Silence {
 }
 
 impl Actor {
-    /// Looks for the shim of an earlier daemon, as long as it takes: no answer is no death. Only a stop is not kept waiting.
-    async fn find(mut self, shim: ProcessId) {
+    /// Stands between the shim and the core until the run is over: as long as there is a shim that answers, and then without.
+    async fn supervise(mut self, shim: ProcessId, mut link: Option<ShimLink>) {
+        // A shim that breaks off again and again is no reason to do nothing else.
+        let mut pause = Duration::ZERO;
+        loop {
+            let found = match link.take() {
+                Some(link) => Some(link),
+                None => self.find(shim, pause).await,
+            };
+            let Some(mut link) = found else { break };
+            let began = Instant::now();
+            match self.converse(&mut link).await {
+                Parting::Over => return,
+                Parting::Lost if shim.is_alive() => {}
+                Parting::Lost => break,
+                Parting::Silent => {
+                    tracing::warn!(service = %self.reporter.key.service, shim = shim.pid, "its shim does not do what it is told");
+                    break;
+                }
+            }
+            pause = if began.elapsed() > LONGEST_PAUSE { Duration::ZERO } else { longer(pause) };
+        }
+        self.inherit(shim).await;
+    }
+
+    /// Looks for a shim after a pause, and as long as it takes: no answer is no death. Only a stop is not kept waiting. One that is
+    /// found is asked how its run stands.
+    async fn find(&mut self, shim: ProcessId, mut pause: Duration) -> Option<ShimLink> {
         let mut silence = Silence::default();
-        let link = loop {
-            let search = knock(&self.context, &self.reporter, &self.identity);
+        if self.stop.is_some() {
+            silence.begin();
+        }
+        let found = loop {
+            let search = knock(&self.context, &self.reporter, &self.identity, pause);
             tokio::select! {
                 link = search => break link,
                 Some(order) = self.orders.recv() => {
                     self.stop = Some(order);
                     silence.begin();
+                    pause = Duration::ZERO;
                 }
                 () = silence.is_over(shim) => break None,
             }
         };
-        match link {
-            Some(link) => self.reunite(link).await,
-            None => self.inherit(shim).await,
-        }
-    }
-
-    /// Asks a shim that has been found how its run stands, and goes on with it.
-    async fn reunite(self, mut link: ShimLink) {
+        let mut link = found?;
         // A shim that has nothing to carry, or breaks off now, is seen by what follows.
         let _ = link.send(&ToShim::Status).await;
         if let Some(order) = self.stop {
             let _ = link.send(&self.in_shims_words(order)).await;
         }
-        self.supervise(link).await;
-    }
-
-    /// Stands between the shim and the core until the run is over.
-    async fn supervise(mut self, mut link: ShimLink) {
-        let shim = link.shim;
-        match self.converse(&mut link).await {
-            Parting::Over => {}
-            Parting::Lost => {
-                drop(link);
-                Box::pin(self.lose(shim)).await;
-            }
-            Parting::Silent => {
-                tracing::warn!(service = %self.reporter.key.service, shim = shim.pid, "its shim does not do what it is told");
-                drop(link);
-                self.inherit(shim).await;
-            }
-        }
+        Some(link)
     }
 
     async fn converse(&mut self, link: &mut ShimLink) -> Parting {
@@ -622,14 +648,6 @@ impl Actor {
         conclude(&self.context, &self.record_dir, &self.reporter, ended).await;
     }
 
-    /// The connection is gone: so is the shim, or only the connection.
-    async fn lose(self, shim: ProcessId) {
-        if shim.is_alive() {
-            return self.find(shim).await;
-        }
-        self.inherit(shim).await;
-    }
-
     /// The shim is gone: what it recorded, or what still runs, tells how the run stands.
     async fn inherit(self, shim: ProcessId) {
         let Self { context, reporter, identity, record_dir, spec, orders, stop, master, .. } = self;
@@ -638,10 +656,15 @@ impl Actor {
     }
 }
 
-/// Knocks at a shim until it answers. `None` when nobody is there, or another run's shim.
-async fn knock(context: &Context, reporter: &Reporter, identity: &ShimIdentity) -> Option<ShimLink> {
-    let mut patience = Duration::from_millis(50);
+/// Knocks at a shim until it answers, for the first time after a pause. `None` when nobody is there, or another run's shim.
+async fn knock(
+    context: &Context,
+    reporter: &Reporter,
+    identity: &ShimIdentity,
+    mut pause: Duration,
+) -> Option<ShimLink> {
     loop {
+        tokio::time::sleep(pause).await;
         match ShimLink::connect(&identity.socket, context.epoch).await {
             Ok(link) if link.run.id == identity.run.id => return Some(link),
             Ok(_) => return None,
@@ -651,11 +674,15 @@ async fn knock(context: &Context, reporter: &Reporter, identity: &ShimIdentity) 
             Err(error) => {
                 tracing::warn!(%error, service = %reporter.key.service, "its shim does not answer");
                 reporter.report(News::Silent);
-                tokio::time::sleep(patience).await;
-                patience = (patience * 2).min(Duration::from_secs(5));
+                pause = longer(pause);
             }
         }
     }
+}
+
+/// How long to leave a shim alone that has broken off, or did not answer, after such a pause: 50 ms, then twice as long each time.
+fn longer(pause: Duration) -> Duration {
+    (pause * 2).clamp(Duration::from_millis(50), LONGEST_PAUSE)
 }
 
 /// Puts the end of a run on record, tells the core, and takes away what recorded the end until then.

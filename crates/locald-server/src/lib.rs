@@ -14,7 +14,7 @@ use std::rc::Rc;
 use locald_utils::fail;
 use locald_utils::paths::Home;
 use locald_utils::process::cgroup::Hierarchy;
-use locald_utils::process::{self, mark, sys};
+use locald_utils::process::{self, mark, open_files, sys};
 use locald_utils::protocol::{DaemonStart, Failure, FailureCode};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::UnixListener;
@@ -24,6 +24,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use actor::Context;
 use ledger::Ledger;
+use reserve::Reserve;
 use shim_program::ShimProgram;
 use supervisor::{Message, Supervisor};
 
@@ -37,6 +38,7 @@ mod ledger;
 mod orphan;
 mod probe;
 mod reaper;
+mod reserve;
 mod session;
 mod shim_link;
 mod shim_program;
@@ -120,6 +122,7 @@ fn run(starter: &mut Starter, succeeds: bool) -> Result<(), DaemonStart> {
     if succeeds {
         succession::take_over(&home)?;
     }
+    open_files::raise();
     fail::arm("server");
     fail::point("the daemon is to take the lock");
     let _locks = lock(&home)?;
@@ -198,9 +201,14 @@ async fn serve(home: Home, starter: &mut Starter) -> Result<(), DaemonStart> {
         .append(true)
         .open(home.daemon_log())
         .map_err(|error| failed(format!("could not open the log: {error}")))?;
+    let reserve = Reserve::default();
+    if let Err(error) = reserve.fill() {
+        tracing::warn!(%error, "hardly any descriptors are left");
+    }
     let context = Rc::new(Context {
         checkouts: checkout::Checkouts::new(ledger.clone(), reaper.clone()),
         shim_program: shim_program()?,
+        reserve: reserve.clone(),
         log: OwnedFd::from(log),
         home,
         cgroups,
@@ -214,7 +222,7 @@ async fn serve(home: Home, starter: &mut Starter) -> Result<(), DaemonStart> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), epoch, runs = inheritance.shims.len(), "started");
     supervisor.take_over(inheritance);
     // Clients are greeted at once; what they ask waits until it is known what runs.
-    spawn_local(accept(listener, messages));
+    spawn_local(accept(listener, messages, reserve));
     starter.tell(&DaemonStart::Ready { pid: std::process::id() });
     let patience = tokio::time::sleep(adoption::PATIENCE);
     tokio::pin!(patience);
@@ -272,7 +280,7 @@ fn end_on_signals(messages: &mpsc::UnboundedSender<Message>) -> io::Result<()> {
     Ok(())
 }
 
-async fn accept(listener: UnixListener, messages: mpsc::UnboundedSender<Message>) {
+async fn accept(listener: UnixListener, messages: mpsc::UnboundedSender<Message>, reserve: Reserve) {
     let mut number = 0;
     loop {
         match listener.accept().await {
@@ -280,8 +288,10 @@ async fn accept(listener: UnixListener, messages: mpsc::UnboundedSender<Message>
                 number += 1;
                 spawn_local(session::serve(number, stream, messages.clone()));
             }
+            // Services may have as many as there are; whoever wants to stop some gets through.
+            Err(_) if reserve.release() => {}
             Err(error) => {
-                // Out of descriptors, most likely. Clients that leave give some back.
+                // Clients that leave give some back.
                 tracing::error!(%error, "could not accept a client");
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use locald_utils::fail;
-use locald_utils::process::{self, ProcessId, sys};
+use locald_utils::process::{self, ProcessId, open_files, sys};
 use locald_utils::record::{self, ShimRecord};
 use locald_utils::shim_protocol::{CONTROL_FD, ShimIdentity};
 
@@ -77,6 +77,9 @@ fn set_up(identity: &ShimIdentity) -> std::io::Result<pump::Pump> {
     // Executed through a descriptor it would be called by a number in the process table, by `ps` and by `locald doctor`.
     #[cfg(target_os = "linux")]
     nix::sys::prctl::set_name(c"locald-shim")?;
+    if let Some(limit) = identity.open_files {
+        open_files::set(limit);
+    }
     let control = UnixStream::from(sys::inherited(CONTROL_FD)?);
     process::become_subreaper()?;
     // A log that grows over a file size limit is an error to be counted, not the end of the shim (setrlimit(2)).

@@ -38,6 +38,9 @@ pub struct ShimIdentity {
     pub service_dir: PathBuf,
     /// Where it shall listen.
     pub socket: PathBuf,
+    /// How many descriptors it and its service may have (RLIMIT_NOFILE), where the daemon has raised that for itself.
+    #[serde(default)]
+    pub open_files: Option<u64>,
 }
 
 /// What the daemon says.

@@ -97,8 +97,7 @@ pub(super) fn limits(facts: &Facts, problems: &mut Vec<Problem>) -> Vec<Line> {
     if let Some(limit) = open_files {
         let problem = too_low(limit, LOW_OPEN_FILES).map(|soft| {
             let fix = raised(limit, "-n", "nofile", is_linux);
-            let why = "a daemon needs some four for each run, and services inherit it; raised here, it holds for the daemon \
-                       that this shell starts next";
+            let why = "services inherit it; raised here, it holds for the daemon that this shell starts next";
             Problem::new(format!("a process may open only {soft} files"), why, fix)
         });
         lines.push(Line::of("open files", shown(limit), problem, problems));

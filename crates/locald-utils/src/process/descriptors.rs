@@ -3,15 +3,12 @@
 //! One `recvmsg` may carry descriptors beside its bytes. Whoever receives says how many it expects; every other one is
 //! closed at once, because an open descriptor that nobody knows of is a leak.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::sys;
-
-/// Room for this many descriptors in one message; more are truncated and closed by the kernel.
-const MOST: usize = 4;
 
 /// Sends bytes, and a descriptor with the first of them. Returns how many bytes were taken.
 ///
@@ -31,23 +28,12 @@ pub fn send(socket: impl AsFd, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>)
 
 /// Receives bytes and the descriptors that came with them. No bytes mean the end of the stream.
 ///
+/// A process that has as many descriptors as it may have gets the bytes and fewer descriptors than were sent (`MSG_CTRUNC`).
+///
 /// # Errors
 /// Those of recvmsg(2); EAGAIN when the socket is non-blocking and empty.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([std::os::fd::RawFd; MOST]);
-    let mut slices = [IoSliceMut::new(buffer)];
-    #[cfg(target_os = "linux")]
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    #[cfg(not(target_os = "linux"))]
-    let flags = MsgFlags::empty();
-    let message = recvmsg::<()>(socket.as_fd().as_raw_fd(), &mut slices, Some(&mut space), flags)?;
-    let mut descriptors = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(fds) = control {
-            descriptors.extend(sys::received(fds));
-        }
-    }
-    let count = message.bytes;
+    let (count, descriptors) = sys::receive(socket.as_fd(), buffer)?;
     #[cfg(not(target_os = "linux"))]
     for descriptor in &descriptors {
         nix::fcntl::fcntl(descriptor, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
@@ -91,5 +77,21 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).expect("reads");
         assert_eq!(text, "through");
+    }
+
+    #[test]
+    fn as_many_descriptors_as_a_message_can_have_are_received_and_can_be_closed() {
+        let (left, right) = UnixStream::pair().expect("a pair");
+        let (mut reader, writer) = std::io::pipe().expect("a pipe");
+        let fds = vec![writer.as_raw_fd(); 253];
+        let rights = [ControlMessage::ScmRights(&fds)];
+        sendmsg::<()>(left.as_raw_fd(), &[IoSlice::new(b"all")], &rights, MsgFlags::empty(), None).expect("sends");
+        let mut buffer = [0; 64];
+        let (count, received) = receive(&right, &mut buffer).expect("receives");
+        assert_eq!(count, 3);
+        drop((writer, received));
+        // The pipe ends when no descriptor of its other end is open any more.
+        let mut text = String::new();
+        assert_eq!(reader.read_to_string(&mut text).expect("reads"), 0);
     }
 }

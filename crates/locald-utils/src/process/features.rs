@@ -148,7 +148,9 @@ impl Machine {
         );
         let limits = Limits {
             pid_max: os::pid_max(),
-            open_files: limit(Resource::RLIMIT_NOFILE),
+            // What this program has raised for itself is nobody's choice.
+            open_files: limit(Resource::RLIMIT_NOFILE)
+                .map(|limit| Limit { soft: super::open_files::original().or(limit.soft), ..limit }),
             processes: os::processes(),
             inotify: os::inotify(),
         };

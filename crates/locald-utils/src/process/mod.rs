@@ -23,6 +23,7 @@ pub mod features;
 pub mod ladder;
 pub mod mark;
 pub mod membership;
+pub mod open_files;
 mod spawn;
 pub mod sweep;
 pub mod sys;

@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::signal::{SigSet, Signal};
 
@@ -77,8 +76,7 @@ impl Spawn {
         // The duplicates lie above every target, so that placing one never overwrites the source of another.
         const ABOVE_TARGETS: RawFd = 16;
         debug_assert!(to < ABOVE_TARGETS, "targets lie below the duplicates");
-        let fd = fcntl(from.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(ABOVE_TARGETS))?;
-        self.descriptors.push((super::sys::received(vec![fd]).remove(0), to));
+        self.descriptors.push((super::sys::duplicate_above(from, ABOVE_TARGETS)?, to));
         Ok(self)
     }
 

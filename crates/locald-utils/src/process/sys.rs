@@ -19,11 +19,51 @@ pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Takes over descriptors that the kernel made for this process (SCM_RIGHTS).
-#[must_use]
-pub fn received(fds: Vec<RawFd>) -> Vec<OwnedFd> {
-    // SAFETY: recvmsg(2) installed these descriptors for this very call; nobody else owns them.
-    fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect()
+/// 253: the most descriptors that one message may carry (SCM_MAX_FD in the kernel's net/scm.h). macOS allows more, and what there is
+/// no room for is closed.
+const MOST_DESCRIPTORS: usize = 253;
+
+/// Receives bytes, and takes over the descriptors that came with them (SCM_RIGHTS), even if some did not arrive.
+///
+/// # Errors
+/// Those of recvmsg(2).
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    #[cfg(target_os = "linux")]
+    let flags = libc::MSG_CMSG_CLOEXEC;
+    #[cfg(not(target_os = "linux"))]
+    let flags = 0;
+    // Aligned as a header must be. (128 words are a header and 252 numbers, and then some.)
+    let mut control = [0usize; 136];
+    const { assert!(MOST_DESCRIPTORS * size_of::<RawFd>() + 64 <= 136 * size_of::<usize>()) };
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: an empty header is one of zeroes; it has private padding in some libraries.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    // Its type differs between libraries.
+    message.msg_controllen = size_of_val(&control) as _;
+    // SAFETY: the header points to one buffer and to room for control messages, both alive and of the lengths given.
+    let count = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+    let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+    let mut descriptors = Vec::new();
+    // SAFETY: the kernel has filled `control` as far as the header says now, which CMSG_FIRSTHDR and CMSG_NXTHDR keep to; the
+    // numbers behind a header of SCM_RIGHTS were made for this very call, and nobody else owns them.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        while let Some(found) = header.as_ref() {
+            if found.cmsg_level == libc::SOL_SOCKET && found.cmsg_type == libc::SCM_RIGHTS {
+                let data = libc::CMSG_DATA(header).cast::<RawFd>();
+                #[cfg_attr(target_os = "linux", expect(clippy::unnecessary_cast, reason = "it is narrower on macOS"))]
+                let bytes = found.cmsg_len as usize - data.byte_offset_from_unsigned(header);
+                for index in 0..bytes / size_of::<RawFd>() {
+                    descriptors.push(OwnedFd::from_raw_fd(data.add(index).read_unaligned()));
+                }
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+        }
+    }
+    Ok((count, descriptors))
 }
 
 /// Duplicates a descriptor that some other object owns, closed on exec.
