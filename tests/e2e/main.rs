@@ -7,6 +7,8 @@
 mod support;
 
 mod attach;
+#[cfg(debug_assertions)]
+mod clock;
 mod concurrent;
 mod daemon;
 mod doctor;

@@ -367,15 +367,13 @@ impl Orphan {
 
     /// How long the stop that begins may take: what is left of one that was begun before. Writes down when it will be over.
     fn grace(&self, is_asked: bool) -> Duration {
-        let (now, whole) = (UnixMillis::now(), self.spec.stop.grace);
+        let whole = self.spec.stop.grace;
         let begun = record::load::<StopRecord>(&self.record_dir, record::STOP).ok().flatten();
         if let Some(record) = begun.filter(|record| record.run.id == self.identity.run.id) {
-            // (A clock that was set back makes nothing longer.)
-            return record.kill_at.since(now).min(whole);
+            return record.grace().min(whole);
         }
         if is_asked {
-            let kill_at = UnixMillis(now.0.saturating_add(u64::try_from(whole.as_millis()).unwrap_or(u64::MAX)));
-            let record = StopRecord { run: self.identity.run.clone(), at: now, kill_at };
+            let record = StopRecord::begin(self.identity.run.clone(), whole);
             // As the shim: a stop does not wait for a full disk.
             let _ = record::store(&self.record_dir, record::STOP, &record);
         }

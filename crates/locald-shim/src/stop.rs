@@ -12,7 +12,6 @@ use locald_utils::process::sweep::{Sweep, Target};
 use locald_utils::process::{self, membership::Memory};
 use locald_utils::record::{self, StopRecord};
 use locald_utils::shim_protocol::FromShim;
-use locald_utils::time::UnixMillis;
 use nix::sys::signal::Signal;
 
 use crate::pump::{Live, Pump, State};
@@ -95,7 +94,8 @@ impl Pump {
         let State::Live(live) = &self.state else { return };
         let Some(stop) = &live.stop else { return };
         let kill_at = self.wall(stop.kill_at());
-        let record = StopRecord { run: self.identity.run.clone(), at: UnixMillis::now(), kill_at };
+        let grace = stop.kill_at().unwrap_or_default().saturating_sub(self.now());
+        let record = StopRecord::begin(self.identity.run.clone(), grace);
         // The record helps whoever comes after a crash; a stop does not wait for a full disk.
         let _ = record::store(&self.record_dir, record::STOP, &record);
         self.link.tell(&FromShim::Stopping { kill_at }, None);

@@ -1,9 +1,11 @@
-//! Failpoints: places at which a test has a process die.
+//! Faults that a test causes from outside: places at which a process dies, and a wall clock that is set.
 //!
 //! A program says once which one it is ([`arm`]), and names the places as it passes them ([`point`]). With
 //! `LOCALD_FAIL=PROGRAM:N:FILE` in the environment, the first process of that program that comes to its N-th place dies there
 //! as by `kill -9`, and its place is written to FILE. Only if there is no FILE: whoever comes after it lives. A runner that
 //! counts N up until nobody dies has had the program die at every place it passes.
+//!
+//! With `LOCALD_CLOCK=FILE` the wall clock of every process is off by as many milliseconds as FILE says at the moment.
 //!
 //! In a release build there is nothing of this.
 
@@ -28,12 +30,25 @@ pub fn point(place: &str) {
 
 /// What a process that is given an environment of its own has to have in it, for the places in it to count.
 pub fn inherited() -> impl Iterator<Item = (OsString, OsString)> {
-    let plan = if cfg!(debug_assertions) { std::env::var_os(PLAN) } else { None };
-    plan.into_iter().map(|plan| (PLAN.into(), plan))
+    let names: &[&str] = if cfg!(debug_assertions) { &[PLAN, CLOCK] } else { &[] };
+    names.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
+}
+
+/// By how many milliseconds the wall clock is off.
+#[must_use]
+pub fn clock_error() -> i64 {
+    #[cfg(debug_assertions)]
+    let error = std::env::var_os(CLOCK).and_then(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok());
+    #[cfg(not(debug_assertions))]
+    let error = None;
+    error.unwrap_or(0)
 }
 
 /// The variable with the plan.
 const PLAN: &str = "LOCALD_FAIL";
+
+/// The variable with the file of the clock.
+const CLOCK: &str = "LOCALD_CLOCK";
 
 #[cfg(debug_assertions)]
 mod armed {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::fail;
 use crate::name::{ProjectId, ProjectName, RunId, RunNumber, ServiceKey, ServiceName};
 use crate::process::ProcessId;
-use crate::time::UnixMillis;
+use crate::time::{UnixMillis, uptime};
 
 /// The record of the shim that carries a service's run: a [`ShimRecord`].
 pub const SHIM: &str = "shim";
@@ -386,8 +386,32 @@ pub struct StopRecord {
     pub run: RunRef,
     /// When the stop began.
     pub at: UnixMillis,
-    /// When what is left is killed.
+    /// When what is left is killed, for people: somebody may set the clock meanwhile.
     pub kill_at: UnixMillis,
+    /// For how many milliseconds the system will have been up then ([`uptime`]).
+    #[serde(default)]
+    pub kill_at_uptime_ms: Option<u64>,
+}
+
+impl StopRecord {
+    /// A stop that begins now and kills after `grace`.
+    #[must_use]
+    pub fn begin(run: RunRef, grace: Duration) -> Self {
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let at = UnixMillis::now();
+        let kill_at = UnixMillis(at.0.saturating_add(ms(grace)));
+        Self { run, at, kill_at, kill_at_uptime_ms: Some(ms(uptime().saturating_add(grace))) }
+    }
+
+    /// How much of the grace period is left.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        match self.kill_at_uptime_ms {
+            Some(kill_at) => Duration::from_millis(kill_at).saturating_sub(uptime()),
+            // A shim of an earlier version wrote it.
+            None => self.kill_at.since(UnixMillis::now()),
+        }
+    }
 }
 
 #[cfg(test)]

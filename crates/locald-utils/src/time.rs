@@ -4,6 +4,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::time::ClockId;
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
@@ -16,7 +17,7 @@ impl UnixMillis {
     #[must_use]
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_add_signed(crate::fail::clock_error()))
     }
 
     /// The time from `earlier` to `self`, zero when the clock was set back in between.
@@ -24,6 +25,19 @@ impl UnixMillis {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
+}
+
+/// How long the system has been up, sleep left out. It is the same for every process, and nobody sets it: what two processes
+/// agree on is said in it, for as long as the system is up.
+#[must_use]
+pub fn uptime() -> Duration {
+    #[cfg(target_os = "linux")]
+    let clock = ClockId::CLOCK_MONOTONIC;
+    // Its monotonic clock goes on while it sleeps (clock_gettime(3)).
+    #[cfg(target_os = "macos")]
+    let clock = ClockId::from_raw(nix::libc::CLOCK_UPTIME_RAW);
+    // Neither can fail: both clocks are there and readable by everyone.
+    clock.now().map(Duration::from).unwrap_or_default()
 }
 
 /// Writes a duration the way people say it: `350ms`, `4.2s`, `3m 20s`, `2h 5m`, `3d 4h`.
