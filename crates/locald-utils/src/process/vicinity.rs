@@ -170,7 +170,8 @@ impl Vicinity {
                 return found;
             }
             std::mem::take(&mut self.open).into_iter().for_each(|pid| self.look(table, pid));
-            let known: Vec<Process> = self.looked_at.values().flatten().cloned().collect();
+            let known: Vec<Process> =
+                self.looked_at.values().flatten().filter(|seen| self.matters(seen)).cloned().collect();
             let answers = std::mem::take(&mut self.answers);
             let asked = Asked { clues, answers: answers.into() };
             let members = membership::members_and_zombies(&known, evidence, &asked);
@@ -180,6 +181,15 @@ impl Vicinity {
             }
             found = membership::living(members).cloned().collect();
         }
+    }
+
+    /// Whether a process has a part in what is to be decided. A zombie only says whose a session or a group is, to others that are
+    /// in it; where nobody reaps there are thousands that say it to nobody.
+    fn matters(&self, process: &Process) -> bool {
+        let is_shared = |all: &BTreeMap<i32, Vec<i32>>, number| all.get(&number).is_some_and(|pids| pids.len() > 1);
+        process.state != ProcessState::Zombie
+            || is_shared(&self.sessions, process.session)
+            || is_shared(&self.groups, process.group)
     }
 
     /// Has the neighbours of a member looked at.
