@@ -1,5 +1,8 @@
 //! The daemon may die, is one, and is nobody else's.
 
+use std::io::Read;
+use std::process::{Command, Stdio};
+
 use nix::sys::signal::Signal;
 
 use crate::support::{Site, send};
@@ -17,7 +20,8 @@ fn is_taken_over_after(signal: Signal) {
     assert!(db.is_alive() && web.is_alive());
 
     site.locald("status").run().ok().says("runs without a daemon");
-    assert!(site.daemons().is_empty(), "status started a daemon");
+    site.locald("ls").run().ok().says("shop").says("0/2 ready").says("no daemon runs");
+    assert!(site.daemons().is_empty(), "looking started a daemon");
     site.up().says("2 services already running");
     assert_eq!((site.leader("db"), site.leader("web")), (db, web));
     assert_eq!((&site.service("db")["run"], &site.service("db")["restarts"]), (&1.into(), &0.into()));
@@ -123,6 +127,69 @@ fn ten_daemons_started_at_once_are_one() {
     pids.dedup();
     assert_eq!(pids.len(), 1, "{pids:?}");
     assert_eq!(site.daemons().len(), 1);
+}
+
+/// How many races are run: five, or as many as `LOCALD_RACES` says.
+fn races() -> usize {
+    let races = std::env::var("LOCALD_RACES");
+    races.map_or(5, |races| races.parse().expect("LOCALD_RACES is a number"))
+}
+
+#[test]
+fn of_two_daemons_started_at_once_one_runs_and_the_other_says_which() {
+    let site = Site::new(TWO);
+    site.up();
+    let (daemon, web) = (site.daemon(), site.leader("web"));
+    send(daemon, Signal::SIGKILL);
+    site.await_end(daemon);
+    for _ in 0..races() {
+        let start = || {
+            let mut daemon = Command::new(env!("CARGO_BIN_EXE_locald-server"));
+            daemon.env("LOCALD_HOME", site.home()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+            daemon.spawn().expect("a daemon")
+        };
+        let mut both = [start(), start()];
+        let loser = site.eventually("the end of one", || {
+            both.iter_mut().position(|daemon| daemon.try_wait().expect("a child").is_some())
+        });
+        let [winner, loser] = if loser == 0 { [1, 0] } else { [0, 1] };
+        let mut said = String::new();
+        both[loser].stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+        assert_eq!(said.trim(), format!("locald-server: a daemon is running already: pid {}", both[winner].id()));
+        site.locald("daemon start").run().ok();
+        assert_eq!(site.daemon().pid, both[winner].id().cast_signed());
+        both[winner].kill().expect("a child");
+        both[winner].wait().expect("reaped");
+    }
+    site.locald("daemon start").run().ok();
+    site.await_state("web", "ready");
+    assert_eq!((site.leader("web"), &site.service("web")["run"]), (web, &1.into()));
+    site.down();
+}
+
+#[test]
+fn a_file_in_the_place_of_the_daemons_socket_is_no_obstacle() {
+    let site = Site::new(TWO);
+    site.up();
+    let (daemon, web) = (site.daemon(), site.leader("web"));
+    send(daemon, Signal::SIGKILL);
+    site.await_end(daemon);
+    let socket = site.home().join("run/daemon.sock");
+    for what in ["a file", "a symlink"] {
+        std::fs::remove_file(&socket).expect("it was left");
+        if what == "a file" {
+            std::fs::write(&socket, "no socket").expect("written");
+        } else {
+            std::os::unix::fs::symlink("/dev/null", &socket).expect("made");
+        }
+        site.locald("status").run().ok().says("runs without a daemon");
+        site.up().says("2 services already running");
+        assert_eq!(site.leader("web"), web, "{what}");
+        let daemon = site.daemon();
+        send(daemon, Signal::SIGKILL);
+        site.await_end(daemon);
+    }
+    site.down();
 }
 
 #[test]

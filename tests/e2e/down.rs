@@ -10,6 +10,35 @@ fn ended(down: &Value, service: &str) -> Value {
     service_of(down, service)["ended"].clone()
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_service_that_a_debugger_holds_ends_too() {
+    use nix::sys::ptrace;
+    use nix::sys::wait::{WaitPidFlag, waitpid};
+    use nix::unistd::Pid;
+    let site = Site::new("[services.web]\ncommand = 'exec sleep 600'\nstop_grace = \"300ms\"\n");
+    site.up();
+    let web = site.leader("web");
+    let pid = Pid::from_raw(web.pid);
+    // What a debugger does: its signals wait for somebody who never lets it go on.
+    if ptrace::attach(pid).is_err() {
+        // Where only descendants may be traced (ptrace(2), Yama), nobody else's debugger gets in the way either.
+        site.down();
+        return;
+    }
+    waitpid(pid, Some(WaitPidFlag::__WALL)).expect("it stops");
+    let down = site.locald("down --json").start();
+    // Killed it is still the debugger's, who is told first.
+    site.eventually("its death", || {
+        let status = waitpid(pid, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG)).ok()?;
+        matches!(status, nix::sys::wait::WaitStatus::Signaled(..)).then_some(())
+    });
+    let down = down.finish().ok().json();
+    let ended = &service_of(&down, "web")["ended"];
+    assert_eq!((&ended["signal"], &ended["forced"]), (&"SIGKILL".into(), &true.into()), "{down}");
+    assert!(!web.is_alive());
+}
+
 #[test]
 fn children_end_with_their_service() {
     let site = Site::new(

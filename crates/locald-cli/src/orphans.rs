@@ -3,8 +3,11 @@
 //! Where the shim, the leader or anything else of it is alive, so is the run or what is left of it. More than that only a
 //! daemon can tell, so such a service is `unknown` here and never `stopped`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use locald_utils::config::FILE_NAME;
+use locald_utils::name::ProjectId;
 use locald_utils::paths::{Home, service_dir};
 use locald_utils::process::cgroup::Cgroup;
 use locald_utils::process::membership::Memory;
@@ -12,7 +15,7 @@ use locald_utils::process::sweep::Target;
 use locald_utils::process::{self, mark};
 use locald_utils::protocol::{Desired, ProjectStatus, ServiceStatus, State};
 use locald_utils::record::{self, PidRecord, ShimRecord};
-use locald_utils::spec::{ProjectSpec, ServiceSpec};
+use locald_utils::spec::{Kind, ProjectSpec};
 
 use crate::daemon;
 
@@ -25,8 +28,11 @@ pub(crate) fn find(home: &Home, spec: &ProjectSpec) -> Option<ProjectStatus> {
         return None;
     }
     let dir = home.project(&spec.id, &spec.name);
-    let services: Vec<ServiceStatus> =
-        spec.services.iter().filter_map(|service| orphan(home, &service_dir(&dir, &service.name), service)).collect();
+    let orphans = spec.services.iter().filter_map(|service| {
+        let (_, found) = orphan(home, &service_dir(&dir, &service.name))?;
+        Some(ServiceStatus { kind: service.kind, ..found })
+    });
+    let services: Vec<ServiceStatus> = orphans.collect();
     (!services.is_empty()).then(|| ProjectStatus {
         id: spec.id.clone(),
         name: spec.name.clone(),
@@ -36,7 +42,24 @@ pub(crate) fn find(home: &Home, spec: &ProjectSpec) -> Option<ProjectStatus> {
     })
 }
 
-fn orphan(home: &Home, dir: &Path, service: &ServiceSpec) -> Option<ServiceStatus> {
+/// Finds all that runs without a daemon, of all projects.
+pub(crate) fn all(home: &Home) -> Vec<ProjectStatus> {
+    let mut projects: BTreeMap<ProjectId, ProjectStatus> = BTreeMap::new();
+    for (shim, service) in home.service_dirs().iter().filter_map(|dir| orphan(home, dir)) {
+        let project = projects.entry(shim.run.project.clone()).or_insert_with(|| ProjectStatus {
+            id: shim.run.project.clone(),
+            name: shim.run.project_name.clone(),
+            file: shim.project_dir.join(FILE_NAME),
+            dir: shim.project_dir,
+            services: Vec::new(),
+        });
+        project.services.push(service);
+    }
+    projects.into_values().collect()
+}
+
+/// What runs of a service, whose directory is `dir`, and who looks after it. A record does not say whether it is a job.
+fn orphan(home: &Home, dir: &Path) -> Option<(ShimRecord, ServiceStatus)> {
     let boot = process::boot_id().ok()?;
     let shim_in = |dir: PathBuf| Some((record::load::<ShimRecord>(&dir, record::SHIM).ok()??, dir));
     let mut shims: Vec<(ShimRecord, PathBuf)> = record::places(dir).into_iter().filter_map(shim_in).collect();
@@ -48,9 +71,9 @@ fn orphan(home: &Home, dir: &Path, service: &ServiceSpec) -> Option<ServiceStatu
         let is_alive = shim.shim.is_alive() || pid.as_ref().is_some_and(|pid| has_members(home, pid));
         is_alive.then_some((shim, pid))
     })?;
-    Some(ServiceStatus {
-        name: service.name.clone(),
-        kind: service.kind,
+    let status = ServiceStatus {
+        name: shim.run.service.clone(),
+        kind: Kind::Service,
         desired: Desired::Up,
         state: State::Unknown,
         run: Some(shim.run.number),
@@ -64,7 +87,8 @@ fn orphan(home: &Home, dir: &Path, service: &ServiceSpec) -> Option<ServiceStatu
         spec_digest: None,
         note: Some(NOTE.to_owned()),
         left: Vec::new(),
-    })
+    };
+    Some((shim, status))
 }
 
 fn has_members(home: &Home, record: &PidRecord) -> bool {

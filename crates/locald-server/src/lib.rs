@@ -10,11 +10,12 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::time::Duration;
 
 use locald_utils::fail;
 use locald_utils::paths::Home;
 use locald_utils::process::cgroup::Hierarchy;
-use locald_utils::process::{self, mark, open_files, sys};
+use locald_utils::process::{self, ProcessId, mark, open_files, sys};
 use locald_utils::protocol::{DaemonStart, Failure, FailureCode};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::UnixListener;
@@ -168,13 +169,27 @@ fn take_lock(path: &Path) -> Result<Result<Flock<File>, Option<u32>>, DaemonStar
             let _ = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(text.as_bytes()));
             Ok(Ok(lock))
         }
-        Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
-            let mut text = String::new();
-            let _ = file.read_to_string(&mut text);
-            Ok(Err(text.trim().parse().ok()))
-        }
+        Err((file, nix::errno::Errno::EWOULDBLOCK)) => Ok(Err(holder(file))),
         Err((_, errno)) => Err(failed(format!("could not lock {}: {errno}", path.display()))),
     }
+}
+
+/// Reads who has a lock. Between taking it and writing its number a daemon needs a moment, in which the number is missing, or that
+/// of one that has ended.
+fn holder(mut file: File) -> Option<u32> {
+    const MOMENT: Duration = Duration::from_millis(5);
+    const MOMENTS: usize = 20;
+    for _ in 0..MOMENTS {
+        let mut text = String::new();
+        // What cannot be read is not known.
+        let _ = file.rewind().and_then(|()| file.read_to_string(&mut text));
+        let pid = text.trim().parse().ok().filter(|&pid: &i32| ProcessId::of(pid).is_some_and(ProcessId::is_alive));
+        if let Some(pid) = pid {
+            return u32::try_from(pid).ok();
+        }
+        std::thread::sleep(MOMENT);
+    }
+    None
 }
 
 async fn serve(home: Home, starter: &mut Starter) -> Result<(), DaemonStart> {
@@ -293,7 +308,7 @@ async fn accept(listener: UnixListener, messages: mpsc::UnboundedSender<Message>
             Err(error) => {
                 // Clients that leave give some back.
                 tracing::error!(%error, "could not accept a client");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }

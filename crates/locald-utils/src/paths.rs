@@ -208,9 +208,14 @@ impl Home {
     /// The directories that may have records, of all services that have ever run here, whatever project they belong to.
     #[must_use]
     pub fn record_dirs(&self) -> Vec<PathBuf> {
+        self.service_dirs().iter().flat_map(|service| record::places(service)).collect()
+    }
+
+    /// The directories of all services that have ever run here.
+    #[must_use]
+    pub fn service_dirs(&self) -> Vec<PathBuf> {
         let entries = |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-        let services = entries(self.projects()).flat_map(|project| entries(project.join("services")));
-        services.flat_map(|service| record::places(&service)).collect()
+        entries(self.projects()).flat_map(|project| entries(project.join("services"))).collect()
     }
 
     /// The directory of one project: `<name>-<id>`.
