@@ -104,6 +104,12 @@ pub(super) fn newest() -> Option<i32> {
     fs::read_to_string("/proc/loadavg").ok()?.split_ascii_whitespace().last()?.parse().ok()
 }
 
+/// Whether a number is that of a process, and not of another thread of one: `/proc` shows those as well to whoever asks by number.
+pub(super) fn is_process(pid: i32) -> bool {
+    let leader = |status: &str| status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok());
+    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| leader(&status) == Some(pid))
+}
+
 /// The numbers of the calling thread's children, zombies included.
 ///
 /// In a process of one thread these are all its children, and the list is exact: only its own wait takes a child off,

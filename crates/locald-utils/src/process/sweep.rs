@@ -219,6 +219,10 @@ impl Table for Target<'_> {
         Some(Glance { session, group, is_suspect })
     }
 
+    fn is_process(&self, pid: i32) -> bool {
+        super::os::is_process(pid)
+    }
+
     fn look(&self, pid: i32) -> Option<Process> {
         super::look(pid)
     }

@@ -15,6 +15,9 @@ use super::{Process, ProcessId, ProcessState};
 /// How many passes are made over the table at most. The first takes milliseconds, the others look at who is new.
 const PASSES: usize = 32;
 
+/// 256: the most numbers that are asked for one by one. Reading all of a table takes longer the longer it is.
+const FEW: i32 = 256;
+
 /// What is told of a process by its number.
 #[derive(Clone, Copy, Debug)]
 pub struct Glance {
@@ -39,6 +42,9 @@ pub trait Table {
 
     /// Glances at a process; `None` when it is gone.
     fn glance(&self, pid: i32) -> Option<Glance>;
+
+    /// Whether a number that is glanced at is that of a process. Threads are numbered with them.
+    fn is_process(&self, pid: i32) -> bool;
 
     /// Looks at a process; `None` when it is gone.
     fn look(&self, pid: i32) -> Option<Process>;
@@ -72,6 +78,8 @@ pub fn members(table: &impl Table, evidence: &Evidence<'_>, clues: &impl Clues) 
 pub struct Vicinity {
     /// The number that had been given out last when the last pass was over.
     newest: Option<i32>,
+    /// The number up to which all are listed who were there and may be members.
+    asked_up_to: Option<i32>,
     /// Who was there, and in which session if that could be asked.
     listed: BTreeMap<i32, Option<i32>>,
     /// Who was gone before it could be looked at, or asked about, since this pass began.
@@ -110,9 +118,14 @@ impl Vicinity {
         for _ in 0..PASSES {
             self.is_uncertain = false;
             self.missed.clear();
+            // One that hands on every few milliseconds is met only by who asks at once for the newest.
+            self.glance_at_newest(table);
+            let found = self.search(table, evidence, clues);
+            if !found.is_empty() {
+                return Ok(found);
+            }
             self.pass(table, evidence)?;
-            let mut found = self.search(table, evidence, clues);
-            found.retain(|process| self.told.insert(process.id));
+            let found = self.search(table, evidence, clues);
             if !found.is_empty() {
                 return Ok(found);
             }
@@ -124,23 +137,49 @@ impl Vicinity {
         Err(io::Error::other("it changed faster than it could be read"))
     }
 
+    /// Lists those of the newest processes who may be members. Who has ended meanwhile is not missed: the pass that follows tells
+    /// whether anybody was.
+    fn glance_at_newest(&mut self, table: &impl Table) {
+        let (Some(before), Some(newest)) = (self.asked_up_to, table.newest()) else { return };
+        if newest <= before || newest - before > FEW {
+            return;
+        }
+        for pid in (before + 1..=newest).filter(|pid| !self.listed.contains_key(pid)).collect::<Vec<i32>>() {
+            let Some(glance) = table.glance(pid).filter(|glance| self.is_of_interest(glance)) else { continue };
+            if table.is_process(pid) {
+                self.list(pid, &glance);
+            }
+        }
+        self.asked_up_to = Some(newest);
+    }
+
+    fn is_of_interest(&self, glance: &Glance) -> bool {
+        glance.is_suspect || self.within.contains(&glance.session) || self.within.contains(&glance.group)
+    }
+
+    fn list(&mut self, pid: i32, glance: &Glance) {
+        self.listed.insert(pid, Some(glance.session));
+        self.sessions.entry(glance.session).or_default().push(pid);
+        self.groups.entry(glance.group).or_default().push(pid);
+        if self.is_of_interest(glance) {
+            self.open.insert(pid);
+        }
+    }
+
     /// Glances at everybody who has not been listed.
     fn pass(&mut self, table: &impl Table, evidence: &Evidence<'_>) -> io::Result<()> {
-        let before = self.newest.or_else(|| table.newest());
+        let asked_up_to = table.newest();
+        let before = self.newest.or(asked_up_to);
         for pid in table.numbers()? {
             if self.listed.contains_key(&pid) {
                 continue;
             }
-            let glance = table.glance(pid);
-            self.listed.insert(pid, glance.map(|glance| glance.session));
-            let Some(Glance { session, group, is_suspect }) = glance else {
-                self.missed.insert(pid);
-                continue;
-            };
-            self.sessions.entry(session).or_default().push(pid);
-            self.groups.entry(group).or_default().push(pid);
-            if is_suspect || self.within.contains(&session) || self.within.contains(&group) {
-                self.open.insert(pid);
+            match table.glance(pid) {
+                Some(glance) => self.list(pid, &glance),
+                None => {
+                    self.listed.insert(pid, None);
+                    self.missed.insert(pid);
+                }
             }
         }
         let newest = table.newest();
@@ -150,6 +189,7 @@ impl Vicinity {
             *self = Self { is_uncertain: true, told, ..Self::default() };
         }
         self.newest = newest;
+        self.asked_up_to = asked_up_to;
         self.open.insert(evidence.leader.pid);
         self.open.extend(evidence.memory.ids().map(|process| process.pid));
         self.open.extend(evidence.cgroup);
@@ -162,11 +202,13 @@ impl Vicinity {
         Ok(())
     }
 
+    /// Finds members among those who are to be looked at, and around them. Returns those that have not been told.
     fn search(&mut self, table: &impl Table, evidence: &Evidence<'_>, clues: &impl Clues) -> Vec<Process> {
         let mut found = Vec::new();
         loop {
             self.open.retain(|pid| !self.looked_at.contains_key(pid));
             if self.open.is_empty() {
+                found.retain(|process: &Process| self.told.insert(process.id));
                 return found;
             }
             std::mem::take(&mut self.open).into_iter().for_each(|pid| self.look(table, pid));

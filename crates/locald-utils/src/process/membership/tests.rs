@@ -79,6 +79,10 @@ impl vicinity::Table for Part<'_> {
         Some(vicinity::Glance { session: process.session, group: process.group, is_suspect })
     }
 
+    fn is_process(&self, _pid: i32) -> bool {
+        true
+    }
+
     fn look(&self, pid: i32) -> Option<Process> {
         self.table.iter().find(|process| process.id.pid == pid).cloned()
     }
@@ -229,6 +233,10 @@ impl vicinity::Table for HotPotato {
         (pid == self.now.get()).then_some(vicinity::Glance { session: pid, group: pid, is_suspect: true })
     }
 
+    fn is_process(&self, _pid: i32) -> bool {
+        true
+    }
+
     fn look(&self, pid: i32) -> Option<Process> {
         if pid == LEADER.pid {
             return None;
@@ -256,6 +264,50 @@ fn a_member_that_starts_another_and_ends_before_it_is_looked_at_hides_nobody() {
     }
 }
 
+/// Hands on whenever the whole table is read, because that takes so long.
+struct LongTable {
+    now: std::cell::Cell<i32>,
+}
+
+impl vicinity::Table for LongTable {
+    fn numbers(&self) -> std::io::Result<impl Iterator<Item = i32>> {
+        let listed = self.now.get();
+        self.now.set(listed + 2);
+        Ok([1, listed].into_iter())
+    }
+
+    fn newest(&self) -> Option<i32> {
+        Some(self.now.get())
+    }
+
+    fn glance(&self, pid: i32) -> Option<vicinity::Glance> {
+        // Below each of them is a thread of it.
+        let is_there = pid == 1 || pid == self.now.get() || pid == self.now.get() - 1;
+        is_there.then_some(vicinity::Glance { session: pid, group: pid, is_suspect: pid > 1 })
+    }
+
+    fn is_process(&self, pid: i32) -> bool {
+        pid == self.now.get()
+    }
+
+    fn look(&self, pid: i32) -> Option<Process> {
+        (pid == self.now.get() || pid == self.now.get() - 1).then(|| process(pid, 60, 300, pid, pid))
+    }
+
+    fn children(&self, _: i32) -> std::io::Result<Vec<i32>> {
+        Ok(Vec::new())
+    }
+}
+
+#[test]
+fn whoever_hands_on_faster_than_the_table_can_be_read_is_met_among_the_newest() {
+    let told = Told { inheriting: (100..300).collect(), ..Told::default() };
+    let table = LongTable { now: 105.into() };
+    let mut vicinity = vicinity::Vicinity::default();
+    let found = vicinity.newcomers(&table, &nothing_known(), &told).expect("somebody");
+    assert_eq!(pids(&found), [table.now.get()], "whoever has it now");
+}
+
 /// Processes that come and go all the time, each gone before it is looked at.
 struct Bustle {
     newest: std::cell::Cell<i32>,
@@ -279,6 +331,10 @@ impl vicinity::Table for Bustle {
     fn glance(&self, pid: i32) -> Option<vicinity::Glance> {
         let is_suspect = pid >= 1000;
         Some(vicinity::Glance { session: if pid == 1 { 1 } else { self.session }, group: pid, is_suspect })
+    }
+
+    fn is_process(&self, _pid: i32) -> bool {
+        true
     }
 
     fn look(&self, pid: i32) -> Option<Process> {
@@ -339,6 +395,10 @@ impl vicinity::Table for Exit {
         Some(vicinity::Glance { session: if pid == 1 { 1 } else { 400 }, group: pid, is_suspect: pid > 1 })
     }
 
+    fn is_process(&self, _pid: i32) -> bool {
+        true
+    }
+
     fn look(&self, pid: i32) -> Option<Process> {
         match pid {
             400 => Some(process(400, 60, 1, 400, 400)),
@@ -387,6 +447,10 @@ impl vicinity::Table for Bereavement {
 
     fn glance(&self, pid: i32) -> Option<vicinity::Glance> {
         (pid < 400).then_some(vicinity::Glance { session: pid, group: pid, is_suspect: pid == 301 })
+    }
+
+    fn is_process(&self, _pid: i32) -> bool {
+        true
     }
 
     fn look(&self, pid: i32) -> Option<Process> {
