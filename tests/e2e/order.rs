@@ -46,6 +46,21 @@ fn independent_services_start_and_stop_side_by_side() {
 }
 
 #[test]
+fn a_dependent_that_wants_no_more_than_a_start_does_not_wait_for_more() {
+    let site = Site::new(
+        "[services.seed]\ntype = \"job\"\ncommand = 'until grep -q web $EVENTS; do sleep 0.02; done; echo seed >> $EVENTS'\n\
+         [services.web]\ncommand = 'echo web >> $EVENTS; exec sleep 600'\ndepends_on = { seed = \"started\" }\n\
+         [services.late]\ncommand = 'echo late >> $EVENTS; exec sleep 600'\n\
+         depends_on = { seed = \"completed\", web = \"ready\" }\n",
+    );
+    site.up();
+    assert_eq!(site.said(), ["web", "seed", "late"]);
+    // A job that has completed was started; nobody has to do it again.
+    site.locald("restart web").run().ok();
+    assert_eq!(site.said(), ["web", "seed", "late", "web"]);
+}
+
+#[test]
 fn a_job_completes_before_its_dependents_start_and_is_not_repeated() {
     let site = Site::new(
         "[services.migrate]\ntype = \"job\"\ncommand = 'sleep 0.3; echo migrated >> $EVENTS'\n\

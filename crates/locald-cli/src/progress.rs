@@ -142,6 +142,7 @@ fn transition(status: &ServiceStatus, now: UnixMillis) -> Word {
             let each = on.iter().map(|dependency| match dependency.condition {
                 Condition::Ready => format!("{} to be ready", dependency.service),
                 Condition::Completed => format!("{} to complete", dependency.service),
+                Condition::Started => format!("{} to start", dependency.service),
             });
             format!("waiting for {}", each.collect::<Vec<_>>().join(", "))
         }

@@ -320,6 +320,8 @@ pub enum Condition {
     Ready,
     /// It has ended with exit code 0: the default for a job.
     Completed,
+    /// Its first instruction has run, and it has not ended since; a job may have completed.
+    Started,
 }
 
 /// How much of a service's output is kept.

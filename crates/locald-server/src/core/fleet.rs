@@ -585,6 +585,8 @@ impl Project {
             (Condition::Ready, Kind::Service) => life.is_ready(),
             (Condition::Ready | Condition::Completed, Kind::Job) => life.is_completed(),
             (Condition::Completed, Kind::Service) => life.is_completed(),
+            (Condition::Started, Kind::Service) => life.is_started(),
+            (Condition::Started, Kind::Job) => life.is_started() || life.is_completed(),
         };
         if is_satisfied {
             return Holds::Yes;

@@ -211,6 +211,11 @@ impl Lifecycle {
         matches!(self.actual, Actual::Ready { .. }) && !self.is_leaving()
     }
 
+    /// Whether its leader runs, and will not leave.
+    pub(crate) fn is_started(&self) -> bool {
+        matches!(self.actual, Actual::Starting { .. } | Actual::Ready { .. }) && !self.is_leaving()
+    }
+
     /// Whether it has completed, and need not do so again.
     pub(crate) fn is_completed(&self) -> bool {
         self.actual == Actual::Completed && self.newest >= self.at_least

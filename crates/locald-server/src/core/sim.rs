@@ -117,7 +117,11 @@ impl World {
             // Only earlier ones, so that there is no circle.
             for earlier in &specs {
                 if dice.one_in(3) {
-                    let condition = if earlier.kind == Kind::Job { Condition::Completed } else { Condition::Ready };
+                    let condition = match earlier.kind {
+                        _ if dice.one_in(3) => Condition::Started,
+                        Kind::Job => Condition::Completed,
+                        Kind::Service => Condition::Ready,
+                    };
                     made.depends_on.push(Dependency { service: earlier.name.clone(), condition });
                 }
             }
@@ -225,9 +229,12 @@ impl World {
         let Some(run) = self.runs.get(&(dependency.service.clone(), number)) else {
             self.fail(&format!("{name} was started before {} ever was", dependency.service));
         };
-        let holds = match dependency.condition {
-            Condition::Ready if run.spec.kind == Kind::Service => !run.is_over && !run.is_known_to_stop,
-            Condition::Ready | Condition::Completed => run.is_over && run.end == Some(ExitStatus::Code(0)),
+        let runs = !run.is_over && !run.is_known_to_stop;
+        let has_completed = run.is_over && run.end == Some(ExitStatus::Code(0));
+        let holds = match (dependency.condition, run.spec.kind) {
+            (Condition::Ready | Condition::Started, Kind::Service) => runs,
+            (Condition::Ready | Condition::Completed, _) => has_completed,
+            (Condition::Started, Kind::Job) => runs || has_completed,
         };
         if !holds {
             self.fail(&format!("{name} was started although {} is not {:?}", dependency.service, dependency.condition));

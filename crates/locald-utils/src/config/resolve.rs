@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::diagnostic::Mistake;
-use super::value::{Command, OneOrMany, Text};
+use super::value::{Command, Needed, OneOrMany, Text};
 use super::written::{File, Key, Named, NamedEntry, Restart, RestartTable, Service};
 use super::{decode, dotenv, read_bytes, reason, template};
 use crate::name::{ProjectId, ProjectName, ServiceName, nearest};
@@ -260,10 +260,10 @@ impl Resolver<'_> {
     }
 
     fn depends_on(&mut self, name: &str, service: &Service) -> Vec<Dependency> {
-        let names = value(&service.depends_on).map_or(&[] as &[Text], |dependencies| &dependencies.0);
+        let needed = value(&service.depends_on).map_or(&[] as &[Needed], |dependencies| &dependencies.0);
         let mut dependencies: Vec<Dependency> = Vec::new();
         let mut seen: BTreeMap<&str, Range<usize>> = BTreeMap::new();
-        for Text { text, span } in names {
+        for Needed { name: Text { text, span }, condition } in needed {
             let shown = text.escape_debug();
             if let Some(first) = seen.get(text.as_str()) {
                 let mistake = Mistake::at(span.clone(), format!("`{shown}` is named twice in `depends_on`"));
@@ -285,9 +285,22 @@ impl Resolver<'_> {
                 self.mistakes.push(mistake.help(help).absence());
                 continue;
             };
-            let condition = match kind {
-                Kind::Service => Condition::Ready,
-                Kind::Job => Condition::Completed,
+            let condition = match (condition, kind) {
+                (None, Kind::Service) => Condition::Ready,
+                (None, Kind::Job) => Condition::Completed,
+                (Some((Condition::Ready, span)), Kind::Job) => {
+                    let mistake = Mistake::at(span.clone(), format!("`{shown}` is a job, which is never ready"));
+                    self.mistakes.push(mistake.help("a job is waited for with \"completed\", or \"started\""));
+                    continue;
+                }
+                (Some((Condition::Completed, span)), Kind::Service) => {
+                    let mistake = Mistake::at(span.clone(), format!("`{shown}` is a service, which never completes"));
+                    let help =
+                        "a service is waited for with \"ready\" or \"started\"; what is to end has `type = \"job\"`";
+                    self.mistakes.push(mistake.help(help));
+                    continue;
+                }
+                (Some((condition, _)), Kind::Service | Kind::Job) => *condition,
             };
             // A name that is declared and yet not valid is noted where it is declared.
             if let Ok(service) = text.parse() {
@@ -416,8 +429,9 @@ fn check_cycles(entries: &[NamedEntry<Service>], mistakes: &mut Vec<Mistake>) {
         .enumerate()
         .map(|(from, entry)| {
             let names = entry.value.as_ref().and_then(|service| value(&service.depends_on));
-            let names = names.map_or(&[] as &[Text], |dependencies| &dependencies.0);
-            let known = names.iter().filter_map(|name| Some((*index.get(name.text.as_str())?, name.span.clone())));
+            let names = names.map_or(&[] as &[Needed], |dependencies| &dependencies.0);
+            let names = names.iter().map(|needed| &needed.name);
+            let known = names.filter_map(|name| Some((*index.get(name.text.as_str())?, name.span.clone())));
             // A service that depends on itself is noted already.
             known.filter(|(to, _)| *to != from).collect()
         })

@@ -243,6 +243,22 @@ restart = "always"
 }
 
 #[test]
+fn dependencies_say_how_far_they_must_have_come_or_leave_it_to_their_type() {
+    let services = "[services.db]\ncommand = \"true\"\n[services.migrate]\ntype = \"job\"\ncommand = \"true\"\n";
+    let of_web = |depends_on: &str| {
+        let text = format!("[services.web]\ncommand = \"true\"\ndepends_on = {depends_on}\n{services}");
+        let spec = Project::new(text).load().expect("no mistakes");
+        spec.services[0].depends_on.iter().map(|d| (d.service.to_string(), d.condition)).collect::<Vec<_>>()
+    };
+    let wants = |db, migrate| vec![("db".to_owned(), db), ("migrate".to_owned(), migrate)];
+    assert_eq!(of_web("[\"db\", \"migrate\"]"), wants(Condition::Ready, Condition::Completed));
+    let both = of_web("{ db = \"ready\", migrate = \"completed\" }");
+    assert_eq!(both, wants(Condition::Ready, Condition::Completed));
+    let both = of_web("{ db = \"started\", migrate = \"started\" }");
+    assert_eq!(both, wants(Condition::Started, Condition::Started));
+}
+
+#[test]
 fn the_directory_names_the_project_and_symbolic_links_make_no_second_one() {
     let real = Project::new("[services.a]\ncommand = \"true\"");
     let outer = tempfile::tempdir().expect("a temporary directory");

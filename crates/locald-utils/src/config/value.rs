@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Mistake;
 use crate::name::nearest;
-use crate::spec::{Kind, PortSpec, RestartWhen, StopSignal};
+use crate::spec::{Condition, Kind, PortSpec, RestartWhen, StopSignal};
 
 /// A type that a value of the project file can be read into.
 pub(super) trait Written: Sized + JsonSchema {
@@ -295,25 +295,58 @@ impl Written for OneOrMany {
     }
 }
 
-/// The services that one waits for.
+/// The services that one waits for: names, or names and how far each must have come.
 #[derive(Clone, Debug)]
-pub(super) struct Dependencies(pub(super) Vec<Text>);
+pub(super) struct Dependencies(pub(super) Vec<Needed>);
 
-schema_of!(Dependencies, { "type": "array", "items": { "type": "string" }, "uniqueItems": true });
+/// One of them.
+#[derive(Clone, Debug)]
+pub(super) struct Needed {
+    pub(super) name: Text,
+    /// How far it must have come, and where that is written. Default: what its type says.
+    pub(super) condition: Option<(Condition, Range<usize>)>,
+}
+
+schema_of!(Dependencies, {
+    "anyOf": [
+        { "type": "array", "items": { "type": "string" }, "uniqueItems": true },
+        {
+            "type": "object",
+            "additionalProperties": {
+                "oneOf": [
+                    { "const": "ready", "description": "It is ready: the default for a service." },
+                    { "const": "completed", "description": "It has ended with exit code 0: the default for a job." },
+                    { "const": "started", "description": "It has been started." }
+                ]
+            }
+        }
+    ]
+});
+
+impl Dependencies {
+    const WORDS: &[(&str, Condition)] =
+        &[("ready", Condition::Ready), ("completed", Condition::Completed), ("started", Condition::Started)];
+}
 
 impl Written for Dependencies {
     fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
-        const EXPECTED: &str = "an array of service names";
+        const EXPECTED: &str = "an array of service names or a table of conditions";
         match item.value {
-            DeValue::Array(array) => texts(item, array, mistakes).map(Self),
+            DeValue::Array(array) => {
+                let names = texts(item, array, mistakes)?.into_iter();
+                Some(Self(names.map(|name| Needed { name, condition: None }).collect()))
+            }
             DeValue::String(name) => {
                 mistakes.push(item.wrong_type(EXPECTED).help(format!("write [{:?}]", name.as_ref())));
                 None
             }
             DeValue::Table(_) => {
-                let help = "conditions for dependencies are not supported by this version of locald";
-                mistakes.push(item.wrong_type(EXPECTED).help(help));
-                None
+                let needed = item.table(mistakes)?.into_iter().filter_map(|(key, value)| {
+                    let name = Text { text: key.get_ref().to_string(), span: key.span() };
+                    let condition = word(&item.entry(key.get_ref(), value), Self::WORDS, "", mistakes)?;
+                    Some(Needed { name, condition: Some((condition, value.span())) })
+                });
+                Some(Self(needed.collect()))
             }
             DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {
                 mistakes.push(item.wrong_type(EXPECTED).help("write [\"db\"]"));
