@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use locald_utils::protocol::{Desired, FailedReason, Outcome, OutcomeResult, ProjectStatus, ServiceStatus, State};
+use locald_utils::protocol::{
+    Desired, FailedReason, Outcome, OutcomeResult, ProjectStatus, ServiceOutcome, ServiceStatus, State,
+};
 use locald_utils::record::{Ended, ExitStatus, Stray, Survivor};
 use locald_utils::spec::{Kind, ProjectSpec, ServiceSpec};
 use locald_utils::time::{UnixMillis, human};
@@ -319,18 +321,22 @@ pub(crate) struct StopTotals {
     pub(crate) left: usize,
 }
 
+/// How a service ended that somebody wanted to end. What was started, and a job that has ended by itself, were not ended by
+/// anybody.
+pub(crate) fn asked_end(service: &ServiceOutcome) -> Option<&Ended> {
+    service.ended.as_ref().filter(|ended| ended.stopped || service.service.desired == Desired::Down)
+}
+
 /// Counts what a stop ended and what it left.
 pub(crate) fn stop_totals(outcome: &Outcome) -> StopTotals {
     let number = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
     let mut totals = StopTotals::default();
     for service in &outcome.services {
-        // What was started, and a job that has ended by itself, were not ended by anybody.
-        let is_stop = service.ended.as_ref().is_some_and(|ended| ended.stopped);
-        let was_asked = is_stop || service.service.desired == Desired::Down;
+        let was_asked = asked_end(service).is_some() || service.service.desired == Desired::Down;
         if was_asked && service.result == OutcomeResult::Done && !service.unchanged {
             totals.services += 1;
         }
-        if let Some(ended) = service.ended.as_ref().filter(|_| was_asked) {
+        if let Some(ended) = asked_end(service) {
             totals.processes += number(ended.processes);
             totals.killed += number(ended.killed);
         }

@@ -9,7 +9,7 @@ use locald_utils::time::{UnixMillis, human};
 
 use crate::diagnosis::{Facts, LeftoverKind, Line, Problem, Report, Verdict};
 use crate::screen::{Paint, Tone};
-use crate::view::{self, Row, Word, bytes, clean, count};
+use crate::view::{self, Row, StopTotals, Word, bytes, clean, count};
 
 /// An error message with its way out.
 pub(crate) fn failure(failure: &Failure, paint: Paint) -> String {
@@ -166,7 +166,8 @@ fn leftover_name(kind: LeftoverKind) -> &'static str {
     }
 }
 
-/// What became of a start, in one line: `shop: 2 services ready, 1 completed, 1 already running in 1.2s`.
+/// What became of a start: what of the runs before had to be killed, what strayed, and `shop: 2 services ready, 1 completed, 1
+/// already running in 1.2s; of the runs before 3 processes ended`.
 pub(crate) fn started(project: &str, outcome: &Outcome) -> String {
     let of = |matches: fn(&ServiceOutcome) -> bool| outcome.services.iter().filter(|service| matches(service)).count();
     let is_new = |service: &ServiceOutcome| service.result == OutcomeResult::Done && !service.unchanged;
@@ -194,7 +195,13 @@ pub(crate) fn started(project: &str, outcome: &Outcome) -> String {
     } else {
         format!(" in {}", human(outcome.took))
     };
-    format!("{project}: {}{took}", texts.join(", "))
+    let totals = view::stop_totals(outcome);
+    let before = match totals.services {
+        0 => String::new(),
+        1 => format!("; of the run before {}", processes_ended(totals)),
+        _ => format!("; of the runs before {}", processes_ended(totals)),
+    };
+    format!("{}{project}: {}{took}{before}", how_they_ended(outcome), texts.join(", "))
 }
 
 /// Why a service did not come up: how it ended and the last lines it wrote.
@@ -225,9 +232,29 @@ pub(crate) fn why_failed(service: &ServiceOutcome, output: &[String], now: UnixM
 
 /// What became of a stop: what had to be killed, what strayed, and the numbers.
 pub(crate) fn stopped(outcome: &Outcome) -> String {
+    let totals = view::stop_totals(outcome);
+    let numbers = [
+        format!("{} stopped", count(totals.services, "service")),
+        processes_ended(totals),
+        format!("{} left in {}", totals.left, human(outcome.took)),
+    ];
+    how_they_ended(outcome) + &numbers.join(", ") + "\n"
+}
+
+/// `3 processes ended`, and how many of them were killed.
+fn processes_ended(totals: StopTotals) -> String {
+    let all = count(totals.processes, "process");
+    match totals.killed {
+        0 => format!("{all} ended"),
+        killed => format!("{all} ended ({killed} killed)"),
+    }
+}
+
+/// What had to be killed, and what strayed, service by service.
+fn how_they_ended(outcome: &Outcome) -> String {
     let mut text = String::new();
     for service in &outcome.services {
-        let Some(ended) = &service.ended else { continue };
+        let Some(ended) = view::asked_end(service) else { continue };
         let name = &service.service.name;
         if let Some(note) = view::force_note(ended) {
             text.push_str(&format!("{name}: {note}\n"));
@@ -237,13 +264,7 @@ pub(crate) fn stopped(outcome: &Outcome) -> String {
             text.push_str(&format!("{name}: {number} ended with it: {}\n", view::names(&ended.strays)));
         }
     }
-    let totals = view::stop_totals(outcome);
-    let numbers = [
-        format!("{} stopped", count(totals.services, "service")),
-        format!("{} ended", count(totals.processes, "process")),
-        format!("{} left in {}", totals.left, human(outcome.took)),
-    ];
-    text + &numbers.join(", ") + "\n"
+    text
 }
 
 /// Names every process that a stop could not end, and every service that it could not stop otherwise.
@@ -453,9 +474,21 @@ blog     0/0 ready  /work/blog
             stopped(&outcome(vec![web, db])),
             format!(
                 "web: 1 process killed after 5.0s\nweb: 6 strays ended with it: {each}and 4 more\n\
-                 1 service stopped, 3 processes ended, 0 left in 1.2s\n"
+                 1 service stopped, 3 processes ended (1 killed), 0 left in 1.2s\n"
             )
         );
+    }
+
+    #[test]
+    fn a_restart_says_how_the_run_before_ended() {
+        let before =
+            Ended { processes: 3, killed: 1, stopped: true, forced: true, ..ended("web", ExitStatus::Signal(9)) };
+        let web =
+            ServiceOutcome { ended: Some(before), ..became(service("web", State::Ready), OutcomeResult::Done, false) };
+        let text = started("shop", &outcome(vec![web]));
+        assert!(text.starts_with("web: 1 process killed after "), "{text}");
+        let end = "shop: 1 service ready in 1.2s; of the run before 3 processes ended (1 killed)";
+        assert!(text.ends_with(end), "{text}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use locald_utils::process::mark::{self, SUPERVISOR_MARKER};
-use locald_utils::process::{self, ProcessId};
+use locald_utils::process::{self, ProcessId, open_files};
 use locald_utils::process::{RUN_MARKER, SERVICE_MARKER};
 use locald_utils::protocol::{FailureCode, Outcome, Request};
 use locald_utils::time::UnixMillis;
@@ -124,6 +124,7 @@ fn run_in_foreground(context: &Context) -> Result<u8, Problem> {
     let program = starter::program()?;
     let mut command = Command::new(&program);
     command.env_remove(RUN_MARKER).env_remove(SERVICE_MARKER);
-    let error = command.env(SUPERVISOR_MARKER, mark::supervisor(home.state())).exec();
+    // What a person has chosen is for services to inherit.
+    let error = open_files::with_original(|| command.env(SUPERVISOR_MARKER, mark::supervisor(home.state())).exec());
     Err(failure::io(format_args!("run {}", program.display()), &error).into())
 }
