@@ -24,15 +24,15 @@ fn with_descriptors(site: &mut Site, limit: &str) {
 fn more_services_than_there_are_descriptors_for_are_refused_with_the_reason_and_all_else_goes_on() {
     let services = (0..40).map(|number| format!("[services.s{number}]\ncommand = 'exec sleep 600'\n"));
     let mut site = Site::new(&services.collect::<String>());
-    with_descriptors(&mut site, "-n 64");
-    site.locald("up").run().code(1).says("Too many open files").says("stop other services");
+    with_descriptors(&mut site, "-n 128");
+    site.locald("up").run().code(1).says("no descriptors are left for another service").says("stop other services");
     let daemon = site.daemon();
     let status = site.locald("status --json").run().ok().json();
     let services = status["services"].as_array().expect("services");
     let are = |state: &str| services.iter().filter(|service| service["state"] == state).count();
     assert!(are("ready") > 5 && are("ready") + are("failed") == 40, "{status}");
     // More who ask than there is room for: those that leave make room for the others.
-    let clients: Vec<_> = (0..60).map(|_| UnixStream::connect(site.home().join("run/daemon.sock"))).collect();
+    let clients: Vec<_> = (0..100).map(|_| UnixStream::connect(site.home().join("run/daemon.sock"))).collect();
     drop(clients);
     site.locald("status").run().ok();
     assert_eq!(site.daemon(), daemon);
@@ -63,6 +63,15 @@ fn services_have_the_limit_of_whoever_started_them_and_the_daemon_has_what_it_ne
     }
     site.locald("doctor").run().says("200, may be raised");
     site.down();
+    // Started in the foreground it raises its own limit and no service's, too.
+    site.locald("daemon stop").run().ok();
+    let daemon = site.locald("daemon run").start();
+    site.eventually("a daemon", || (site.locald("daemon status").run().exit() == Some(0)).then_some(()));
+    site.up();
+    let is_twice = |log: &[u8]| String::from_utf8_lossy(log).lines().filter(|line| line.trim() == "200").count() == 2;
+    site.eventually("the limit", || is_twice(&site.log("web")).then_some(()));
+    site.locald("daemon stop --all").run().ok();
+    daemon.finish();
 }
 
 /// A client of the daemon that has said hello.
@@ -123,8 +132,9 @@ fn a_shim_that_hangs_up_again_and_again_is_asked_ever_more_seldom_and_costs_the_
     let impostor = std::thread::spawn(move || {
         for number in 1..=6 {
             let (stream, _) = listener.accept().expect("a connection");
-            hang_up(stream, &record);
+            // Before the daemon begins to wait.
             told.send((number, began.elapsed())).expect("somebody listens");
+            hang_up(stream, &record);
         }
         std::fs::rename(aside, socket).expect("moves");
     });

@@ -26,13 +26,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
+use crate::budget::Budget;
 use crate::checkout::Checkouts;
 use crate::core::lifecycle::News;
 use crate::ledger::{BaseEnvironment, Executable, Intent, Ledger};
 use crate::orphan;
 use crate::probe;
 use crate::reaper::Reaper;
-use crate::reserve::Reserve;
 use crate::shim_link::{self, ShimLink};
 use crate::shim_program::ShimProgram;
 
@@ -47,7 +47,7 @@ pub(crate) struct Context {
     pub(crate) boot: String,
     pub(crate) epoch: u64,
     pub(crate) shim_program: ShimProgram,
-    pub(crate) reserve: Reserve,
+    pub(crate) budget: Budget,
     /// The daemon's log, for what a shim has to say when it cannot say it over its socket.
     pub(crate) log: OwnedFd,
     // Unbounded: a few messages per run and minute, and an actor must never wait for the core.
@@ -89,7 +89,12 @@ pub(crate) fn start(context: Rc<Context>, assignment: Assignment) -> mpsc::Unbou
     spawn_local(async move {
         let (key, run) = (assignment.key.clone(), assignment.run);
         let reporter = Reporter { context: context.clone(), key, run };
-        match set_up(&context, &assignment).await {
+        let share = context.budget.run();
+        let started = match share {
+            Ok(_) => set_up(&context, &assignment).await,
+            Err(_) => Err(shim_failure("no descriptors are left for another service", &Errno::EMFILE.into())),
+        };
+        match started {
             Ok((link, identity)) => {
                 let port = assignment.ports.get(&assignment.key.service).copied();
                 let spec = assignment.spec;
@@ -116,6 +121,8 @@ pub(crate) fn adopt(
 ) -> mpsc::UnboundedSender<Order> {
     let (orders, inbox) = mpsc::unbounded_channel();
     spawn_local(async move {
+        // What runs is taken over however many there are.
+        let _share = context.budget.run();
         let reporter = Reporter { context: context.clone(), key: record.run.key(), run: record.run.number };
         let project_dir = context.home.project(&record.run.project, &record.run.project_name);
         let identity = ShimIdentity {
@@ -209,8 +216,6 @@ async fn launch(
         socket: context.home.shim_socket(&run.id),
         open_files: open_files::original(),
     };
-    // What is kept for clients is no service's.
-    context.reserve.fill().map_err(|error| shim_failure("no descriptors are left for another service", &error))?;
     let (pid, stream) =
         ShimLink::start(&context.shim_program, &identity, &context.log, context.home.state()).map_err(|error| {
             StartFailure {
@@ -503,6 +508,8 @@ impl Actor {
         let mut silence = Silence::default();
         if self.stop.is_some() {
             silence.begin();
+            // It is asked at least once before it counts as silent.
+            pause = pause.min(SILENCE_LIMIT / 10);
         }
         let found = loop {
             let search = knock(&self.context, &self.reporter, &self.identity, pause);
@@ -579,13 +586,13 @@ impl Actor {
             // The last two are for whoever attaches.
             FromShim::Hello { .. } | FromShim::Unsupported | FromShim::Attached { .. } | FromShim::Occupied { .. } => {}
             FromShim::Started { leader, at } => {
-                self.master = link.take_descriptor();
+                self.take_master(link);
                 self.context.ledger.started(&self.identity.run, leader.pid, at);
                 self.reporter.report(News::Started { leader, shim: link.shim, at });
                 *probe = self.probe(link.shim);
             }
             FromShim::Snapshot(snapshot) => {
-                self.master = link.take_descriptor();
+                self.take_master(link);
                 *probe = self.take_snapshot(link.shim, *snapshot);
             }
             FromShim::StartFailed(failure) => {
@@ -616,6 +623,16 @@ impl Actor {
             }
         }
         None
+    }
+
+    /// Keeps the terminal that came with a message. It may be missing where descriptors are short, or the run is over.
+    fn take_master(&mut self, link: &mut ShimLink) {
+        match link.take_descriptor() {
+            Some(master) => self.master = Some(master),
+            None => {
+                tracing::debug!(service = %self.reporter.key.service, "no terminal came with what its shim said");
+            }
+        }
     }
 
     fn probe(&self, shim: ProcessId) -> Option<probe::PortProbe> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use locald_utils::fail;
 use locald_utils::paths::Home;
 use locald_utils::process::cgroup::Hierarchy;
-use locald_utils::process::{self, ProcessId, mark, open_files, sys};
+use locald_utils::process::{self, mark, open_files, sys};
 use locald_utils::protocol::{DaemonStart, Failure, FailureCode};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::UnixListener;
@@ -24,13 +24,14 @@ use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 
 use actor::Context;
+use budget::Budget;
 use ledger::Ledger;
-use reserve::Reserve;
 use shim_program::ShimProgram;
 use supervisor::{Message, Supervisor};
 
 mod actor;
 mod adoption;
+mod budget;
 mod checkout;
 mod core;
 mod diary;
@@ -39,7 +40,6 @@ mod ledger;
 mod orphan;
 mod probe;
 mod reaper;
-mod reserve;
 mod session;
 mod shim_link;
 mod shim_program;
@@ -178,12 +178,13 @@ fn take_lock(path: &Path) -> Result<Result<Flock<File>, Option<u32>>, DaemonStar
 /// of one that has ended.
 fn holder(mut file: File) -> Option<u32> {
     const MOMENT: Duration = Duration::from_millis(5);
-    const MOMENTS: usize = 20;
+    const MOMENTS: usize = 400;
     for _ in 0..MOMENTS {
         let mut text = String::new();
         // What cannot be read is not known.
         let _ = file.rewind().and_then(|()| file.read_to_string(&mut text));
-        let pid = text.trim().parse().ok().filter(|&pid: &i32| ProcessId::of(pid).is_some_and(ProcessId::is_alive));
+        let is_daemon = |pid: &i32| process::look(*pid).is_some_and(|process| process.name == "locald-server");
+        let pid = text.trim().parse().ok().filter(is_daemon);
         if let Some(pid) = pid {
             return u32::try_from(pid).ok();
         }
@@ -216,14 +217,11 @@ async fn serve(home: Home, starter: &mut Starter) -> Result<(), DaemonStart> {
         .append(true)
         .open(home.daemon_log())
         .map_err(|error| failed(format!("could not open the log: {error}")))?;
-    let reserve = Reserve::default();
-    if let Err(error) = reserve.fill() {
-        tracing::warn!(%error, "hardly any descriptors are left");
-    }
+    let budget = Budget::of(open_files::limit());
     let context = Rc::new(Context {
         checkouts: checkout::Checkouts::new(ledger.clone(), reaper.clone()),
         shim_program: shim_program()?,
-        reserve: reserve.clone(),
+        budget: budget.clone(),
         log: OwnedFd::from(log),
         home,
         cgroups,
@@ -237,7 +235,7 @@ async fn serve(home: Home, starter: &mut Starter) -> Result<(), DaemonStart> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), epoch, runs = inheritance.shims.len(), "started");
     supervisor.take_over(inheritance);
     // Clients are greeted at once; what they ask waits until it is known what runs.
-    spawn_local(accept(listener, messages, reserve));
+    spawn_local(accept(listener, messages, budget));
     starter.tell(&DaemonStart::Ready { pid: std::process::id() });
     let patience = tokio::time::sleep(adoption::PATIENCE);
     tokio::pin!(patience);
@@ -295,16 +293,20 @@ fn end_on_signals(messages: &mpsc::UnboundedSender<Message>) -> io::Result<()> {
     Ok(())
 }
 
-async fn accept(listener: UnixListener, messages: mpsc::UnboundedSender<Message>, reserve: Reserve) {
+async fn accept(listener: UnixListener, messages: mpsc::UnboundedSender<Message>, budget: Budget) {
     let mut number = 0;
     loop {
+        // More clients than that wait until one leaves.
+        let share = budget.client().await;
         match listener.accept().await {
             Ok((stream, _)) => {
                 number += 1;
-                spawn_local(session::serve(number, stream, messages.clone()));
+                let session = session::serve(number, stream, messages.clone());
+                spawn_local(async move {
+                    session.await;
+                    drop(share);
+                });
             }
-            // Services may have as many as there are; whoever wants to stop some gets through.
-            Err(_) if reserve.release() => {}
             Err(error) => {
                 // Clients that leave give some back.
                 tracing::error!(%error, "could not accept a client");

@@ -115,13 +115,17 @@ fn a_message_of_a_later_version_that_says_more_is_understood() {
     }
 }
 
-/// The same message with a field more wherever fields have fixed names.
+/// The same message with a field more wherever fields have fixed names. (A field alone may be the name of a variant.)
 fn with_more(message: &Value) -> Value {
+    const MAPS: [&str; 3] = ["env", "environment", "before"];
     match message {
         Value::Object(fields) => {
-            let mut more: serde_json::Map<String, Value> =
-                fields.iter().map(|(name, field)| (name.clone(), with_more(field))).collect();
-            if fields.len() > 1 && fields.contains_key("run") || fields.contains_key("version") {
+            let more = fields.iter().map(|(name, field)| {
+                let field = if MAPS.contains(&name.as_str()) { field.clone() } else { with_more(field) };
+                (name.clone(), field)
+            });
+            let mut more: serde_json::Map<String, Value> = more.collect();
+            if fields.len() > 1 {
                 more.insert("since_version_9".to_owned(), Value::Null);
             }
             Value::Object(more)

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -102,6 +103,12 @@ pub(super) fn affiliation(pid: i32) -> Option<(i32, i32)> {
 /// The number that was given out last (proc_loadavg(5), the last field).
 pub(super) fn newest() -> Option<i32> {
     fs::read_to_string("/proc/loadavg").ok()?.split_ascii_whitespace().last()?.parse().ok()
+}
+
+/// Whether no process can be looked at, because this one or the system has as many files open as it may.
+pub(super) fn is_blind() -> bool {
+    let error = fs::File::open("/proc/self/stat").err().and_then(|error| error.raw_os_error());
+    error.map(Errno::from_raw).is_some_and(|errno| matches!(errno, Errno::EMFILE | Errno::ENFILE))
 }
 
 /// Whether a number is that of a process, and not of another thread of one: `/proc` shows those as well to whoever asks by number.

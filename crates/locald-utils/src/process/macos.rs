@@ -293,6 +293,11 @@ pub fn own_children() -> io::Result<Vec<i32>> {
 /// Nothing to do: macOS takes away pages that are not used when memory is short.
 pub fn release_memory() {}
 
+/// Whether no process can be looked at. Looking needs no descriptor here.
+pub(super) fn is_blind() -> bool {
+    false
+}
+
 /// A descriptor that becomes readable when the process has ended (kqueue(2), EVFILT_PROC). `None` when it has already.
 ///
 /// # Errors

@@ -80,10 +80,15 @@ impl ProcessId {
             .ok_or_else(|| io::Error::other("the process table does not show this process; is /proc mounted?"))
     }
 
-    /// Whether this very process still exists and is more than a zombie.
+    /// Whether this very process still exists and is more than a zombie. Who cannot look, for want of a descriptor, takes it for
+    /// alive.
     #[must_use]
     pub fn is_alive(self) -> bool {
-        look(self.pid).is_some_and(|process| process.id == self && process.state != ProcessState::Zombie)
+        match look(self.pid) {
+            Some(process) => process.id == self && process.state != ProcessState::Zombie,
+            // That nobody is shown is nobody's death.
+            None => os::is_blind(),
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! How many descriptors a process may have: the soft limit RLIMIT_NOFILE (getrlimit(2)), which a process may raise itself as far
 //! as the hard one.
 //!
-//! Programs of ours need more than the 256 of macOS or the 1024 of Linux when services are many. What they start is to have
-//! the limit that its user has chosen: some programs close every number below it, or cannot use higher ones (select(2)).
+//! Programs of ours need more than the 256 of macOS or the 1024 of Linux when services are many. Services are to have the limit
+//! that their user has chosen: some programs close every number below it, or cannot use higher ones (select(2)).
 
 use std::sync::OnceLock;
 
@@ -28,6 +28,12 @@ pub fn raise() {
 #[must_use]
 pub fn original() -> Option<u64> {
     ORIGINAL.get().copied()
+}
+
+/// The soft limit of this process.
+#[must_use]
+pub fn limit() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(ENOUGH, |(soft, _)| soft)
 }
 
 /// Sets the soft limit of this process, and so of what it starts, as far as that may be. Descriptors that are open stay open.

@@ -29,9 +29,9 @@ const PORT_LIMIT: Duration = Duration::from_millis(500);
 /// How often a round of killing looks again, as long as it finds somebody new.
 const HUNT: usize = 32;
 
-/// 50 ms: how long what a look has found out may serve the next one. The numbers of processes need longer to go round, however
-/// few they are.
-const STALE: Duration = Duration::from_millis(50);
+/// 20 ms: how long what a look has found out may serve the next one. The numbers of processes need seconds to go round, and
+/// longer than this even where there are a few hundred of them.
+const STALE: Duration = Duration::from_millis(20);
 
 /// What is known of a run whose processes are to be found.
 #[derive(Clone, Copy, Debug)]

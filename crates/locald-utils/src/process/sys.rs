@@ -19,9 +19,9 @@ pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// 253: the most descriptors that one message may carry (SCM_MAX_FD in the kernel's net/scm.h). macOS allows more, and what there is
-/// no room for is closed.
-const MOST_DESCRIPTORS: usize = 253;
+/// 512: more than one message may carry: 253 on Linux (SCM_MAX_FD in the kernel's net/scm.h), 512 on macOS, where what there is no
+/// room for is installed nevertheless and would be open for ever.
+const MOST_DESCRIPTORS: usize = 512;
 
 /// Receives bytes, and takes over the descriptors that came with them (SCM_RIGHTS), even if some did not arrive.
 ///
@@ -32,9 +32,9 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, 
     let flags = libc::MSG_CMSG_CLOEXEC;
     #[cfg(not(target_os = "linux"))]
     let flags = 0;
-    // Aligned as a header must be. (128 words are a header and 252 numbers, and then some.)
-    let mut control = [0usize; 136];
-    const { assert!(MOST_DESCRIPTORS * size_of::<RawFd>() + 64 <= 136 * size_of::<usize>()) };
+    /// In words, and so aligned as a header must be; with room for one.
+    const ROOM: usize = MOST_DESCRIPTORS * size_of::<RawFd>() / size_of::<usize>() + 8;
+    let mut control = [0usize; ROOM];
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: an empty header is one of zeroes; it has private padding in some libraries.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -47,7 +47,8 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, 
     let count = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
     let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
     let mut descriptors = Vec::new();
-    // SAFETY: the kernel has filled `control` as far as the header says now, which CMSG_FIRSTHDR and CMSG_NXTHDR keep to; the
+    let end = control.as_ptr().addr() + size_of_val(&control).min(message.msg_controllen as usize);
+    // SAFETY: the kernel has filled `control` as far as the header says now, which CMSG_FIRSTHDR, CMSG_NXTHDR and `end` keep to; the
     // numbers behind a header of SCM_RIGHTS were made for this very call, and nobody else owns them.
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
@@ -55,7 +56,9 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, 
             if found.cmsg_level == libc::SOL_SOCKET && found.cmsg_type == libc::SCM_RIGHTS {
                 let data = libc::CMSG_DATA(header).cast::<RawFd>();
                 #[cfg_attr(target_os = "linux", expect(clippy::unnecessary_cast, reason = "it is narrower on macOS"))]
-                let bytes = found.cmsg_len as usize - data.byte_offset_from_unsigned(header);
+                let length = found.cmsg_len as usize;
+                // macOS leaves the length as it was sent when it cuts the numbers off.
+                let bytes = (header.addr() + length).min(end).saturating_sub(data.addr());
                 for index in 0..bytes / size_of::<RawFd>() {
                     descriptors.push(OwnedFd::from_raw_fd(data.add(index).read_unaligned()));
                 }

@@ -213,7 +213,7 @@ impl Vicinity {
             }
             std::mem::take(&mut self.open).into_iter().for_each(|pid| self.look(table, pid));
             let known: Vec<Process> =
-                self.looked_at.values().flatten().filter(|seen| self.matters(seen)).cloned().collect();
+                self.looked_at.values().flatten().filter(|seen| self.matters(seen, evidence)).cloned().collect();
             let answers = std::mem::take(&mut self.answers);
             let asked = Asked { clues, answers: answers.into() };
             let members = membership::members_and_zombies(&known, evidence, &asked);
@@ -227,9 +227,11 @@ impl Vicinity {
 
     /// Whether a process has a part in what is to be decided. A zombie only says whose a session or a group is, to others that are
     /// in it; where nobody reaps there are thousands that say it to nobody.
-    fn matters(&self, process: &Process) -> bool {
+    fn matters(&self, process: &Process, evidence: &Evidence<'_>) -> bool {
         let is_shared = |all: &BTreeMap<i32, Vec<i32>>, number| all.get(&number).is_some_and(|pids| pids.len() > 1);
         process.state != ProcessState::Zombie
+            || process.id == evidence.leader
+            || evidence.memory.has(process.id)
             || is_shared(&self.sessions, process.session)
             || is_shared(&self.groups, process.group)
     }
