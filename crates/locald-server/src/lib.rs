@@ -15,7 +15,7 @@ use std::time::Duration;
 use locald_utils::fail;
 use locald_utils::paths::Home;
 use locald_utils::process::cgroup::Hierarchy;
-use locald_utils::process::{self, mark, open_files, sys};
+use locald_utils::process::{self, ProcessState, mark, open_files, sys};
 use locald_utils::protocol::{DaemonStart, Failure, FailureCode};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::UnixListener;
@@ -183,7 +183,10 @@ fn holder(mut file: File) -> Option<u32> {
         let mut text = String::new();
         // What cannot be read is not known.
         let _ = file.rewind().and_then(|()| file.read_to_string(&mut text));
-        let is_daemon = |pid: &i32| process::look(*pid).is_some_and(|process| process.name == "locald-server");
+        let is_daemon = |pid: &i32| {
+            let seen = process::look(*pid);
+            seen.is_some_and(|seen| seen.name == "locald-server" && seen.state != ProcessState::Zombie)
+        };
         let pid = text.trim().parse().ok().filter(is_daemon);
         if let Some(pid) = pid {
             return u32::try_from(pid).ok();

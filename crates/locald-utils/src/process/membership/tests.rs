@@ -600,6 +600,8 @@ enum Deed {
     Copy(usize, usize),
     /// The daemon looks at the table and remembers the members.
     Look,
+    /// Numbers begin anew: those of whoever is gone are given out again.
+    Wrap,
 }
 
 #[derive(Clone, Debug)]
@@ -627,15 +629,31 @@ impl Machine {
         {
             let is_member = pid == LEADER.pid;
             let mut process = process(pid, start, parent, pid, pid);
-            process.lineage = machine.lineage(pid, parent);
+            process.lineage = machine.lineage(parent);
             machine.made.push(Made { process, is_member, has_environment: is_member, has_limit: is_member });
         }
         machine
     }
 
-    fn lineage(&self, pid: i32, parent: i32) -> Option<Lineage> {
-        let number = |pid: i32| 10_000 + u64::from(pid.unsigned_abs());
-        self.has_lineage.then(|| Lineage { own: number(pid), parent: number(parent) })
+    /// The numbers of a process that is started now, which nobody has had before.
+    fn lineage(&self, parent: i32) -> Option<Lineage> {
+        let own = |made: &Made| made.process.lineage.map(|lineage| lineage.own);
+        let parent = self.made.iter().find(|made| made.process.id.pid == parent).and_then(own);
+        let own = 10_000 + self.clock * 100 + u64::try_from(self.made.len()).expect("few");
+        self.has_lineage.then(|| Lineage { own, parent: parent.unwrap_or(1) })
+    }
+
+    /// The next number that is free: no process, session or group has it (alloc_pid in kernel/pid.c).
+    fn number(&mut self) -> i32 {
+        let is_taken = |number: i32| {
+            self.made.iter().any(|made| {
+                let process = &made.process;
+                [process.id.pid, process.session, process.group].contains(&number)
+            })
+        };
+        let free = (self.next..).find(|&number| !is_taken(number)).expect("a number");
+        self.next = free + 1;
+        free
     }
 
     /// A process that may do something: no system process, no zombie.
@@ -665,11 +683,10 @@ impl Machine {
         match *deed {
             Deed::Fork(choice) => {
                 let Some(parent) = self.chosen(choice).map(|index| self.made[index].clone()) else { return };
-                let pid = self.next;
-                self.next += 1;
+                let pid = self.number();
                 let mut process = Process { id: ProcessId { pid, start: self.clock }, ..parent.process.clone() };
                 process.parent = parent.process.id.pid;
-                process.lineage = self.lineage(pid, process.parent);
+                process.lineage = self.lineage(process.parent);
                 self.made.push(Made { process, ..parent });
             }
             Deed::Setsid(choice) => {
@@ -727,6 +744,7 @@ impl Machine {
                 }
             }
             Deed::Look => {}
+            Deed::Wrap => self.next = 500,
         }
     }
 
@@ -747,6 +765,7 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
         1 => choice.clone().prop_map(Deed::Zombie),
         1 => (choice.clone(), choice).prop_map(|(from, to)| Deed::Copy(from, to)),
         1 => Just(Deed::Look),
+        1 => Just(Deed::Wrap),
     ];
     proptest::collection::vec(deed, 0..60)
 }
