@@ -1,10 +1,9 @@
 //! One task per run: carries out what the core orders, and reports what it sees.
 //!
-//! It checks the port, writes the intent, starts the shim or finds the one that runs already, and then stands between
-//! the shim and the core until the run is over. It decides nothing: an exit is recorded and reported, what follows from
+//! It has the run begun ([`crate::launch`]) or finds the shim that runs already, and then stands between the shim and the core
+//! until the run is over. It decides nothing: an exit is recorded and reported, what follows from
 //! it is for the core. When the shim dies, [`crate::orphan`] looks after what it left.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -13,13 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use locald_utils::fail;
-use locald_utils::name::{ProjectName, RunId, RunNumber, ServiceKey};
+use locald_utils::name::{ProjectName, RunNumber, ServiceKey};
 use locald_utils::paths::{Home, service_dir};
 use locald_utils::process::cgroup::Hierarchy;
-use locald_utils::process::{self, ProcessId, open_files};
-use locald_utils::record::{self, Ended, RunRef, ShimRecord, StartFailure, StartStage};
-use locald_utils::shim_protocol::{FromShim, Kept, Phase, ShimIdentity, Snapshot, StartOrder, StopOrder, ToShim};
-use locald_utils::spec::{Environment, OsText, Ports, ServiceSpec};
+use locald_utils::process::{self, ProcessId};
+use locald_utils::record::{self, Ended, ShimRecord};
+use locald_utils::shim_protocol::{FromShim, Phase, ShimIdentity, Snapshot, ToShim};
+use locald_utils::spec::{Ports, ServiceSpec};
 use locald_utils::time::UnixMillis;
 use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
@@ -29,11 +28,12 @@ use tokio::time::Instant;
 use crate::budget::Budget;
 use crate::checkout::Checkouts;
 use crate::core::lifecycle::News;
-use crate::ledger::{BaseEnvironment, Executable, Intent, Ledger};
+use crate::launch::{set_up, shim_failure};
+use crate::ledger::{BaseEnvironment, Ledger};
 use crate::orphan;
 use crate::probe;
 use crate::reaper::Reaper;
-use crate::shim_link::{self, ShimLink};
+use crate::shim_link::ShimLink;
 use crate::shim_program::ShimProgram;
 
 /// What every actor needs.
@@ -164,252 +164,6 @@ impl Reporter {
         }
     }
 }
-
-// ---- start
-
-async fn set_up(context: &Context, assignment: &Assignment) -> Result<(ShimLink, ShimIdentity), StartFailure> {
-    let Assignment { key, run, project_name, spec, ports, .. } = assignment;
-    let port = ports.get(&key.service).copied();
-    if let Some(port) = port {
-        check_port(port)?;
-    }
-    let id = RunId::random().map_err(|error| shim_failure("could not draw a run id", &error))?;
-    let run = RunRef {
-        project: key.project.clone(),
-        project_name: project_name.clone(),
-        service: key.service.clone(),
-        number: *run,
-        id,
-    };
-    let cgroup = context.cgroups.as_ref().map(|place| place.leaf(run.id.as_str()).dir().to_owned());
-    let order = start_order(assignment, &run, port, cgroup)?;
-    let intent = intent(context, assignment, &run, &order, port);
-    context.ledger.intend(intent).await.map_err(|error| StartFailure {
-        stage: StartStage::Ledger,
-        errno: 0,
-        path: Some(context.home.ledger()),
-        message: format!("the run could not be put on record in {}: {error}", context.home.ledger().display()),
-        hint: Some("no run is started without a record; is the disk full?".to_owned()),
-        permanent: false,
-    })?;
-    let result = launch(context, &run, &assignment.project_dir, order).await;
-    if let Err(failure) = &result {
-        context.ledger.not_started(&run, failure);
-    }
-    context.checkouts.record(&assignment.project_dir, run);
-    let (link, identity) = result?;
-    debug_assert!(spec.name == identity.run.service, "a run is of its service");
-    Ok((link, identity))
-}
-
-async fn launch(
-    context: &Context,
-    run: &RunRef,
-    project_dir: &Path,
-    order: StartOrder,
-) -> Result<(ShimLink, ShimIdentity), StartFailure> {
-    let service_dir = service_dir(&context.home.project(&run.project, &run.project_name), &run.service);
-    let identity = ShimIdentity {
-        run: run.clone(),
-        project_dir: project_dir.to_owned(),
-        service_dir,
-        socket: context.home.shim_socket(&run.id),
-        open_files: open_files::original(),
-    };
-    let (pid, stream) =
-        ShimLink::start(&context.shim_program, &identity, &context.log, context.home.state()).map_err(|error| {
-            StartFailure {
-                path: Some(context.shim_program.path().to_owned()),
-                ..shim_failure(&format!("could not start {}", context.shim_program.path().display()), &error)
-            }
-        })?;
-    let exit = context.reaper.exit_of(pid);
-    let shim = ProcessId::of(pid);
-    match hand_over(stream, context.epoch, order).await {
-        Ok(link) => Ok((link, identity)),
-        Err(error) => {
-            // A shim that comes late must not meet the next one. It has started nothing yet; its own words are in the log.
-            if let Some(shim) = shim {
-                let _ = process::signal(shim, nix::sys::signal::Signal::SIGKILL);
-            }
-            let _ = exit.await;
-            forget(&identity);
-            Err(shim_failure("its shim did not come up (the daemon's log says why)", &error))
-        }
-    }
-}
-
-/// Greets a new shim and tells it what to run.
-async fn hand_over(stream: std::os::unix::net::UnixStream, epoch: u64, order: StartOrder) -> io::Result<ShimLink> {
-    let mut link = ShimLink::born(stream, epoch).await?;
-    // An environment may be larger than what a socket holds for a shim that does not read.
-    let sent = tokio::time::timeout(shim_link::HELLO_LIMIT, link.send(&ToShim::Start(Box::new(order)))).await;
-    sent.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    Ok(link)
-}
-
-/// Takes away what a shim that never started anything has left.
-fn forget(identity: &ShimIdentity) {
-    let place = record::place_of(&identity.service_dir, &identity.run.id);
-    // It is gone, and nobody replaces what is there.
-    let is_its = |found: &ShimRecord| found.run.id == identity.run.id;
-    if record::load::<ShimRecord>(&place, record::SHIM).is_ok_and(|found| found.as_ref().is_some_and(is_its)) {
-        let _ = record::remove(&place, record::SHIM);
-    }
-    let _ = record::leave(&place);
-    let _ = std::fs::remove_file(&identity.socket);
-}
-
-fn shim_failure(what: &str, error: &io::Error) -> StartFailure {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    let hint = match errno {
-        Some(Errno::EMFILE) => {
-            Some("the daemon has as many files open as it may (`ulimit -Hn` where it was started); stop other services")
-        }
-        Some(Errno::ENFILE) => Some("the system has as many files open as it may; end other programs"),
-        Some(Errno::EAGAIN) => Some("you may not have more processes (`ulimit -u`); end some"),
-        Some(Errno::ENOMEM) => Some("the system has no memory left; end other programs"),
-        _ => None,
-    };
-    StartFailure {
-        stage: StartStage::Shim,
-        errno: error.raw_os_error().unwrap_or(0),
-        path: None,
-        message: format!("{what}: {error}"),
-        hint: hint.map(str::to_owned),
-        permanent: false,
-    }
-}
-
-/// Refuses a port that somebody listens on, and says who.
-fn check_port(port: u16) -> Result<(), StartFailure> {
-    // Tables that cannot be read prove nothing; the service will find out by itself.
-    let holders = process::port_holders(port).unwrap_or_default();
-    let Some(first) = holders.into_iter().max_by_key(Option::is_some) else { return Ok(()) };
-    let (message, hint) = match first {
-        None => {
-            (format!("port {port} is held by a process of another user"), Some("stop it, or change `port`".to_owned()))
-        }
-        Some(holder) => {
-            let pid = holder.process.id.pid;
-            let age = holder.age.map(|age| format!(", started {} ago", roughly(age))).unwrap_or_default();
-            let place = holder.directory.map(|dir| format!(" in {}", dir.display())).unwrap_or_default() + &age;
-            let ours = holder.service.as_ref().and_then(|service| service.split_once(':'));
-            match ours {
-                Some((project, service)) => (
-                    format!(
-                        "port {port} is held by pid {pid} ({}){place}, which is service {service} of project {project}",
-                        holder.command
-                    ),
-                    Some(format!("stop it with `locald stop {service}` there, or change `port`")),
-                ),
-                None => (
-                    format!("port {port} is held by pid {pid} ({}){place}", holder.command),
-                    Some(format!("stop pid {pid}, or change `port`")),
-                ),
-            }
-        }
-    };
-    Err(StartFailure {
-        stage: StartStage::Port,
-        errno: Errno::EADDRINUSE as i32,
-        path: None,
-        message,
-        hint,
-        permanent: false,
-    })
-}
-
-/// A duration as people say it: "3 days", "2 h", "5 min", "12 s".
-fn roughly(age: Duration) -> String {
-    match age.as_secs() {
-        seconds @ 0..60 => format!("{seconds} s"),
-        seconds @ 60..3600 => format!("{} min", seconds / 60),
-        seconds @ 3600..172_800 => format!("{} h", seconds / 3600),
-        seconds => format!("{} days", seconds / 86_400),
-    }
-}
-
-fn start_order(
-    assignment: &Assignment,
-    run: &RunRef,
-    port: Option<u16>,
-    cgroup: Option<PathBuf>,
-) -> Result<StartOrder, StartFailure> {
-    let Assignment { spec, ports, .. } = assignment;
-    let unknown = |error: locald_utils::spec::UnknownPort| StartFailure {
-        stage: StartStage::Port,
-        errno: 0,
-        path: None,
-        message: format!("its command or environment mentions the port of a service, but {error}"),
-        hint: Some("give that service a `port`".to_owned()),
-        permanent: true,
-    };
-    let mut environment: Environment = assignment.environment.variables.clone();
-    for (name, value) in &spec.env {
-        environment.insert(name.clone(), value.render(ports).map_err(unknown)?.into());
-    }
-    if let Some(port) = port {
-        environment.insert("PORT".to_owned(), port.to_string().into());
-    }
-    environment
-        .insert(process::SERVICE_MARKER.to_owned(), OsText::from(format!("{}:{}", run.project_name, run.service)));
-    environment.insert(process::RUN_MARKER.to_owned(), run.id.as_str().into());
-    Ok(StartOrder {
-        command: spec.command.invocation(ports).map_err(unknown)?,
-        workdir: spec.workdir.clone(),
-        environment,
-        stop: StopOrder {
-            signal: spec.stop.signal,
-            grace: spec.stop.grace,
-            command: spec
-                .stop
-                .command
-                .as_ref()
-                .map(|command| command.invocation(ports))
-                .transpose()
-                .map_err(unknown)?,
-        },
-        log: spec.log,
-        cgroup,
-        keep: Kept { spec: ServiceSpec::clone(spec), port, environment: assignment.environment.digest.clone() },
-    })
-}
-
-fn intent(context: &Context, assignment: &Assignment, run: &RunRef, order: &StartOrder, port: Option<u16>) -> Intent {
-    let digest = |value: &OsText| {
-        let mut hex = locald_utils::digest::hex(value.as_os_str().as_encoded_bytes());
-        hex.truncate(16);
-        hex
-    };
-    let environment: BTreeMap<String, String> =
-        order.environment.iter().map(|(name, value)| (name.clone(), digest(value))).collect();
-    Intent {
-        run: run.clone(),
-        asked_by: assignment.asked_by.clone(),
-        asked_at: UnixMillis::now(),
-        boot: context.boot.clone(),
-        executable: executable(order),
-        argv: order.command.argv.clone(),
-        workdir: order.workdir.to_string_lossy().into_owned(),
-        environment,
-        spec_digest: assignment.spec.digest(),
-        port,
-    }
-}
-
-/// The program as it lies on disk now. One that cannot be found will be explained by the exec helper.
-fn executable(order: &StartOrder) -> Option<Executable> {
-    use std::os::unix::fs::MetadataExt;
-    let path = order.environment.get("PATH").map(OsText::as_os_str);
-    let path = order
-        .workdir
-        .join(process::find_program(order.command.program.as_ref().unwrap_or(&order.command.argv[0]), path).ok()?);
-    let meta = path.metadata().ok()?;
-    Some(Executable { path: path.to_string_lossy().into_owned(), mtime: meta.mtime(), size: meta.size() })
-}
-
-// ---- supervision
 
 /// The task of one run.
 struct Actor {

@@ -36,6 +36,7 @@ mod checkout;
 mod core;
 mod diary;
 mod epoch;
+mod launch;
 mod ledger;
 mod orphan;
 mod probe;
