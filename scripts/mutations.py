@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Breaks each layer of evidence for who belongs to a run, one at a time, and shows which test notices.
 
-Usage: mutations.py, in a clean checkout. Writes the table of docs/evidence.md; fails when a break goes unnoticed. Takes about half a
+Usage: mutations.py, in a clean checkout. Prints the table of docs/evidence.md; fails when a break goes unnoticed. Takes about half a
 minute for each. The file is put back whatever happens.
 """
 

@@ -556,6 +556,13 @@ fn a_zombie_leader_proves_its_group_and_is_not_signalled() {
 }
 
 #[test]
+fn who_has_no_terminal_shares_none_with_the_run() {
+    // The leader has given up its terminal, so that its number is 0 like that of most.
+    let table = [process(100, 50, SHIM, 100, 100), process(300, 60, 20, 300, 300)];
+    assert_eq!(Case { terminal: Some(0), ..Case::default() }.find(&table), [100]);
+}
+
+#[test]
 fn what_is_older_than_the_run_is_no_member() {
     let table = [process(100, 50, SHIM, 100, 100), process(90, 49, 100, 100, 100)];
     let told = Told { marked: [90].into(), ..Told::default() };
