@@ -11,6 +11,8 @@ mod attach;
 mod clock;
 mod concurrent;
 mod daemon;
+#[cfg(target_os = "linux")]
+mod delegation;
 mod doctor;
 mod down;
 mod environment;
