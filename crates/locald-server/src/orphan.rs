@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use locald_utils::log::LogWriter;
 use locald_utils::process::cgroup::Cgroup;
-use locald_utils::process::ladder::{ROUND, View};
+use locald_utils::process::ladder::{Action, ROUND, View};
 use locald_utils::process::membership::Memory;
 use locald_utils::process::sweep::{Account, Sweep, Target};
 use locald_utils::process::watch::{ExitStatusWatch, exit_status_watch};
@@ -326,22 +326,31 @@ impl Orphan {
                 let kill_at = UnixMillis::now().0 + u64::try_from(grace.as_millis()).unwrap_or(0);
                 self.reporter.report(News::Stopping { kill_at: UnixMillis(kill_at) });
             }
+            let has_killed = actions.contains(&Action::Kill);
             for action in actions.drain(..) {
                 if let Some(survivors) = sweep.carry_out(action, &target) {
                     self.reporter.report(News::Survivors(survivors));
                 }
             }
-            // Members that are no children end without telling, so they are looked at while the sweep lasts.
-            let until_kill = sweep.kill_at().map(|kill_at| kill_at.saturating_sub(began.elapsed()));
-            let pause = match until_kill {
-                _ if sweep.ladder().is_stuck() => STUCK_ROUND,
-                Some(rest) if rest < 2 * ROUND => rest,
-                _ => ROUND,
+            let living = sweep.living();
+            if has_killed && living.is_empty() {
+                // All have ended already; one look tells whether that is all.
+                continue;
+            }
+            // How long to wait at least, and at most. When all who are known have ended, others may have taken their place; in
+            // their grace period those that hand on as fast as they can are not followed as fast.
+            let (least, most) = match sweep.kill_at() {
+                Some(kill_at) => (ROUND, kill_at.saturating_sub(began.elapsed())),
+                None if sweep.ladder().is_stuck() => (STUCK_ROUND, STUCK_ROUND),
+                None => (Duration::ZERO, ROUND),
             };
-            let dying = sweep.dying();
+            let all_exited = async {
+                tokio::time::sleep(least).await;
+                all_exited(&living).await;
+            };
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = all_exited(&dying), if !dying.is_empty() && !sweep.ladder().is_stuck() => {}
+                () = tokio::time::sleep(most) => {}
+                () = all_exited => {}
                 Some(Order::Stop { at_once: true }) = self.orders.recv() => {
                     sweep.ladder().shorten(began.elapsed(), Duration::ZERO, &mut actions);
                 }

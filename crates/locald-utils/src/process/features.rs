@@ -158,6 +158,12 @@ impl Machine {
     }
 }
 
+/// Below which number processes are numbered, where the system says so; a namespace of them may have its own.
+#[must_use]
+pub fn pid_max() -> Option<u64> {
+    os::pid_max()
+}
+
 /// How long ago a process was started. `None` when the system does not say.
 #[must_use]
 pub fn age(process: ProcessId) -> Option<Duration> {

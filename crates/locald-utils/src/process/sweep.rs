@@ -29,9 +29,11 @@ const PORT_LIMIT: Duration = Duration::from_millis(500);
 /// How often a round of killing looks again, as long as it finds somebody new.
 const HUNT: usize = 32;
 
-/// 20 ms: how long what a look has found out may serve the next one. The numbers of processes need seconds to go round, and
-/// longer than this even where there are a few hundred of them.
-const STALE: Duration = Duration::from_millis(20);
+/// 100 ms: how long what a look has found out may serve the next one, at most.
+const STALE: Duration = Duration::from_millis(100);
+
+/// 250 in a millisecond: how fast the numbers of processes go round at most. A core starts some ten in that time.
+const NUMBERS_PER_MS: u64 = 250;
 
 /// What is known of a run whose processes are to be found.
 #[derive(Clone, Copy, Debug)]
@@ -215,7 +217,8 @@ impl Table for Target<'_> {
         // In this order: whoever is there for the second question was there for the first.
         let may_be_marked = self.marks().may_be_inherited_by(pid);
         let (session, group) = super::os::affiliation(pid)?;
-        let is_suspect = may_be_marked || Some(session) == self.terminal_session;
+        // Session 0 is that of kernel threads, and of whoever has come from outside of this namespace of numbers.
+        let is_suspect = session != 0 && (may_be_marked || Some(session) == self.terminal_session);
         Some(Glance { session, group, is_suspect })
     }
 
@@ -254,8 +257,10 @@ pub struct Sweep {
     /// Whether somebody asked for it, rather than the leader having exited by itself.
     pub requested: bool,
     memory: Memory,
-    /// What the last look has found out, and when it began.
+    /// What has been found out so far, and when the last look began.
     vicinity: Option<(Instant, Vicinity)>,
+    /// How long that may serve: numbers that have gone round once are other processes'.
+    stale: Duration,
     /// Numbers of processes seen since it began.
     seen: BTreeSet<i32>,
     killed: BTreeSet<ProcessId>,
@@ -283,6 +288,7 @@ impl Sweep {
             requested,
             memory,
             vicinity: None,
+            stale: stale(super::features::pid_max()),
             seen: BTreeSet::new(),
             killed: BTreeSet::new(),
             strays: BTreeMap::new(),
@@ -406,25 +412,27 @@ impl Sweep {
         target.without_command(living)
     }
 
-    /// Those that were killed and have not ended yet.
+    /// The members that were found and have not ended yet.
     #[must_use]
-    pub fn dying(&self) -> Vec<ProcessId> {
-        self.killed.iter().copied().filter(|process| process.is_alive()).collect()
+    pub fn living(&self) -> Vec<ProcessId> {
+        self.memory.ids().filter(|process| process.is_alive()).collect()
     }
 
     /// Kills members, and at once whoever they have started meanwhile: one that hands on every few milliseconds is caught
     /// only by who looks as often.
     fn hunt(&mut self, target: &Target<'_>, mut members: Vec<Process>) {
-        let fresh = self.vicinity.take().filter(|(at, _)| at.elapsed() < STALE);
+        let fresh = self.vicinity.take().filter(|(at, _)| at.elapsed() < self.stale);
         let mut vicinity = fresh.map(|(_, vicinity)| vicinity).unwrap_or_default();
         for _ in 0..HUNT {
             send(target, &members, Signal::SIGKILL);
             self.killed.extend(members.iter().map(|process| process.id));
+            let began = Instant::now();
             // A table that cannot be read shows nobody; the next round asks again, and the run is not over by that.
             members = target.newcomers(&self.memory, &mut vicinity).unwrap_or_default();
             self.see(target.leader, &members);
             members.retain(|process| !self.killed.contains(&process.id));
             if members.is_empty() {
+                self.vicinity = Some((began, vicinity));
                 return;
             }
         }
@@ -466,6 +474,11 @@ impl Sweep {
             holders: self.holders,
         }
     }
+}
+
+/// How long a look may serve where numbers go up to `pid_max`: in that time none is given to two processes.
+fn stale(pid_max: Option<u64>) -> Duration {
+    pid_max.map_or(Duration::ZERO, |max| Duration::from_micros(max.saturating_mul(1000) / NUMBERS_PER_MS).min(STALE))
 }
 
 /// Sends a signal to the group as a whole, where its number is known to be its own, and to every member by its identity.
@@ -522,5 +535,18 @@ fn holder_of(socket: Socket, holder: Option<Process>) -> Survivor {
             uid: 0,
             reason,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_serves_no_longer_than_numbers_need_to_go_round() {
+        assert_eq!(stale(Some(4_194_304)), STALE);
+        assert_eq!(stale(Some(32_768)), STALE);
+        assert_eq!(stale(Some(300)), Duration::from_micros(1200));
+        assert_eq!(stale(None), Duration::ZERO, "who does not know looks again");
     }
 }
