@@ -21,6 +21,7 @@ mod failures;
 #[cfg(target_os = "linux")]
 mod fallback;
 mod files;
+mod health;
 mod json;
 mod limits;
 mod order;

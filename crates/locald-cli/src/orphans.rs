@@ -83,6 +83,7 @@ fn orphan(home: &Home, dir: &Path) -> Option<(ShimRecord, ServiceStatus)> {
         ready_at: None,
         restarts: 0,
         port: None,
+        health: Vec::new(),
         last: None,
         spec_digest: None,
         note: Some(NOTE.to_owned()),

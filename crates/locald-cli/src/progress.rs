@@ -123,11 +123,16 @@ fn waiting(status: &ServiceStatus, now: UnixMillis) -> Word {
     match &status.state {
         State::Stopping { .. } | State::Backoff { .. } => view::word(status, now),
         State::Ready => Word { text: "still running".to_owned(), tone: Tone::Busy },
+        State::Starting | State::Unready => {
+            let word = transition(status, now);
+            match view::health_note(status) {
+                Some(note) => Word { text: format!("{}: {note}", word.text), ..word },
+                None => word,
+            }
+        }
         State::Stopped
         | State::Waiting { .. }
         | State::Spawning
-        | State::Starting
-        | State::Unready
         | State::Completed
         | State::Failed { .. }
         | State::Unknown => transition(status, now),

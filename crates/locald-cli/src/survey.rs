@@ -76,13 +76,15 @@ fn variables(lookup: impl Fn(&str) -> Option<OsString>) -> Variables {
 }
 
 fn directories(home: &Home) -> Directories {
-    let [state, runtime, sockets] = home.directories();
+    let [state, runtime, within @ ..] = home.directories();
     let mut runtime = directory(runtime);
     if let Condition::Fine { .. } = runtime.condition {
-        // The directory within it is as good a way in.
-        match directory(sockets).condition {
-            Condition::Absent | Condition::Fine { .. } => {}
-            condition => runtime.condition = condition,
+        // The directories within it are as good a way in.
+        for dir in within {
+            match directory(dir).condition {
+                Condition::Absent | Condition::Fine { .. } => {}
+                condition => runtime.condition = condition,
+            }
         }
     }
     Directories { state: directory(state), runtime }
@@ -408,10 +410,11 @@ mod tests {
         assert_eq!(directories(&home).state.condition, Condition::Absent);
         home.prepare().expect("prepares");
         assert_eq!(condition(), Condition::Fine { mode: 0o700 });
-        let sockets = home.shim_sockets();
-        fs::set_permissions(&sockets, fs::Permissions::from_mode(0o770)).expect("chmod");
-        assert_eq!(condition(), Condition::Open { dir: sockets.clone(), mode: 0o770 });
-        fs::remove_dir(&sockets).expect("removes");
+        for sockets in [home.shim_sockets(), home.notify_sockets()] {
+            fs::set_permissions(&sockets, fs::Permissions::from_mode(0o770)).expect("chmod");
+            assert_eq!(condition(), Condition::Open { dir: sockets.clone(), mode: 0o770 });
+            fs::remove_dir(&sockets).expect("removes");
+        }
         fs::remove_dir(home.runtime()).expect("removes");
         std::os::unix::fs::symlink("/elsewhere", home.runtime()).expect("a link");
         assert_eq!(condition(), Condition::Link { target: "/elsewhere".into() });

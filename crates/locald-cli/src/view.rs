@@ -70,7 +70,36 @@ fn failed_word(reason: &FailedReason, last: Option<&Ended>, now: UnixMillis) -> 
             None => "blocked".to_owned(),
         },
         (FailedReason::Survivors { survivors }, _) => format!("failed: {} left", count(survivors.len(), "process")),
+        (FailedReason::Unhealthy { .. }, Some(ended)) => {
+            format!("failed: not healthy, {}", human_ago(now.since(ended.exited_at)))
+        }
+        (FailedReason::Unhealthy { .. }, None) => "failed: not healthy".to_owned(),
     }
+}
+
+/// Says which check of a service that is not ready does not pass: what was tried, how often, the last answer. `None` where none is
+/// waited for.
+pub(crate) fn health_note(service: &ServiceStatus) -> Option<String> {
+    match service.state {
+        State::Starting | State::Unready => {}
+        State::Stopped
+        | State::Waiting { .. }
+        | State::Spawning
+        | State::Ready
+        | State::Stopping { .. }
+        | State::Backoff { .. }
+        | State::Completed
+        | State::Failed { .. }
+        | State::Unknown => return None,
+    }
+    let check = service.health.iter().find(|check| !check.passes)?;
+    let tries = match check.tries {
+        0 => String::new(),
+        1 => " (once)".to_owned(),
+        tries => format!(" ({tries} times)"),
+    };
+    let answer = check.answer.as_deref().unwrap_or("no answer yet");
+    Some(clean(&format!("{}: {answer}{tries}", check.probe)))
 }
 
 /// Says how a run ended, and whose signal it was: `failed: exit 1`, `killed by SIGKILL`, `stopped by SIGTERM`.
@@ -93,6 +122,7 @@ pub(crate) fn failure_note(service: &ServiceStatus) -> Option<String> {
             Some(hint) => format!("{}; {hint}", failure.message),
             None => failure.message.clone(),
         }),
+        FailedReason::Unhealthy { why } => Some(why.clone()),
         FailedReason::Dependency { chain, cause } => chain.last().map(|name| format!("{name}: {cause}")),
         FailedReason::Survivors { survivors } => {
             let one = survivors.first()?;
@@ -145,6 +175,7 @@ impl Row {
             notes.push("changed since it started".to_owned());
         }
         notes.extend(failure_note(&self.status));
+        notes.extend(health_note(&self.status));
         notes.extend(self.status.last.as_ref().filter(|_| !self.is_alive()).and_then(force_note));
         let lost = self.status.last.as_ref().map_or(0, |ended| ended.lost_output);
         if lost > 0 {
@@ -249,6 +280,7 @@ fn never_started(declared: &ServiceSpec) -> ServiceStatus {
         ready_at: None,
         restarts: 0,
         port: None,
+        health: Vec::new(),
         last: None,
         spec_digest: None,
         note: None,

@@ -27,11 +27,12 @@ use tokio::time::Instant;
 
 use crate::budget::Budget;
 use crate::checkout::Checkouts;
+use crate::checkup::{Checkup, Turn};
 use crate::core::lifecycle::News;
 use crate::launch::{set_up, shim_failure};
 use crate::ledger::{BaseEnvironment, Ledger};
 use crate::orphan;
-use crate::probe;
+use crate::probe::Subject;
 use crate::reaper::Reaper;
 use crate::shim_link::ShimLink;
 use crate::shim_program::ShimProgram;
@@ -288,7 +289,7 @@ impl Actor {
 
     async fn converse(&mut self, link: &mut ShimLink) -> Parting {
         let shim = link.shim;
-        let mut probe: Option<probe::PortProbe> = None;
+        let mut checkup: Option<Checkup> = None;
         let mut silence = Silence::default();
         if self.stop.is_some() {
             silence.begin();
@@ -298,7 +299,7 @@ impl Actor {
                 message = link.receive() => match message {
                     Ok(Some(message)) => {
                         silence = Silence::default();
-                        if let Some(parting) = self.hear(link, message, &mut probe).await {
+                        if let Some(parting) = self.hear(link, message, &mut checkup).await {
                             return parting;
                         }
                     }
@@ -309,7 +310,7 @@ impl Actor {
                     }
                 },
                 Some(order) = self.orders.recv() => {
-                    probe = None;
+                    checkup = None;
                     self.stop = Some(order);
                     silence.begin();
                     if link.send(&self.in_shims_words(order)).await.is_err() {
@@ -317,9 +318,13 @@ impl Actor {
                     }
                 }
                 () = silence.is_over(shim) => return Parting::Silent,
-                () = probe::opened(probe.as_mut()) => {
-                    probe = None;
-                    self.reporter.report(News::Ready);
+                turn = next_turn(&mut checkup) => match turn {
+                    Turn::Tell(news) => news.into_iter().for_each(|news| self.reporter.report(news)),
+                    Turn::Run(check, limit) => {
+                        if link.send(&ToShim::Probe { check, limit }).await.is_err() {
+                            return Parting::Lost;
+                        }
+                    }
                 }
             }
         }
@@ -330,12 +335,7 @@ impl Actor {
         ToShim::Stop { grace: if at_once { Duration::ZERO } else { self.spec.stop.grace } }
     }
 
-    async fn hear(
-        &mut self,
-        link: &mut ShimLink,
-        message: FromShim,
-        probe: &mut Option<probe::PortProbe>,
-    ) -> Option<Parting> {
+    async fn hear(&mut self, link: &mut ShimLink, message: FromShim, checkup: &mut Option<Checkup>) -> Option<Parting> {
         match message {
             // The last two are for whoever attaches.
             FromShim::Hello { .. } | FromShim::Unsupported | FromShim::Attached { .. } | FromShim::Occupied { .. } => {}
@@ -343,11 +343,11 @@ impl Actor {
                 self.take_master(link);
                 self.context.ledger.started(&self.identity.run, leader.pid, at);
                 self.reporter.report(News::Started { leader, shim: link.shim, at });
-                *probe = self.probe(link.shim);
+                *checkup = self.checkup(link.shim, Duration::ZERO);
             }
             FromShim::Snapshot(snapshot) => {
                 self.take_master(link);
-                *probe = self.take_snapshot(link.shim, *snapshot);
+                *checkup = self.take_snapshot(link.shim, *snapshot);
             }
             FromShim::StartFailed(failure) => {
                 self.context.ledger.not_started(&self.identity.run, &failure);
@@ -357,12 +357,22 @@ impl Actor {
                 return Some(Parting::Over);
             }
             FromShim::LeaderExited { status, .. } => {
-                *probe = None;
+                *checkup = None;
                 self.reporter.report(News::LeaderExited(status));
             }
             FromShim::Stopping { kill_at } => {
-                *probe = None;
+                *checkup = None;
                 self.reporter.report(News::Stopping { kill_at });
+            }
+            FromShim::Sign { check } => {
+                if let Some(checkup) = checkup {
+                    checkup.take_sign(check);
+                }
+            }
+            FromShim::Probed { check, outcome } => {
+                if let Some(checkup) = checkup {
+                    checkup.take_outcome(check, outcome);
+                }
             }
             FromShim::Survivors { survivors } => self.reporter.report(News::Survivors(survivors)),
             FromShim::Ended(ended) => {
@@ -389,13 +399,13 @@ impl Actor {
         }
     }
 
-    fn probe(&self, shim: ProcessId) -> Option<probe::PortProbe> {
-        let port = self.spec.port.and(self.port)?;
-        Some(probe::PortProbe::new(shim, port))
+    fn checkup(&self, shim: ProcessId, ran_for: Duration) -> Option<Checkup> {
+        let port = self.spec.port.and(self.port);
+        Checkup::begin(Subject { shim, port }, self.spec.checks(), ran_for)
     }
 
-    fn take_snapshot(&mut self, shim: ProcessId, snapshot: Snapshot) -> Option<probe::PortProbe> {
-        let Snapshot { kept, phase, leader, started_at, .. } = snapshot;
+    fn take_snapshot(&mut self, shim: ProcessId, snapshot: Snapshot) -> Option<Checkup> {
+        let Snapshot { kept, phase, leader, started_at, signs, .. } = snapshot;
         if let Some(kept) = kept {
             self.port = kept.port;
             self.spec = Arc::new(kept.spec);
@@ -404,7 +414,9 @@ impl Actor {
             Phase::Running => {
                 let ran_for = started_at.map_or(Duration::ZERO, |at| UnixMillis::now().since(at));
                 self.reporter.report(News::Found { spec: self.spec.clone(), leader, shim, started_at, ran_for });
-                return self.probe(shim);
+                let mut checkup = self.checkup(shim, ran_for)?;
+                signs.into_iter().for_each(|check| checkup.take_sign(check));
+                return Some(checkup);
             }
             Phase::Stopping { kill_at } => self.reporter.report(News::Stopping { kill_at }),
             Phase::Stuck { survivors } => self.reporter.report(News::Survivors(survivors)),
@@ -424,6 +436,14 @@ impl Actor {
         let Self { context, reporter, identity, record_dir, spec, orders, stop, master, .. } = self;
         let orphan = orphan::Orphan { context, reporter, identity, record_dir, spec, orders, stop, master, shim };
         orphan.look_after().await;
+    }
+}
+
+/// What the checks of a run, if it has any, need next.
+async fn next_turn(checkup: &mut Option<Checkup>) -> Turn {
+    match checkup {
+        Some(checkup) => checkup.turn().await,
+        None => std::future::pending().await,
     }
 }
 

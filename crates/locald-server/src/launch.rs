@@ -5,12 +5,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use locald_utils::health::{HealthCheck, Probe};
 use locald_utils::name::RunId;
 use locald_utils::paths::service_dir;
 use locald_utils::process::{self, ProcessId, open_files};
 use locald_utils::record::{self, RunRef, ShimRecord, StartFailure, StartStage};
-use locald_utils::shim_protocol::{Kept, ShimIdentity, StartOrder, StopOrder, ToShim};
-use locald_utils::spec::{Environment, OsText, ServiceSpec};
+use locald_utils::shim_protocol::{Kept, ShimIdentity, Sign, StartOrder, StopOrder, ToShim};
+use locald_utils::spec::{Environment, Invocation, OsText, Ports, ServiceSpec, UnknownPort};
 use locald_utils::time::UnixMillis;
 use nix::errno::Errno;
 
@@ -40,7 +41,7 @@ pub(crate) async fn set_up(
         id,
     };
     let cgroup = context.cgroups.as_ref().map(|place| place.leaf(run.id.as_str()).dir().to_owned());
-    let order = start_order(assignment, &run, port, cgroup)?;
+    let order = start_order(assignment, &run, port, cgroup, &context.home.notify_socket(&run.id))?;
     let intent = intent(context, assignment, &run, &order, port);
     context.ledger.intend(intent).await.map_err(|error| StartFailure {
         stage: StartStage::Ledger,
@@ -194,9 +195,10 @@ fn start_order(
     run: &RunRef,
     port: Option<u16>,
     cgroup: Option<PathBuf>,
+    notify_socket: &Path,
 ) -> Result<StartOrder, StartFailure> {
     let Assignment { spec, ports, .. } = assignment;
-    let unknown = |error: locald_utils::spec::UnknownPort| StartFailure {
+    let unknown = |error: UnknownPort| StartFailure {
         stage: StartStage::Port,
         errno: 0,
         path: None,
@@ -214,6 +216,13 @@ fn start_order(
     environment
         .insert(process::SERVICE_MARKER.to_owned(), OsText::from(format!("{}:{}", run.project_name, run.service)));
     environment.insert(process::RUN_MARKER.to_owned(), run.id.as_str().into());
+    let checks = spec.checks();
+    let signs = signs(&checks, notify_socket);
+    for sign in &signs {
+        if let Sign::Socket { path, .. } = sign {
+            environment.insert("NOTIFY_SOCKET".to_owned(), OsText(path.clone().into_os_string()));
+        }
+    }
     Ok(StartOrder {
         command: spec.command.invocation(ports).map_err(unknown)?,
         workdir: spec.workdir.clone(),
@@ -231,8 +240,30 @@ fn start_order(
         },
         log: spec.log,
         cgroup,
+        signs,
+        probes: probes(&checks, ports).map_err(unknown)?,
         keep: Kept { spec: ServiceSpec::clone(spec), port, environment: assignment.environment.digest.clone() },
     })
+}
+
+/// What the shim is to look for; `socket` is where a service may say that it is ready.
+fn signs(checks: &[HealthCheck], socket: &Path) -> Vec<Sign> {
+    let sign = |(check, of): (u32, &HealthCheck)| match &of.probe {
+        Probe::Log { pattern } => Some(Sign::Line { check, pattern: pattern.clone() }),
+        Probe::Notify { fd: Some(number) } => Some(Sign::Descriptor { check, number: *number }),
+        Probe::Notify { fd: None } => Some(Sign::Socket { check, path: socket.to_owned() }),
+        Probe::Listen | Probe::Http(_) | Probe::Tcp { .. } | Probe::Command { .. } => None,
+    };
+    (0..).zip(checks).filter_map(sign).collect()
+}
+
+/// The commands that the shim is to run for checks.
+fn probes(checks: &[HealthCheck], ports: &Ports) -> Result<BTreeMap<u32, Invocation>, UnknownPort> {
+    let command = |(check, of): (u32, &HealthCheck)| match &of.probe {
+        Probe::Command { command } => Some(command.invocation(ports).map(|command| (check, command))),
+        Probe::Listen | Probe::Http(_) | Probe::Tcp { .. } | Probe::Log { .. } | Probe::Notify { .. } => None,
+    };
+    (0..).zip(checks).filter_map(command).collect()
 }
 
 fn intent(context: &Context, assignment: &Assignment, run: &RunRef, order: &StartOrder, port: Option<u16>) -> Intent {

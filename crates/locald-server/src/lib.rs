@@ -33,6 +33,7 @@ mod actor;
 mod adoption;
 mod budget;
 mod checkout;
+mod checkup;
 mod core;
 mod diary;
 mod epoch;

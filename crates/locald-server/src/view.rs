@@ -39,6 +39,7 @@ pub(crate) fn service(
         | Actual::Blocked { .. }
         | Actual::Spawning
         | Actual::Starting { .. }
+        | Actual::Unready
         | Actual::Stopping { .. }
         | Actual::Stuck { .. }
         | Actual::Backoff { .. }
@@ -58,6 +59,7 @@ pub(crate) fn service(
         ready_at,
         restarts: life.restarts,
         port: ports.and_then(|ports| ports.get(&key.service).copied()),
+        health: life.health.as_ref().clone(),
         last: life.last.as_ref().map(|last| last.as_ref().clone()),
         spec_digest: life.running.as_ref().map(|spec| spec.digest()),
         note: life
@@ -77,6 +79,7 @@ fn state(now: Now, fleet: &Fleet, key: &ServiceKey, service: &Service) -> State 
         Actual::Spawning => State::Spawning,
         Actual::Starting { .. } => State::Starting,
         Actual::Ready { .. } => State::Ready,
+        Actual::Unready => State::Unready,
         Actual::Stopping { kill_at } => State::Stopping { kill_at: *kill_at },
         Actual::Stuck { survivors } => {
             State::Failed { reason: FailedReason::Survivors { survivors: survivors.clone() } }
@@ -95,6 +98,7 @@ fn state(now: Now, fleet: &Fleet, key: &ServiceKey, service: &Service) -> State 
                     within_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
                 },
                 Reason::Start(failure) => FailedReason::Start(failure.clone()),
+                Reason::Unhealthy(why) => FailedReason::Unhealthy { why: why.clone() },
             },
         },
         Actual::Unknown => State::Unknown,
@@ -110,6 +114,7 @@ pub(crate) fn state_name(actual: &Actual) -> &'static str {
         Actual::Spawning => "spawning",
         Actual::Starting { .. } => "starting",
         Actual::Ready { .. } => "ready",
+        Actual::Unready => "unready",
         Actual::Stopping { .. } => "stopping",
         Actual::Stuck { .. } => "stuck",
         Actual::Backoff { .. } => "backoff",

@@ -6,7 +6,7 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use locald_utils::record::{StartFailure, StartStage};
 use nix::errno::Errno;
 
 use crate::explain;
-use crate::spawn::{FromHelper, HELPER_FD, Plan};
+use crate::spawn::{FromHelper, HELPER_FD, NOTIFICATION_FD, Plan};
 
 /// Runs the helper. Returns only when the program could not be run.
 pub(crate) fn main() -> ExitCode {
@@ -30,7 +30,11 @@ pub(crate) fn main() -> ExitCode {
     };
     let mut decoder = frame::Decoder::default();
     let Ok(Some(plan)) = frame::read_message::<Plan>(&mut stream, &mut decoder) else { return ExitCode::FAILURE };
-    let failure = match become_program(&plan, &mut stream) {
+    let notification = match plan.notification.map(|number| keep_notification(number, &mut stream)).transpose() {
+        Ok(notification) => notification,
+        Err(_) => return ExitCode::FAILURE,
+    };
+    let failure = match become_program(&plan, notification, &mut stream) {
         Ok(never) => match never {},
         Err(Some(failure)) => failure,
         // The shim closed the gate: nobody waits for an answer.
@@ -41,7 +45,20 @@ pub(crate) fn main() -> ExitCode {
     ExitCode::from(127)
 }
 
-fn become_program(plan: &Plan, stream: &mut UnixStream) -> Result<std::convert::Infallible, Option<StartFailure>> {
+/// Takes what the program is to say that it is ready on, and everything of ours, away from the number where it shall be.
+fn keep_notification(number: i32, stream: &mut UnixStream) -> io::Result<(OwnedFd, i32)> {
+    /// Above every number that can be asked for.
+    const ABOVE: i32 = 16;
+    let notification = sys::duplicate_above(sys::inherited(NOTIFICATION_FD)?, ABOVE)?;
+    *stream = sys::duplicate_above(&*stream, ABOVE)?.into();
+    Ok((notification, number))
+}
+
+fn become_program(
+    plan: &Plan,
+    notification: Option<(OwnedFd, i32)>,
+    stream: &mut UnixStream,
+) -> Result<std::convert::Infallible, Option<StartFailure>> {
     if plan.takes_terminal {
         sys::take_controlling_terminal(io::stdin().as_fd())
             .map_err(|error| explain::step(StartStage::Session, &error, "could not take the terminal"))?;
@@ -75,6 +92,10 @@ fn become_program(plan: &Plan, stream: &mut UnixStream) -> Result<std::convert::
         .map_err(|error| explain::step(StartStage::Exec, &error.into(), "the program's path"))?;
     sys::close_on_exec_from(HELPER_FD)
         .map_err(|error| explain::step(StartStage::Session, &error, "could not close inherited descriptors"))?;
+    if let Some((notification, number)) = notification {
+        sys::place(notification.as_fd(), number)
+            .map_err(|error| explain::step(StartStage::Session, &error, "could not hand over its descriptor"))?;
+    }
 
     frame::write_message(stream, &FromHelper::Ready).map_err(|_| None)?;
     stream.read_exact(&mut [0]).map_err(|_| None)?;

@@ -17,7 +17,9 @@ use locald_utils::shim_protocol::{CONTROL_FD, ShimIdentity};
 mod exec_helper;
 mod explain;
 mod link;
+mod probe;
 mod pump;
+mod signs;
 mod spawn;
 mod stop;
 
@@ -84,7 +86,7 @@ fn set_up(identity: &ShimIdentity) -> std::io::Result<pump::Pump> {
     process::become_subreaper()?;
     // A log that grows over a file size limit is an error to be counted, not the end of the shim (setrlimit(2)).
     sys::ignore(nix::sys::signal::Signal::SIGXFSZ)?;
-    let signals = pump::Signals::install()?;
+    let signals = pump::SignalPipe::install()?;
     std::fs::create_dir_all(&identity.service_dir)?;
     let link = link::Link::listen(&identity.socket, control)?;
     fail::point("the shim listens");

@@ -32,6 +32,8 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use crate::link::{Incoming, Link, Viewer};
+use crate::probe::Probe;
+use crate::signs::{Ear, Signs};
 use crate::spawn::{Helper, Plan, Progress, Terminal, failure};
 
 /// 10 s: how long a shim waits to be told what to run, and how long to be told that its last word was heard.
@@ -44,9 +46,9 @@ const READ_SIZE: usize = 4096;
 const READS_PER_TURN: usize = 64;
 
 /// Signals of this process, as something to poll.
-pub(crate) struct Signals(SignalDelivery<UnixStream, SignalOnly>);
+pub(crate) struct SignalPipe(SignalDelivery<UnixStream, SignalOnly>);
 
-impl Signals {
+impl SignalPipe {
     /// Catches SIGCHLD, and the signals that are passed on to the service.
     pub(crate) fn install() -> io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
@@ -65,6 +67,9 @@ enum Source {
     Helper,
     Command,
     Members,
+    Sign(Ear),
+    Probe(usize),
+    ProbeOutput(usize),
 }
 
 /// The run from the helper's start to the last process.
@@ -87,6 +92,7 @@ pub(crate) struct Live {
     pub(crate) watch: MemberWatch,
     pub(crate) stop: Option<Sweep>,
     pub(crate) command: Option<Helper>,
+    pub(crate) probes: Vec<Probe>,
     pub(crate) survivors: Vec<record::Survivor>,
 }
 
@@ -112,12 +118,13 @@ pub(crate) struct Pump {
     /// The mark of the home that this shim and its daemon carry.
     pub(crate) home: Option<OsString>,
     pub(crate) link: Link,
-    signals: Signals,
+    signals: SignalPipe,
     origin: Instant,
     pub(crate) state: State,
     master: Option<Rc<OwnedFd>>,
     pub(crate) slave: Option<OwnedFd>,
     log: Option<LogWriter>,
+    signs: Signs,
     lost_output: u64,
     /// Whether nothing on disk speaks of this shim any more.
     is_forgotten: bool,
@@ -133,7 +140,7 @@ impl Pump {
         boot: String,
         shim: ProcessId,
         link: Link,
-        signals: Signals,
+        signals: SignalPipe,
     ) -> Self {
         Self {
             identity,
@@ -148,6 +155,7 @@ impl Pump {
             master: None,
             slave: None,
             log: None,
+            signs: Signs::default(),
             lost_output: 0,
             is_forgotten: false,
             is_settled: false,
@@ -174,7 +182,10 @@ impl Pump {
     fn deadline(&self) -> Option<Duration> {
         match &self.state {
             State::Idle => Some(PATIENCE),
-            State::Live(live) => live.stop.as_ref().and_then(|stop| stop.deadline(self.now())),
+            State::Live(live) => {
+                let stop = live.stop.as_ref().and_then(|stop| stop.deadline(self.now()));
+                live.probes.iter().filter_map(Probe::until).chain(stop).min()
+            }
             State::Told(_, until) => Some(*until),
             State::Over => Some(Duration::ZERO),
         }
@@ -201,11 +212,15 @@ impl Pump {
                 sources.push(Source::Members);
                 fds.push(PollFd::new(fd, PollFlags::POLLIN));
             }
-            for (source, helper) in helpers {
-                if let Some(fd) = helper.and_then(Helper::listening) {
-                    sources.push(source);
-                    fds.push(PollFd::new(fd, PollFlags::POLLIN));
-                }
+            let helpers = helpers.into_iter().filter_map(|(source, helper)| Some((source, helper?.listening()?)));
+            let signs = self.signs.ears().map(|(ear, fd)| (Source::Sign(ear), fd));
+            let probes = live.probes.iter().enumerate().flat_map(|(index, probe)| {
+                let helper = probe.helper.listening().map(|fd| (Source::Probe(index), fd));
+                helper.into_iter().chain(probe.output().map(|fd| (Source::ProbeOutput(index), fd)))
+            });
+            for (source, fd) in helpers.chain(signs).chain(probes) {
+                sources.push(source);
+                fds.push(PollFd::new(fd, PollFlags::POLLIN));
             }
         }
         let timeout = match self.deadline() {
@@ -237,6 +252,12 @@ impl Pump {
             Source::Helper => self.hear_helper(),
             Source::Command => self.hear_command(),
             Source::Members => self.hear_members(),
+            Source::Sign(ear) => {
+                let check = self.signs.hear(*ear);
+                self.tell_signs(check);
+            }
+            Source::Probe(index) => self.hear_probe(*index),
+            Source::ProbeOutput(index) => self.hear_probe_output(*index),
         }
     }
 
@@ -249,7 +270,10 @@ impl Pump {
                     self.state = State::Over;
                 }
             }
-            State::Live(_) => self.step_run(),
+            State::Live(_) => {
+                self.end_late_probes();
+                self.step_run();
+            }
             State::Told(_, until) => {
                 if !self.link.has_daemon() || self.now() >= *until {
                     self.state = State::Over;
@@ -306,6 +330,7 @@ impl Pump {
             ToShim::Start(order) => self.start(*order),
             ToShim::Status => self.snapshot(index),
             ToShim::Stop { grace } => self.stop(grace),
+            ToShim::Probe { check, limit } => self.probe(check, limit),
             ToShim::Signal { signal } => self.pass_on(signal.0),
             ToShim::Ack => {
                 if matches!(self.state, State::Told(..)) {
@@ -327,6 +352,7 @@ impl Pump {
             phase,
             leader: live.map(|live| live.leader),
             started_at: live.and_then(|live| live.started_at),
+            signs: self.signs.seen().to_vec(),
         };
         let master = self.master.clone();
         self.link.send(index, &FromShim::Snapshot(Box::new(snapshot)), master.as_ref());
@@ -384,6 +410,10 @@ impl Pump {
             .map_err(|error| failure(StartStage::Log, &error, "could not open its log"))?;
         let watch = MemberWatch::new()
             .map_err(|error| failure(StartStage::Helper, &error, "could not watch for its processes"))?;
+        let (signs, notification) = Signs::open(&order.signs)
+            .map_err(|error| failure(StartStage::Helper, &error, "could not listen for its readiness"))?;
+        // From here on it is to be closed.
+        self.signs = signs;
         // Where none can be made the run has none.
         let cgroup = order.cgroup.clone().map(Cgroup::at).filter(|cgroup| cgroup.make().is_ok());
         let plan = Plan {
@@ -393,8 +423,10 @@ impl Pump {
             takes_terminal: true,
             run: self.identity.run.id.clone(),
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
+            notification: notification.as_ref().map(|notification| notification.number),
         };
-        let helper = Helper::start(plan, &terminal.slave, &terminal.slave)
+        let writer = notification.as_ref().map(|notification| notification.writer.as_fd());
+        let helper = Helper::start(plan, &terminal.slave, &terminal.slave, writer)
             .inspect_err(|_| cgroup.iter().for_each(Cgroup::remove))
             .map_err(|error| failure(StartStage::Helper, &error, "could not start the exec helper"))?;
         fail::point("the helper is started");
@@ -415,6 +447,7 @@ impl Pump {
             watch,
             stop: None,
             command: None,
+            probes: Vec::new(),
             survivors: Vec::new(),
         })
     }
@@ -460,8 +493,11 @@ impl Pump {
                 live.helper = None;
                 let started = FromShim::Started { leader: live.leader, at: live.started_at.unwrap_or_default() };
                 self.link.tell(&started, self.master.as_ref());
-                // From here on it mostly waits. Only a stop command will need the environment once more.
-                if live.order.stop.command.is_none() {
+                for &check in self.signs.seen() {
+                    self.link.tell(&FromShim::Sign { check }, None);
+                }
+                // From here on it mostly waits. Only a stop command, or probes, will need the environment once more.
+                if live.order.stop.command.is_none() && live.order.probes.is_empty() {
                     live.order.environment = Environment::new();
                 }
                 self.is_settled = true;
@@ -488,17 +524,30 @@ impl Pump {
 
     fn read_terminal(&mut self) {
         let (Some(master), Some(log)) = (&self.master, &mut self.log) else { return };
-        let mut buffer = [0; READ_SIZE];
+        let (mut buffer, mut found) = ([0; READ_SIZE], Vec::new());
         for _ in 0..READS_PER_TURN {
             match nix::unistd::read(master, &mut buffer) {
                 Ok(0) | Err(nix::errno::Errno::EIO) => {
                     // The terminal is gone for good: macOS revokes it when the leader exits.
                     self.master = None;
-                    return;
+                    break;
                 }
-                Ok(count) => log.write(&buffer[..count], UnixMillis::now()),
+                Ok(count) => {
+                    log.write(&buffer[..count], UnixMillis::now());
+                    found.extend(self.signs.hear_output(&buffer[..count]));
+                }
                 Err(nix::errno::Errno::EINTR) => {}
-                Err(_) => return,
+                Err(_) => break,
+            }
+        }
+        self.tell_signs(found);
+    }
+
+    /// Tells of signs. Those that come before it is known that the program runs are told after that.
+    fn tell_signs(&mut self, checks: impl IntoIterator<Item = u32>) {
+        if matches!(&self.state, State::Live(live) if live.helper.is_none()) {
+            for check in checks {
+                self.link.tell(&FromShim::Sign { check }, None);
             }
         }
     }
@@ -548,9 +597,10 @@ impl Pump {
 
     /// Takes notice of every child that has ended. The leader's zombie stays.
     fn reap(&mut self) {
-        let State::Live(live) = &mut self.state else { return };
         let now = self.origin.elapsed();
         for pid in process::own_children().unwrap_or_default() {
+            let is_probe = self.reap_probe(pid);
+            let State::Live(live) = &mut self.state else { return };
             if pid == live.leader.pid {
                 if live.exit.is_none()
                     && let Ok(Some(status)) = sys::exited(pid)
@@ -566,7 +616,7 @@ impl Pump {
             }
             if live.command.as_ref().is_some_and(|command| command.process.pid == pid) {
                 live.command = None;
-            } else if let Some(stop) = &mut live.stop {
+            } else if let Some(stop) = live.stop.as_mut().filter(|_| !is_probe) {
                 stop.reaped(pid);
                 stop.ladder().hurry(now);
             }
@@ -652,6 +702,7 @@ impl Pump {
         }
         // As above.
         let _ = record::leave(&self.record_dir);
+        self.signs.close();
         self.link.close();
     }
 

@@ -22,6 +22,9 @@ use crate::{HELPER_ROLE, set_nonblocking};
 /// The descriptor on which the helper talks to the shim.
 pub(crate) const HELPER_FD: i32 = 3;
 
+/// The descriptor on which the helper has what the program is to say that it is ready on.
+pub(crate) const NOTIFICATION_FD: i32 = 4;
+
 /// 24 rows of 80 columns: the size every program can handle, until somebody attaches with another.
 const SIZE: PtySize = PtySize { rows: 24, cols: 80, pixel_width: 0, pixel_height: 0 };
 
@@ -40,6 +43,8 @@ pub(crate) struct Plan {
     pub(crate) run: RunId,
     /// The cgroup it has to enter, when it was not started there.
     pub(crate) cgroup: Option<PathBuf>,
+    /// The number at which it keeps what it has as [`NOTIFICATION_FD`].
+    pub(crate) notification: Option<i32>,
 }
 
 /// What a helper says.
@@ -102,10 +107,16 @@ pub(crate) enum Progress {
 }
 
 impl Helper {
-    /// Starts a helper with `input` and `output` as its descriptors 0 and 1 to 2, and hands it the plan.
-    pub(crate) fn start(plan: Plan, input: impl AsFd, output: impl AsFd) -> io::Result<Self> {
+    /// Starts a helper with `input` and `output` as its descriptors 0 and 1 to 2, and hands it the plan. `notification` goes with
+    /// the number in the plan.
+    pub(crate) fn start(
+        plan: Plan,
+        input: impl AsFd,
+        output: impl AsFd,
+        notification: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Self> {
         let (mut ours, theirs) = UnixStream::pair()?;
-        let spawn = Spawn::new(process::own_executable()?)
+        let mut spawn = Spawn::new(process::own_executable()?)
             .cgroup(plan.cgroup.as_deref())
             .arg0("locald-exec")
             .arg(HELPER_ROLE)
@@ -114,6 +125,9 @@ impl Helper {
             .descriptor(&output, 1)?
             .descriptor(&output, 2)?
             .descriptor(theirs, HELPER_FD)?;
+        if let Some(notification) = notification {
+            spawn = spawn.descriptor(notification, NOTIFICATION_FD)?;
+        }
         let (pid, is_inside) = spawn.start_anywhere()?;
         let process = ProcessId::of(pid).ok_or_else(|| io::Error::other("the helper vanished"))?;
         // The helper reads at once, so a plan larger than the socket's buffer does not stall.

@@ -85,6 +85,7 @@ impl Pump {
             }
         }
         fail::point("a stop begins");
+        self.end_probes();
         self.tell_stopping();
         self.carry_out(actions);
         fail::point("the first step of a stop is done");
@@ -123,6 +124,7 @@ impl Pump {
                 let memory = std::mem::take(&mut live.memory);
                 live.stop = Some(Sweep::begin(now, grace, false, false, memory, &mut actions));
                 self.link.tell(&FromShim::LeaderExited { status, at }, None);
+                self.end_probes();
                 self.tell_stopping();
             }
             (None, None) => {}
@@ -187,8 +189,9 @@ impl Pump {
             takes_terminal: false,
             run: self.identity.run.id.clone(),
             cgroup: live.cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
+            notification: None,
         };
-        Some(std::fs::File::open("/dev/null").and_then(|null| Helper::start(plan, &null, slave)))
+        Some(std::fs::File::open("/dev/null").and_then(|null| Helper::start(plan, &null, slave, None)))
     }
 
     /// Hears how far the stop command has come.

@@ -8,6 +8,7 @@ pub mod config;
 pub mod digest;
 pub mod fail;
 pub mod frame;
+pub mod health;
 pub mod log;
 pub mod name;
 pub mod paths;

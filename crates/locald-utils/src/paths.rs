@@ -128,6 +128,7 @@ impl Home {
         make_private(&self.state)?;
         make_private(&self.runtime)?;
         make_private(&self.shim_sockets())?;
+        make_private(&self.notify_sockets())?;
         self.check()
     }
 
@@ -141,8 +142,8 @@ impl Home {
 
     /// Every directory that must be ours alone: of the state, of the sockets, of the shims' sockets.
     #[must_use]
-    pub fn directories(&self) -> [PathBuf; 3] {
-        [self.state.clone(), self.runtime.clone(), self.shim_sockets()]
+    pub fn directories(&self) -> [PathBuf; 4] {
+        [self.state.clone(), self.runtime.clone(), self.shim_sockets(), self.notify_sockets()]
     }
 
     /// Where durable state lies.
@@ -161,6 +162,12 @@ impl Home {
     #[must_use]
     pub fn shim_sockets(&self) -> PathBuf {
         self.runtime.join("s")
+    }
+
+    /// Where the sockets lie on which runs say that they are ready.
+    #[must_use]
+    pub fn notify_sockets(&self) -> PathBuf {
+        self.runtime.join("n")
     }
 
     /// The daemon's socket.
@@ -237,6 +244,12 @@ impl Home {
     #[must_use]
     pub fn shim_socket(&self, run: &RunId) -> PathBuf {
         self.shim_sockets().join(run.as_str())
+    }
+
+    /// The socket on which a run says that it is ready.
+    #[must_use]
+    pub fn notify_socket(&self, run: &RunId) -> PathBuf {
+        self.notify_sockets().join(run.as_str())
     }
 }
 

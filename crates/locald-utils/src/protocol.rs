@@ -282,6 +282,9 @@ pub struct ServiceStatus {
     pub restarts: u32,
     /// The port it was given.
     pub port: Option<u16>,
+    /// What its checks have come to, where it has any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health: Vec<CheckStatus>,
     /// How the run before, or the newest one if it is over, ended.
     pub last: Option<Ended>,
     /// A digest of the spec of the newest run; differs from the file's when the file changed since.
@@ -291,6 +294,21 @@ pub struct ServiceStatus {
     /// What is left of runs that could not be ended, and beside which a new one was started.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left: Vec<Survivor>,
+}
+
+/// What a check of a run has come to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckStatus {
+    /// What is asked: "GET http://localhost:8080/healthz".
+    pub probe: String,
+    /// Whether it passes.
+    pub passes: bool,
+    /// How often it was asked.
+    pub tries: u32,
+    /// The last answer, where it was no good one.
+    pub answer: Option<String>,
+    /// Since when it has passed, or has not.
+    pub since: UnixMillis,
 }
 
 /// What a person wants of a service.
@@ -371,6 +389,11 @@ pub enum FailedReason {
     },
     /// It could not be started.
     Start(StartFailure),
+    /// It was not healthy, and has been ended.
+    Unhealthy {
+        /// Which check did not pass, and its last answer.
+        why: String,
+    },
     /// What it depends on can never hold: the chain, nearest first.
     Dependency {
         /// The dependencies, from the one it names down to the one that failed.

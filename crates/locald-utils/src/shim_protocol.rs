@@ -11,6 +11,7 @@
 //! [`ToShim::Attach`] needs no greeting and no epoch: it is said by the command line, over a connection of its own, and changes
 //! nothing about the run.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -66,6 +67,15 @@ pub enum ToShim {
         #[serde(rename = "grace_ms", with = "crate::time::millis")]
         grace: Duration,
     },
+    /// Runs one of [`StartOrder::probes`] beside the leader, with the run's environment and in its directory. Answered by
+    /// [`FromShim::Probed`], or not at all when the run is being ended.
+    Probe {
+        /// Which check asks.
+        check: u32,
+        /// How long it may take. Then it is killed, with whatever it has started.
+        #[serde(rename = "limit_ms", with = "crate::time::millis")]
+        limit: Duration,
+    },
     /// Sends a signal to the leader's group.
     Signal {
         /// Which.
@@ -102,8 +112,64 @@ pub struct StartOrder {
     /// The cgroup to make for the run, where one can be had.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
+    /// What to look for in what the run says of itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signs: Vec<Sign>,
+    /// The commands of checks.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub probes: BTreeMap<u32, Invocation>,
     /// The spec and the base environment, kept by the shim for the daemon that adopts the run.
     pub keep: Kept,
+}
+
+/// What a run may say of itself. Each is told once, by [`FromShim::Sign`], and from then on with every [`Snapshot`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sign {
+    /// A line of output contains a match, escape sequences left out.
+    Line {
+        /// Which check waits for it.
+        check: u32,
+        /// A regular expression.
+        pattern: String,
+    },
+    /// `READY=1` comes to a socket (sd_notify(3)).
+    Socket {
+        /// Which check waits for it.
+        check: u32,
+        /// Where it is to be.
+        path: PathBuf,
+    },
+    /// A newline is written to a descriptor that the leader is given.
+    Descriptor {
+        /// Which check waits for it.
+        check: u32,
+        /// The descriptor's number.
+        number: i32,
+    },
+}
+
+/// What became of a probe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeOutcome {
+    /// It ended by itself.
+    Exited {
+        /// How.
+        status: ExitStatus,
+        /// The last line that it has said.
+        output: String,
+    },
+    /// Its time was over, and it was killed.
+    TimedOut {
+        /// How long it had.
+        #[serde(rename = "limit_ms", with = "crate::time::millis")]
+        limit: Duration,
+        /// The last line that it has said.
+        output: String,
+    },
+    /// It could not be run.
+    Failed(StartFailure),
 }
 
 /// How a shim ends its run.
@@ -172,6 +238,18 @@ pub enum FromShim {
         /// Those processes.
         survivors: Vec<Survivor>,
     },
+    /// Answers [`ToShim::Probe`].
+    Probed {
+        /// Which check asked.
+        check: u32,
+        /// What became of it.
+        outcome: ProbeOutcome,
+    },
+    /// A sign that a check waits for has been seen.
+    Sign {
+        /// Which check.
+        check: u32,
+    },
     /// Answers [`ToShim::Status`]. Carries the PTY master while there is one.
     Snapshot(Box<Snapshot>),
     /// A daemon of a higher epoch has taken over; this connection is closed.
@@ -210,6 +288,9 @@ pub struct Snapshot {
     pub leader: Option<ProcessId>,
     /// When its first instruction ran.
     pub started_at: Option<UnixMillis>,
+    /// The checks whose signs have been seen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signs: Vec<u32>,
 }
 
 /// How far a run is.

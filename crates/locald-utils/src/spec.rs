@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::digest;
+use crate::health::{HealthCheck, Probe};
 use crate::name::{ProjectId, ProjectName, ServiceName};
 
 /// A project instance and all services its file declares.
@@ -50,6 +51,9 @@ pub struct ServiceSpec {
     /// What must hold before it starts.
     #[serde(default)]
     pub depends_on: Vec<Dependency>,
+    /// How to tell whether it is ready. Empty for the default: see [`crate::health`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health: Vec<HealthCheck>,
     /// What to do when it ends by itself.
     #[serde(default)]
     pub restart: RestartPolicy,
@@ -73,9 +77,21 @@ impl ServiceSpec {
             env: BTreeMap::new(),
             port: None,
             depends_on: Vec::new(),
+            health: Vec::new(),
             restart: RestartPolicy::default(),
             stop: StopPolicy::default(),
             log: LogPolicy::default(),
+        }
+    }
+
+    /// The checks by which it is ready: those that are written, or that it listens on its port. Without any it is ready when it has
+    /// run for a moment; a job never is.
+    #[must_use]
+    pub fn checks(&self) -> Vec<HealthCheck> {
+        match (self.kind, self.port) {
+            (Kind::Job, _) => Vec::new(),
+            (Kind::Service, Some(_)) if self.health.is_empty() => vec![HealthCheck::of(Probe::Listen)],
+            (Kind::Service, _) => self.health.clone(),
         }
     }
 
@@ -91,8 +107,12 @@ impl ServiceSpec {
     /// output is kept, which takes effect with the next run.
     #[must_use]
     pub fn digest(&self) -> String {
-        let Self { name, kind, command, workdir, env, port, depends_on: _, restart: _, stop, log: _ } = self;
-        let text = serde_json::to_vec(&(name, kind, command, workdir, env, port, stop)).unwrap_or_default();
+        let Self { name, kind, command, workdir, env, port, depends_on: _, health, restart: _, stop, log: _ } = self;
+        let mut text = serde_json::to_vec(&(name, kind, command, workdir, env, port, stop)).unwrap_or_default();
+        // A service without checks has the digest that it had before there were any.
+        if !health.is_empty() {
+            text.extend(serde_json::to_vec(health).unwrap_or_default());
+        }
         let mut hex = digest::hex(&text);
         hex.truncate(16);
         hex

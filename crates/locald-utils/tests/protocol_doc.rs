@@ -92,6 +92,7 @@ fn to_shim_name(message: &ToShim) -> &'static str {
         ToShim::Signal { .. } => "signal",
         ToShim::Ack => "ack",
         ToShim::Attach { .. } => "attach",
+        ToShim::Probe { .. } => "probe",
     }
 }
 
@@ -108,6 +109,8 @@ fn from_shim_name(message: &FromShim) -> &'static str {
         FromShim::Fenced { .. } => "fenced",
         FromShim::Attached { .. } => "attached",
         FromShim::Occupied { .. } => "occupied",
+        FromShim::Probed { .. } => "probed",
+        FromShim::Sign { .. } => "sign",
         FromShim::Unsupported => "unsupported",
     }
 }
@@ -126,6 +129,8 @@ const SHOWN: &[(&str, &[&str])] = &[
             "hello",
             "leader exited",
             "occupied",
+            "probed",
+            "sign",
             "snapshot",
             "start failed",
             "started",
@@ -151,7 +156,7 @@ const SHOWN: &[(&str, &[&str])] = &[
             "waiting",
         ],
     ),
-    ("ToShim", &["ack", "attach", "hello", "signal", "start", "status", "stop"]),
+    ("ToShim", &["ack", "attach", "hello", "probe", "signal", "start", "status", "stop"]),
 ];
 
 #[test]

@@ -209,11 +209,9 @@ pub(crate) fn why_failed(service: &ServiceOutcome, output: &[String], now: UnixM
     let name = &service.service.name;
     let mut text = match service.result {
         OutcomeResult::TimedOut => {
-            format!(
-                "{} is not ready in time: {}\n",
-                paint.text(Tone::Bad, name.as_str()),
-                view::word(&service.service, now).text
-            )
+            let word = view::word(&service.service, now).text;
+            let note = view::health_note(&service.service).map_or(String::new(), |note| format!(": {note}"));
+            format!("{} is not ready in time: {word}{note}\n", paint.text(Tone::Bad, name.as_str()))
         }
         OutcomeResult::Done | OutcomeResult::Failed | OutcomeResult::Superseded => {
             let word = view::word(&service.service, now).text;

@@ -13,8 +13,8 @@ use std::path::Path;
 use locald_utils::config::{ConfigErrors, Diagnostic};
 use locald_utils::name::{RunNumber, ServiceName};
 use locald_utils::protocol::{
-    DaemonStatus, Desired, FailedReason, Failure, FailureCode, Outcome, OutcomeResult, ProjectStatus, ServiceStatus,
-    State,
+    CheckStatus, DaemonStatus, Desired, FailedReason, Failure, FailureCode, Outcome, OutcomeResult, ProjectStatus,
+    ServiceStatus, State,
 };
 use locald_utils::record::{Ended, ExitStatus, StartFailure, Stray, Survivor};
 use locald_utils::spec::{Condition, Kind, ProjectSpec};
@@ -483,6 +483,9 @@ struct Service<'a> {
     uptime_ms: Option<u64>,
     restarts: u32,
     port: Option<u16>,
+    /// Absent unless its run has checks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    health: Vec<Check<'a>>,
     /// Absent unless it waits for others.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     waiting_for: Vec<WaitingFor<'a>>,
@@ -549,6 +552,7 @@ impl<'a> Service<'a> {
             uptime_ms,
             restarts: status.restarts,
             port: status.port,
+            health: status.health.iter().map(Check::of).collect(),
             waiting_for: detail.waiting_for,
             backoff: detail.backoff,
             kill_at: detail.kill_at,
@@ -598,6 +602,26 @@ impl<'a> Detail<'a> {
     }
 }
 
+/// What a check of a run has come to.
+#[derive(Serialize)]
+struct Check<'a> {
+    /// What is asked.
+    probe: &'a str,
+    passes: bool,
+    tries: u32,
+    /// The last answer, null where it was a good one or there is none.
+    answer: Option<&'a str>,
+    /// Since when it has passed, or has not.
+    since: UnixMillis,
+}
+
+impl<'a> Check<'a> {
+    fn of(check: &'a CheckStatus) -> Self {
+        let CheckStatus { probe, passes, tries, answer, since } = check;
+        Self { probe, passes: *passes, tries: *tries, answer: answer.as_deref(), since: *since }
+    }
+}
+
 #[derive(Serialize)]
 struct WaitingFor<'a> {
     service: &'a str,
@@ -625,6 +649,9 @@ enum ServiceFailure<'a> {
         #[serde(flatten)]
         failure: &'a StartFailure,
     },
+    Unhealthy {
+        why: &'a str,
+    },
     Dependency {
         chain: Vec<&'a str>,
         cause: &'a str,
@@ -640,6 +667,7 @@ impl<'a> ServiceFailure<'a> {
             FailedReason::Exited => Self::Exited,
             FailedReason::CrashLoop { starts, within_ms } => Self::CrashLoop { starts: *starts, within_ms: *within_ms },
             FailedReason::Start(failure) => Self::Start { failure },
+            FailedReason::Unhealthy { why } => Self::Unhealthy { why },
             FailedReason::Dependency { chain, cause } => {
                 Self::Dependency { chain: chain.iter().map(|name| name.as_str()).collect(), cause }
             }

@@ -353,6 +353,7 @@ impl Fleet {
                 | Actual::Spawning
                 | Actual::Starting { .. }
                 | Actual::Ready { .. }
+                | Actual::Unready
                 | Actual::Backoff { .. }
                 | Actual::Completed
                 | Actual::Failed(_)
@@ -405,6 +406,9 @@ impl Fleet {
             News::Found { spec, .. } => Some(spec.clone()),
             News::Started { .. }
             | News::Ready
+            | News::Unready(_)
+            | News::Late(_)
+            | News::Checked(_)
             | News::StartFailed(_)
             | News::LeaderExited(_)
             | News::Stopping { .. }
@@ -529,7 +533,7 @@ impl Project {
         let life = &service.life;
         match &life.actual {
             // That nobody answers for it is no reason to keep what shall go.
-            Actual::Spawning | Actual::Starting { .. } | Actual::Ready { .. } | Actual::Unknown => {
+            Actual::Spawning | Actual::Starting { .. } | Actual::Ready { .. } | Actual::Unready | Actual::Unknown => {
                 (life.is_leaving() && !self.is_needed_by_leaving(name)).then_some(Step::Stop)
             }
             Actual::Stopping { .. } | Actual::Stuck { .. } => None,
@@ -610,6 +614,7 @@ impl Project {
                 Some(ExitStatus::Unknown) | None => "ended, nobody saw how".to_owned(),
             }),
             Actual::Failed(Reason::CrashLoop { starts, .. }) => never(format!("crashed {starts} times in a row")),
+            Actual::Failed(Reason::Unhealthy(why)) => never(format!("was not healthy: {why}")),
             Actual::Failed(Reason::Start(failure)) => never(format!("could not be started: {}", failure.message)),
             Actual::Completed => never("exited 0, and is not to be restarted".to_owned()),
             Actual::Stuck { .. } => never("could not be ended".to_owned()),
@@ -618,6 +623,7 @@ impl Project {
             | Actual::Spawning
             | Actual::Starting { .. }
             | Actual::Ready { .. }
+            | Actual::Unready
             | Actual::Stopping { .. }
             | Actual::Backoff { .. }
             | Actual::Unknown => Holds::NotYet,

@@ -72,6 +72,7 @@ fn up(spec: &ServiceSpec, life: &Lifecycle) -> Option<OutcomeResult> {
         | Actual::Waiting
         | Actual::Spawning
         | Actual::Starting { .. }
+        | Actual::Unready
         | Actual::Stopping { .. }
         | Actual::Backoff { .. }
         | Actual::Unknown => None,
@@ -93,6 +94,7 @@ fn down(life: &Lifecycle) -> Option<OutcomeResult> {
         Actual::Spawning
         | Actual::Starting { .. }
         | Actual::Ready { .. }
+        | Actual::Unready
         | Actual::Stopping { .. }
         | Actual::Unknown => None,
     }

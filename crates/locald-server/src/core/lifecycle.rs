@@ -6,7 +6,7 @@
 //! which also sees the neighbours.
 //!
 //! ```text
-//! Stopped --> Waiting --> Spawning --> Starting --> Ready        any with a run --stop--> Stopping --> Stopped, Stuck
+//! Stopped --> Waiting --> Spawning --> Starting --> Ready <--> Unready      any with a run --stop--> Stopping --> Stopped, Stuck
 //!             ^     ^         \            |           |
 //!             v     |          \___________|___________|  the run is over
 //!          Blocked  |                       v
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use locald_utils::name::{RunNumber, ServiceName};
 use locald_utils::process::ProcessId;
-use locald_utils::protocol::Desired;
+use locald_utils::protocol::{CheckStatus, Desired};
 use locald_utils::record::{Ended, ExitStatus, StartFailure, Survivor};
 use locald_utils::spec::{Kind, RestartPolicy, RestartWhen, ServiceSpec};
 use locald_utils::time::UnixMillis;
@@ -46,6 +46,8 @@ pub(crate) enum Actual {
     Starting { ready_at: Option<Time> },
     /// It is ready.
     Ready { since: Time },
+    /// It was ready, and is not any more.
+    Unready,
     /// It is being ended: because we ordered so, or because its leader has left others behind.
     Stopping { kill_at: Option<UnixMillis> },
     /// It could not be ended: these processes are left, and watched.
@@ -80,6 +82,8 @@ pub(crate) enum Reason {
     CrashLoop { starts: u32, within: Duration },
     /// It could not be started.
     Start(StartFailure),
+    /// It was not healthy: which check did not pass, and its last answer.
+    Unhealthy(String),
 }
 
 /// What an actor reports of a run.
@@ -87,8 +91,14 @@ pub(crate) enum Reason {
 pub(crate) enum News {
     /// The leader runs.
     Started { leader: ProcessId, shim: ProcessId, at: UnixMillis },
-    /// Its port is listened on.
+    /// All of its checks pass.
     Ready,
+    /// It was ready, and a check does not pass any more: which, and its last answer.
+    Unready(String),
+    /// A check has not passed in its start period: which, and its last answer.
+    Late(String),
+    /// What its checks have come to.
+    Checked(Arc<Vec<CheckStatus>>),
     /// The run could not be started; nothing of it is left.
     StartFailed(StartFailure),
     /// The leader exited by itself; what it left behind is being ended.
@@ -140,6 +150,10 @@ pub(crate) struct Lifecycle {
     pub(crate) shim: Option<ProcessId>,
     /// Whether the current run has lost its shim.
     pub(crate) is_degraded: bool,
+    /// What the checks of the current or newest run have come to.
+    pub(crate) health: Arc<Vec<CheckStatus>>,
+    /// Why the current run is to be ended: it is not healthy.
+    unhealthy: Option<String>,
     /// When the newest run's first instruction ran.
     pub(crate) started_at: Option<UnixMillis>,
     /// How long the current run has been ready when it ended or stopped being so.
@@ -166,6 +180,8 @@ impl Lifecycle {
             leader: None,
             shim: None,
             is_degraded: false,
+            health: Arc::default(),
+            unhealthy: None,
             started_at: None,
             ready_for: Duration::ZERO,
             last: None,
@@ -179,6 +195,7 @@ impl Lifecycle {
             Actual::Spawning
             | Actual::Starting { .. }
             | Actual::Ready { .. }
+            | Actual::Unready
             | Actual::Stopping { .. }
             | Actual::Stuck { .. }
             | Actual::Unknown => true,
@@ -201,9 +218,9 @@ impl Lifecycle {
         (run == self.newest && self.is_occupied()) || self.abandoned.contains_key(&run)
     }
 
-    /// Whether the current run has to go: nobody wants it, or a newer one is wanted.
+    /// Whether the current run has to go: nobody wants it, a newer one is wanted, or it is not healthy.
     pub(crate) fn is_leaving(&self) -> bool {
-        self.desired == Desired::Down || self.newest < self.at_least
+        self.desired == Desired::Down || self.newest < self.at_least || self.unhealthy.is_some()
     }
 
     /// Whether it is ready, and will not leave.
@@ -213,7 +230,7 @@ impl Lifecycle {
 
     /// Whether its leader runs, and will not leave.
     pub(crate) fn is_started(&self) -> bool {
-        matches!(self.actual, Actual::Starting { .. } | Actual::Ready { .. }) && !self.is_leaving()
+        matches!(self.actual, Actual::Starting { .. } | Actual::Ready { .. } | Actual::Unready) && !self.is_leaving()
     }
 
     /// Whether it has completed, and need not do so again.
@@ -242,6 +259,7 @@ impl Lifecycle {
             | Actual::Spawning
             | Actual::Starting { .. }
             | Actual::Ready { .. }
+            | Actual::Unready
             | Actual::Stopping { .. }
             | Actual::Stuck { .. }
             | Actual::Completed
@@ -292,6 +310,8 @@ impl Lifecycle {
         self.leader = None;
         self.shim = None;
         self.is_degraded = false;
+        self.health = Arc::default();
+        self.unhealthy = None;
         self.started_at = None;
         self.ready_for = Duration::ZERO;
         self.starts.push_back(now);
@@ -319,6 +339,7 @@ impl Lifecycle {
             | Actual::Spawning
             | Actual::Starting { .. }
             | Actual::Ready { .. }
+            | Actual::Unready
             | Actual::Stopping { .. }
             | Actual::Stuck { .. }
             | Actual::Backoff { .. }
@@ -347,6 +368,9 @@ impl Lifecycle {
                 News::Ended(_) | News::StartFailed(_) => drop(self.abandoned.remove(&run)),
                 News::Started { .. }
                 | News::Ready
+                | News::Unready(_)
+                | News::Late(_)
+                | News::Checked(_)
                 | News::LeaderExited(_)
                 | News::Stopping { .. }
                 | News::Silent
@@ -368,20 +392,16 @@ impl Lifecycle {
                     self.begin(now, Duration::ZERO, &spec);
                 }
             }
-            News::Ready => match self.actual {
-                Actual::Starting { .. } => self.actual = Actual::Ready { since: now },
-                Actual::Spawning
-                | Actual::Ready { .. }
-                | Actual::Stopping { .. }
-                | Actual::Stuck { .. }
-                | Actual::Unknown
-                | Actual::Stopped
-                | Actual::Waiting
-                | Actual::Blocked { .. }
-                | Actual::Backoff { .. }
-                | Actual::Completed
-                | Actual::Failed(_) => return false,
-            },
+            News::Ready if self.is_judged() => self.actual = Actual::Ready { since: now },
+            News::Unready(why) if self.is_judged() => {
+                self.note_ready_time(now);
+                self.actual = Actual::Unready;
+                // Without a policy it stays, and may become ready again.
+                self.unhealthy = (spec.restart.when != RestartWhen::No).then_some(why);
+            }
+            News::Late(why) if self.is_judged() => self.unhealthy = Some(why),
+            News::Ready | News::Unready(_) | News::Late(_) => return false,
+            News::Checked(health) => self.health = health,
             News::StartFailed(failure) => self.end(now, &spec, Ending::NotStarted(failure)),
             News::LeaderExited(_) => {
                 self.note_ready_time(now);
@@ -416,9 +436,26 @@ impl Lifecycle {
         true
     }
 
-    /// The leader runs: from here on time or its port makes it ready.
+    /// Whether what its checks come to makes a difference: it runs, and is not on its way out.
+    fn is_judged(&self) -> bool {
+        match self.actual {
+            Actual::Starting { .. } | Actual::Ready { .. } | Actual::Unready => true,
+            Actual::Spawning
+            | Actual::Stopping { .. }
+            | Actual::Stuck { .. }
+            | Actual::Unknown
+            | Actual::Stopped
+            | Actual::Waiting
+            | Actual::Blocked { .. }
+            | Actual::Backoff { .. }
+            | Actual::Completed
+            | Actual::Failed(_) => false,
+        }
+    }
+
+    /// The leader runs: from here on time or its checks make it ready.
     fn begin(&mut self, now: Time, ran_for: Duration, spec: &ServiceSpec) {
-        let by_time = spec.kind == Kind::Service && spec.port.is_none();
+        let by_time = spec.kind == Kind::Service && spec.checks().is_empty();
         self.actual = Actual::Starting { ready_at: by_time.then_some(now + MOMENT.saturating_sub(ran_for)) };
         self.tick(now);
     }
@@ -434,6 +471,7 @@ impl Lifecycle {
         self.leader = None;
         self.shim = None;
         self.is_degraded = false;
+        let unhealthy = self.unhealthy.take();
         if self.desired == Desired::Down {
             self.actual = Actual::Stopped;
             return;
@@ -444,6 +482,8 @@ impl Lifecycle {
             return;
         }
         let policy = &spec.restart;
+        // How it ended when it was told to says nothing any more.
+        let ending = unhealthy.map_or(ending, Ending::Unhealthy);
         let is_success = matches!(ending, Ending::Exited(status) if status.is_success());
         let again = match policy.when {
             RestartWhen::No => false,
@@ -456,7 +496,8 @@ impl Lifecycle {
             Ending::Exited(_) if !again && is_success => Actual::Completed,
             Ending::Exited(_) if !again => Actual::Failed(Reason::Exited),
             Ending::NotStarted(failure) if !again || is_permanent => Actual::Failed(Reason::Start(failure)),
-            Ending::Exited(_) | Ending::NotStarted(_) => self.retry(now, policy),
+            Ending::Unhealthy(why) if !again => Actual::Failed(Reason::Unhealthy(why)),
+            Ending::Exited(_) | Ending::NotStarted(_) | Ending::Unhealthy(_) => self.retry(now, policy),
         };
     }
 
@@ -492,6 +533,7 @@ impl Lifecycle {
             | Actual::Blocked { .. }
             | Actual::Spawning
             | Actual::Ready { .. }
+            | Actual::Unready
             | Actual::Stopping { .. }
             | Actual::Stuck { .. }
             | Actual::Completed
@@ -511,6 +553,7 @@ impl Lifecycle {
             | Actual::Blocked { .. }
             | Actual::Spawning
             | Actual::Ready { .. }
+            | Actual::Unready
             | Actual::Stopping { .. }
             | Actual::Stuck { .. }
             | Actual::Completed
@@ -524,6 +567,7 @@ impl Lifecycle {
 enum Ending {
     Exited(ExitStatus),
     NotStarted(StartFailure),
+    Unhealthy(String),
 }
 
 /// The wait before attempt number `attempt`, from 1: doubled each time, up to the policy's maximum, give or take a fifth.
@@ -552,6 +596,7 @@ pub(crate) mod tests {
             env: Default::default(),
             port: None,
             depends_on: Vec::new(),
+            health: Vec::new(),
             restart: RestartPolicy::default(),
             stop: StopPolicy::default(),
             log: LogPolicy::default(),
@@ -615,6 +660,54 @@ pub(crate) mod tests {
         assert_eq!(life.deadline(), Some(MOMENT));
         assert!(life.tick(MOMENT));
         assert!(life.is_ready());
+    }
+
+    #[test]
+    fn a_run_that_is_not_healthy_is_replaced_if_the_policy_says_so_and_stays_otherwise() {
+        for (when, is_replaced) in
+            [(RestartWhen::No, false), (RestartWhen::OnFailure, true), (RestartWhen::Always, true)]
+        {
+            let (mut life, _) = running(when);
+            life.tick(ms(100));
+            assert!(life.hear(ms(1200), RunNumber(1), News::Unready("refused".into())));
+            assert!(!life.is_ready() && life.is_started() != is_replaced && life.is_leaving() == is_replaced);
+            if !is_replaced {
+                life.hear(ms(1300), RunNumber(1), News::Ready);
+                assert!(life.is_ready(), "a dip is no end");
+                continue;
+            }
+            // Ended by us, with the exit code of success: it failed all the same.
+            life.hear(ms(1300), RunNumber(1), News::Stopping { kill_at: UnixMillis(0) });
+            life.hear(ms(1400), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Code(0))));
+            assert_eq!(life.actual, Actual::Waiting, "it had been ready for more than a second");
+            assert_eq!((life.restarts, life.is_leaving()), (1, false));
+        }
+    }
+
+    #[test]
+    fn a_run_that_is_not_ready_in_time_has_failed_whatever_the_policy() {
+        for when in [RestartWhen::No, RestartWhen::OnFailure] {
+            let (mut life, _) = running(when);
+            life.hear(ms(50), RunNumber(1), News::Late("refused".into()));
+            assert!(life.is_leaving());
+            life.hear(ms(60), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Signal(15))));
+            match when {
+                RestartWhen::No => assert_eq!(life.actual, Actual::Failed(Reason::Unhealthy("refused".into()))),
+                _ => assert!(matches!(life.actual, Actual::Backoff { attempt: 1, .. }), "{:?}", life.actual),
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_person_wants_counts_more_than_health() {
+        let (mut life, _) = running(RestartWhen::OnFailure);
+        life.hear(ms(50), RunNumber(1), News::Late("refused".into()));
+        life.want_down(false);
+        life.hear(ms(60), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Signal(15))));
+        assert_eq!(life.actual, Actual::Stopped);
+        assert!(!life.hear(ms(61), RunNumber(1), News::Unready("late news".into())));
+        life.want_up();
+        assert!(!life.is_leaving(), "the next run begins without the health of the last");
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! What shall run, and when: decided here, without clock, kernel or async.
 //!
 //! [`lifecycle`] is the life of one service, [`fleet`] all services and how they gate each other, [`plan`] what a request
-//! means for them, [`goal`] when a request has come about. Everything takes the time as an argument and returns effects;
+//! means for them, [`health`] whether a run is ready, [`goal`] when a request has come about. Everything takes the time as an argument and returns effects;
 //! `supervisor` reads the clock and carries them out. `sim` runs thousands of random schedules against the promises.
 
 use std::time::Duration;
 
 pub(crate) mod fleet;
 pub(crate) mod goal;
+pub(crate) mod health;
 pub(crate) mod lifecycle;
 pub(crate) mod plan;
 #[cfg(test)]

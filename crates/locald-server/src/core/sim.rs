@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use locald_utils::health::{HealthCheck, Probe};
 use locald_utils::name::{ProjectId, RunNumber, ServiceKey, ServiceName};
 use locald_utils::process::ProcessId;
 use locald_utils::protocol::{Action, Before, Desired, OutcomeResult};
@@ -56,6 +57,10 @@ struct Run {
     is_stopping: bool,
     /// Whether the daemon knows that it is stopping.
     is_known_to_stop: bool,
+    /// Whether its checks pass; `None` before they ever have.
+    is_healthy: Option<bool>,
+    /// Whether they do for all that the daemon knows.
+    is_known_healthy: bool,
     /// How it ended, once it has.
     end: Option<ExitStatus>,
     /// Whether the daemon knows how it ended.
@@ -112,6 +117,9 @@ impl World {
             let mut made = spec(&format!("s{index}"));
             made.kind = if dice.one_in(4) { Kind::Job } else { Kind::Service };
             made.port = (made.kind == Kind::Service && dice.one_in(2)).then_some(PortSpec::Auto);
+            if made.kind == Kind::Service && dice.one_in(3) {
+                made.health = vec![HealthCheck::of(Probe::Tcp { port: Some(1) })];
+            }
             made.restart.when = [RestartWhen::No, RestartWhen::OnFailure, RestartWhen::Always]
                 [usize::try_from(dice.roll(3)).expect("small")];
             // Only earlier ones, so that there is no circle.
@@ -216,6 +224,8 @@ impl World {
             is_alive: true,
             is_stopping: false,
             is_known_to_stop: false,
+            is_healthy: None,
+            is_known_healthy: false,
             end: None,
             is_over: false,
             is_abandoned: false,
@@ -230,9 +240,11 @@ impl World {
             self.fail(&format!("{name} was started before {} ever was", dependency.service));
         };
         let runs = !run.is_over && !run.is_known_to_stop;
+        let is_healthy = run.spec.checks().is_empty() || run.is_known_healthy;
         let has_completed = run.is_over && run.end == Some(ExitStatus::Code(0));
         let holds = match (dependency.condition, run.spec.kind) {
-            (Condition::Ready | Condition::Started, Kind::Service) => runs,
+            (Condition::Ready, Kind::Service) => runs && is_healthy,
+            (Condition::Started, Kind::Service) => runs,
             (Condition::Ready | Condition::Completed, _) => has_completed,
             (Condition::Started, Kind::Job) => runs || has_completed,
         };
@@ -429,7 +441,15 @@ impl World {
                     permanent: code == 1,
                 }))
             }
-            3 if was_started && run.spec.port.is_some() => Some(News::Ready),
+            3 if was_started && !run.spec.checks().is_empty() => {
+                let is_healthy = !is_rough || code == 0;
+                match run.is_healthy.replace(is_healthy) {
+                    Some(true) if !is_healthy => Some(News::Unready("x".into())),
+                    None if !is_healthy => Some(News::Late("x".into())),
+                    Some(false) | None if is_healthy => Some(News::Ready),
+                    _ => None,
+                }
+            }
             4 if was_started && (is_rough || run.spec.kind == Kind::Job) => {
                 let code = if is_rough { code } else { 0 };
                 Some(end(run, key.1, ExitStatus::Code(code)))
@@ -461,8 +481,11 @@ impl World {
         match news {
             News::Ended(_) | News::StartFailed(_) => run.is_over = true,
             News::Stopping { .. } | News::LeaderExited(_) => run.is_known_to_stop = true,
+            News::Ready => run.is_known_healthy = true,
+            News::Unready(_) => run.is_known_healthy = false,
             News::Started { .. }
-            | News::Ready
+            | News::Late(_)
+            | News::Checked(_)
             | News::Survivors(_)
             | News::Silent
             | News::Degraded
@@ -470,8 +493,27 @@ impl World {
         }
         self.tell(format!("heard of {}{}: {}", key.0, key.1, name_of(&news)));
         let mut effects = Vec::new();
+        let is_verdict = matches!(news, News::Unready(_) | News::Late(_));
+        let is_late = matches!(news, News::Late(_));
         self.fleet.hear(self.now, &self.key(&key.0), key.1, news, &mut effects);
         self.obey(effects);
+        if is_verdict {
+            self.check_verdict(key, is_late);
+        }
+    }
+
+    /// A run that is not healthy is ended, if it is late or its policy says so, as soon as nobody who leaves needs it.
+    fn check_verdict(&self, key: &(ServiceName, RunNumber), is_late: bool) {
+        let run = &self.runs[key];
+        let is_to_end = is_late || run.spec.restart.when != RestartWhen::No;
+        let is_needed = self.specs.iter().any(|other| {
+            let depends = other.depends_on.iter().any(|dependency| dependency.service == key.0);
+            depends && self.fleet.service(&self.key(&other.name)).is_some_and(|service| service.life.has_left())
+        });
+        let is_unknown = matches!(fleet_state(&self.fleet, &self.id, &key.0), Some(Actual::Unknown | Actual::Spawning));
+        if is_to_end && !run.is_stopping && !is_needed && !is_unknown && !run.is_abandoned {
+            self.fail(&format!("{}{} is not healthy and goes on", key.0, key.1));
+        }
     }
 
     fn pass_time(&mut self) {
@@ -508,8 +550,9 @@ impl World {
             // Given up for a newer run that was never begun: it is the current one again, and in everybody's way.
             run.is_abandoned &= key.1 < newest;
             let (spec, end) = (run.spec.clone(), run.end);
-            // What was under way to the old daemon is lost; how the run stands is asked of its shim.
+            // What was under way to the old daemon is lost; how the run stands is asked of its shim, and of its checks anew.
             run.untold.clear();
+            (run.is_healthy, run.is_known_healthy) = (None, false);
             if let Some(status) = end {
                 run.is_over = true;
                 let mut over = ended(key.1, status);
@@ -642,6 +685,9 @@ fn name_of(news: &News) -> &'static str {
     match news {
         News::Started { .. } => "started",
         News::Ready => "ready",
+        News::Unready(_) => "unready",
+        News::Late(_) => "late",
+        News::Checked(_) => "checked",
         News::StartFailed(_) => "start failed",
         News::LeaderExited(_) => "leader exited",
         News::Stopping { .. } => "stopping",

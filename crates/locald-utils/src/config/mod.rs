@@ -13,6 +13,7 @@ use crate::spec::ProjectSpec;
 
 mod diagnostic;
 mod dotenv;
+mod health;
 mod parse;
 mod resolve;
 mod schema;

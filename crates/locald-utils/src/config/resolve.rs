@@ -125,16 +125,16 @@ fn log(service: &Service) -> LogPolicy {
 }
 
 /// The value of a key that is there and could be read.
-fn value<T>(key: &Option<Key<T>>) -> Option<&T> {
+pub(super) fn value<T>(key: &Option<Key<T>>) -> Option<&T> {
     key.as_ref().and_then(|key| key.value.as_ref())
 }
 
 /// Resolves one service after another.
-struct Resolver<'a> {
+pub(super) struct Resolver<'a> {
     source: &'a str,
     around: &'a Surroundings<'a>,
     declared: &'a Declared<'a>,
-    mistakes: &'a mut Vec<Mistake>,
+    pub(super) mistakes: &'a mut Vec<Mistake>,
 }
 
 impl Resolver<'_> {
@@ -152,6 +152,7 @@ impl Resolver<'_> {
         let env = self.env(service);
         let depends_on = self.depends_on(&entry.name, service);
         let restart = self.restart(service);
+        let health = self.health(service);
         let stop = self.stop(service);
         let log = log(service);
         Some(ServiceSpec {
@@ -162,6 +163,7 @@ impl Resolver<'_> {
             env,
             port: value(&service.port).map(|port| port.0),
             depends_on,
+            health,
             restart,
             stop,
             log,
@@ -177,7 +179,7 @@ impl Resolver<'_> {
         value(&service.command).map(|command| self.command_spec(command))
     }
 
-    fn command_spec(&mut self, command: &Command) -> CommandSpec {
+    pub(super) fn command_spec(&mut self, command: &Command) -> CommandSpec {
         match command {
             Command::Line(line) => CommandSpec::Shell(self.template(line)),
             Command::Argv(argv) => CommandSpec::Argv(argv.iter().map(|argument| self.template(argument)).collect()),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::health::{HealthCheck, HttpProbe, Probe};
 use crate::name::{ProjectId, ServiceName};
 use crate::spec::{
     CommandSpec, Condition, Dependency, Kind, LogPolicy, Part, PortSpec, RestartPolicy, RestartWhen, ServiceSpec,
@@ -100,12 +101,55 @@ fn the_page_on_the_project_file_names_every_key() {
     let schema = schema();
     let service = &schema["properties"]["services"]["additionalProperties"]["properties"];
     let restart = &service["restart"]["anyOf"][1]["properties"];
-    for table in [&schema["properties"]["project"]["properties"], service, restart] {
+    let health = &service["health_check"]["anyOf"][1]["properties"];
+    for table in [&schema["properties"]["project"]["properties"], service, restart, health] {
         for key in table.as_object().expect("a table has keys").keys() {
             assert!(page.contains(&format!("`{key}`")), "docs/config.md says nothing of `{key}`");
         }
     }
     assert_eq!(schema["required"], serde_json::json!(["services"]));
+}
+
+#[test]
+fn health_checks_have_their_defaults_and_what_is_said() {
+    let checks = |written: &str| {
+        let text = format!("[services.web]\ncommand = \"true\"\nport = 80\nhealth_check = {written}\n");
+        let spec = Project::new(text).load().map_err(|errors| errors.render(false)).expect("no mistakes");
+        spec.services[0].health.clone()
+    };
+    assert_eq!(checks("\"./ok\""), [HealthCheck::of(Probe::Command { command: shell("./ok") })]);
+    let http = HttpProbe {
+        path: "/".into(),
+        port: None,
+        status: Vec::new(),
+        headers: BTreeMap::new(),
+        tls: false,
+        insecure: false,
+    };
+    assert_eq!(checks("{ type = \"http\" }"), [HealthCheck::of(Probe::Http(http.clone()))]);
+    let all = checks(
+        "[{ type = \"http\", path = \"/h\", port = 81, status = [200, 401], headers = { A = 1 }, tls = true, insecure = true, \
+         interval = \"1s\", timeout = \"2s\", start_period = \"3s\", retries = 4 }, \
+         { type = \"log\", pattern = 'up \\d' }, { type = \"notify\", fd = 3 }]",
+    );
+    let http = HttpProbe {
+        path: "/h".into(),
+        port: Some(81),
+        status: vec![200, 401],
+        headers: BTreeMap::from([("A".to_owned(), "1".to_owned())]),
+        tls: true,
+        insecure: true,
+    };
+    let seconds = Duration::from_secs;
+    let first = HealthCheck {
+        probe: Probe::Http(http),
+        interval: seconds(1),
+        timeout: seconds(2),
+        start_period: Some(seconds(3)),
+        retries: 4,
+    };
+    let log = HealthCheck::of(Probe::Log { pattern: "up \\d".into() });
+    assert_eq!(all, [first, log, HealthCheck::of(Probe::Notify { fd: Some(3) })]);
 }
 
 #[test]
@@ -136,6 +180,7 @@ fn plain_service(service: &str, dir: &Path) -> ServiceSpec {
         env: BTreeMap::new(),
         port: None,
         depends_on: Vec::new(),
+        health: Vec::new(),
         restart: RestartPolicy::default(),
         stop: StopPolicy::default(),
         log: LogPolicy::default(),

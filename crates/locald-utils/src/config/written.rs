@@ -14,8 +14,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Mistake;
 use super::value::{
-    Age, Command, Count, Dependencies, EnvValue, Item, OneOrMany, Policy, Port, SignalName, Size, Text, Time, Type,
-    Written,
+    Age, Command, Count, Dependencies, Descriptor, EnvValue, Failures, Flag, Item, OneOrMany, Pattern, Policy, Port,
+    PortNumber, ProbeType, SignalName, Size, Statuses, Text, Time, Type, Written,
 };
 use crate::name::nearest;
 
@@ -131,6 +131,9 @@ table! {
         port: Port,
         /// Services that must be ready (or, for a job, completed) before this one starts.
         depends_on: Dependencies,
+        /// How to tell whether it is ready: a command, a table, or several tables, which must all pass. Default: one of its
+        /// processes listens on its port; without a port, it has run for 100 ms.
+        health_check: HealthChecks,
         /// When to run it again after it ended by itself. Default: "no".
         restart: Restart,
         /// The signal that asks it to end. Default: "SIGTERM".
@@ -159,6 +162,42 @@ table! {
         limit: Count,
         /// A run that was ready this long clears the count of failures. Default: "60s".
         reset_after: Time,
+    }
+}
+
+table! {
+    /// How to tell whether a service is ready.
+    #[called("`health_check`")]
+    struct HealthTable {
+        /// How it is asked.
+        #[schemars(required)]
+        r#type: ProbeType,
+        /// http: the path. Default: "/".
+        path: Text,
+        /// http, tcp: the port. Default: the port of the service.
+        port: PortNumber,
+        /// http: the status of a good answer, or several. Default: 200 to 399.
+        status: Statuses,
+        /// http: what is sent in the head of the request.
+        headers: Named<EnvValue>,
+        /// http: whether it is asked over TLS. Default: false.
+        tls: Flag,
+        /// http: whether any certificate will do, a self-signed one too. Default: false.
+        insecure: Flag,
+        /// command: what must end with exit code 0. It has the service's environment and directory.
+        command: Command,
+        /// log: a regular expression; a line of the output since the run began must contain a match.
+        pattern: Pattern,
+        /// notify: the descriptor on which the service writes a newline. Default: it sends READY=1 to `$NOTIFY_SOCKET`.
+        fd: Descriptor,
+        /// The time between two probes once it is ready; before, it is asked more often. Default: "10s".
+        interval: Time,
+        /// How long a probe may take. Default: "5s".
+        timeout: Time,
+        /// How long it may take to pass for the first time; after that its run has failed. Default: as long as it takes.
+        start_period: Time,
+        /// So many failures in a row end its readiness; with `restart`, its run. Default: 3.
+        retries: Failures,
     }
 }
 
@@ -213,6 +252,74 @@ impl Written for Restart {
     }
 }
 
+/// `health_check`: a command, a table, or several tables.
+#[derive(Clone, Debug)]
+pub(super) enum HealthChecks {
+    Command(Command),
+    Tables(Vec<(HealthTable, Range<usize>)>),
+}
+
+impl JsonSchema for HealthChecks {
+    fn schema_name() -> Cow<'static, str> {
+        "HealthChecks".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let table = generator.subschema_for::<HealthTable>();
+        json_schema!({
+            "anyOf": [
+                { "type": "string", "minLength": 1, "description": "A command that ends with exit code 0." },
+                table,
+                { "type": "array", "items": table, "minItems": 1 }
+            ]
+        })
+    }
+}
+
+impl Written for HealthChecks {
+    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+        const HELP: &str = "write a command, \"./bin/healthy\", or a table, { type = \"http\", path = \"/healthz\" }";
+        match item.value {
+            DeValue::String(_) => Command::read(item, mistakes).map(Self::Command),
+            DeValue::Table(_) => {
+                HealthTable::read(item, mistakes).map(|table| Self::Tables(vec![(table, item.span.clone())]))
+            }
+            DeValue::Array(array) if array.is_empty() => {
+                mistakes.push(item.wrong_value("is empty").help(HELP));
+                None
+            }
+            DeValue::Array(array) => {
+                let mut tables = Vec::new();
+                for (index, value) in array.iter().enumerate() {
+                    let element = item.element(index, value);
+                    match element.value {
+                        DeValue::Table(_) => {
+                            tables.extend(
+                                HealthTable::read(&element, mistakes).map(|table| (table, element.span.clone())),
+                            );
+                        }
+                        // Several commands, or a command and its arguments? Who writes a table says which.
+                        _ => {
+                            let help = "a command and its arguments are { type = \"command\", command = [\"...\"] }";
+                            mistakes.push(element.wrong_type("a table").help(help));
+                            return None;
+                        }
+                    }
+                }
+                Some(Self::Tables(tables))
+            }
+            DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {
+                mistakes.push(item.wrong_type("a string or a table").help(HELP));
+                None
+            }
+        }
+    }
+}
+
 /// A table whose keys the user chooses, in the order of the file.
 #[derive(Clone, Debug)]
 pub(super) struct Named<T>(pub(super) Vec<NamedEntry<T>>);
@@ -258,7 +365,7 @@ fn key_name(identifier: &'static str) -> &'static str {
 }
 
 /// Keys of a service that are planned; a file that has them is for a newer version.
-const NOT_YET: &[&str] = &["health_check", "watch", "profiles"];
+const NOT_YET: &[&str] = &["watch", "profiles"];
 
 /// What other tools call a key.
 const ALIASES: &[(&str, &str)] = &[
@@ -270,10 +377,13 @@ const ALIASES: &[(&str, &str)] = &[
     ("dotenv", "env_file"),
     ("environment", "env"),
     ("exec", "command"),
+    ("health", "health_check"),
+    ("healthcheck", "health_check"),
     ("logging", "log"),
     ("logs", "log"),
     ("needs", "depends_on"),
     ("ports", "port"),
+    ("readiness_probe", "health_check"),
     ("requires", "depends_on"),
     ("run", "command"),
     ("stop_grace_period", "stop_grace"),

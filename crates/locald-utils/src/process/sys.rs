@@ -210,7 +210,7 @@ pub fn set_window_size(tty: impl AsFd, (rows, columns): (u16, u16)) -> nix::Resu
 /// # Errors
 /// Those of dup2(2).
 pub fn place(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
-    // SAFETY: dup2 takes two integers; callers place only descriptors 0 to 2, which no owned descriptor of ours has.
+    // SAFETY: dup2 takes two integers; callers place only at numbers that no owned descriptor of theirs has.
     let result = unsafe { libc::dup2(from.as_raw_fd(), to) };
     Errno::result(result)?;
     Ok(())

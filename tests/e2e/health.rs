@@ -1,0 +1,349 @@
+//! Ready means ready: health checks of every kind, what follows when they fail, and that none of them outlives its run.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::support::{Running, Site, free_port, send};
+
+/// A service that answers requests with the status in the file `status`.
+fn http(port: u16, check: &str, more: &str) -> Site {
+    let site = Site::new(&format!(
+        "[services.web]\ncommand = 'exec \"$ZOO\" http $PORT .'\nport = {port}\nhealth_check = {check}\n{more}"
+    ));
+    site.write("status", "503");
+    site
+}
+
+/// The only check of a service.
+fn check(service: &Value) -> Value {
+    assert_eq!(service["health"].as_array().map(Vec::len), Some(1), "{service}");
+    service["health"][0].clone()
+}
+
+/// Begins `up`, and waits until a service is starting and has been asked in vain.
+fn begin(site: &Site, name: &str) -> (Running, Value) {
+    let up = site.locald("up").start();
+    let service = site.eventually("an answer that is no good one", || {
+        let status = site.locald("status --json").run().ok().json();
+        let service = status["services"].as_array()?.iter().find(|service| service["name"] == name)?.clone();
+        let is_asked = service["state"] == "starting" && service["health"][0]["answer"].is_string();
+        is_asked.then_some(service)
+    });
+    (up, service)
+}
+
+#[test]
+fn a_service_is_ready_when_it_answers_with_a_good_status() {
+    let port = free_port();
+    let site = http(port, "{ type = 'http', path = '/healthz?a=b', headers = { X-Probe = 1 } }", "");
+    let (up, _) = begin(&site, "web");
+    let web = site.eventually("an answer", || {
+        let web = site.service("web");
+        (web["health"][0]["answer"] == "answered 503 Service Unavailable").then_some(web)
+    });
+    assert_eq!(check(&web)["probe"], format!("GET http://localhost:{port}/healthz?a=b"));
+    assert!(check(&web)["tries"].as_u64() > Some(0) && check(&web)["passes"] == false, "{web}");
+    assert!(web["notes"].to_string().contains("answered 503"), "{web}");
+    site.locald("status").run().ok().says("starting").says("answered 503 Service Unavailable");
+    site.write("status", "204");
+    up.finish().ok().says("ready");
+    let web = site.service("web");
+    assert_eq!(
+        (&web["state"], &check(&web)["passes"], &check(&web)["answer"]),
+        (&"ready".into(), &true.into(), &Value::Null)
+    );
+    let asked = std::fs::read_to_string(site.project().join("asked")).expect("requests").to_ascii_lowercase();
+    assert!(asked.starts_with("get /healthz?a=b http/1.1\r\n"), "{asked}");
+    assert!(asked.contains(&format!("host: localhost:{port}\r\n")) && asked.contains("x-probe: 1\r\n"), "{asked}");
+    site.down();
+}
+
+#[test]
+fn only_the_statuses_that_are_named_are_good() {
+    let site = http(free_port(), "{ type = 'http', status = [401, 503] }", "");
+    site.up();
+    site.down();
+}
+
+#[test]
+fn up_that_times_out_says_what_was_tried_and_answered() {
+    let site = http(free_port(), "{ type = 'http' }", "");
+    let up = site.locald("up --timeout 500ms").run().code(124);
+    up.says("web is not ready in time: starting: GET http://localhost:").says("answered 503 Service Unavailable (");
+    site.down();
+}
+
+#[test]
+fn a_port_counts_only_when_one_of_its_own_processes_listens_on_it() {
+    let port = free_port();
+    let stranger = TcpListener::bind(("127.0.0.1", port)).expect("a port");
+    let site = Site::new(&format!(
+        "[services.web]\ncommand = 'read go < gate; until \"$ZOO\" listen {port}; do :; done'\nhealth_check = {{ type = 'tcp', port = {port} }}\n"
+    ));
+    nix::unistd::mkfifo(&site.project().join("gate"), nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+    let (up, web) = begin(&site, "web");
+    assert_eq!(check(&web)["answer"], format!("none of its processes listens on port {port}"));
+    // A process that another test is about to start may have it for a moment longer.
+    drop(stranger);
+    site.write("gate", "go\n");
+    up.finish().ok();
+    site.down();
+}
+
+#[test]
+fn a_service_is_ready_when_all_of_its_checks_pass() {
+    let port = free_port();
+    let site =
+        http(port, "[{ type = 'tcp' }, { type = 'command', command = 'test -e healthy' }, { type = 'http' }]", "");
+    let up = site.locald("up").start();
+    let passes = |site: &Site| {
+        let web = site.service("web");
+        let checks = web["health"].as_array().cloned().unwrap_or_default();
+        checks.iter().map(|check| check["passes"] == true).collect::<Vec<bool>>()
+    };
+    site.eventually("the first to pass", || (passes(&site) == [true, false, false]).then_some(()));
+    site.write("status", "200");
+    site.eventually("the last to pass", || (passes(&site) == [true, false, true]).then_some(()));
+    assert_eq!(site.service("web")["state"], "starting");
+    site.write("healthy", "");
+    up.finish().ok();
+    site.down();
+}
+
+#[test]
+fn a_command_has_the_services_environment_and_directory_and_says_why() {
+    let site = Site::new(
+        "[services.web]\ncommand = 'sleep 600'\nworkdir = 'sub'\nenv = { WORD = 'hello' }\n\
+         health_check = 'echo \"$WORD $PORT from $PWD\"; test -e healthy'\nport = 'auto'\n",
+    );
+    std::fs::create_dir(site.project().join("sub")).expect("a directory");
+    site.write("locald.toml", std::fs::read_to_string(site.project().join("locald.toml")).expect("a file"));
+    let (up, web) = begin(&site, "web");
+    let expected = format!("exit 1: hello {} from {}", web["port"], site.project().join("sub").display());
+    assert_eq!(check(&web)["answer"], expected);
+    site.write("sub/healthy", "");
+    up.finish().ok();
+    site.down();
+}
+
+#[test]
+fn a_command_that_takes_too_long_is_killed_with_all_that_it_has_started() {
+    let site = Site::new(
+        "[services.web]\ncommand = 'sleep 600'\n[services.web.health_check]\ntype = 'command'\ntimeout = '300ms'\n\
+         command = '''\n[ -e once ] && exit 1\n: > once\ntrap \"\" TERM HUP\n\"$ZOO\" setsid sh -c \"echo \\$\\$ > elsewhere; exec sleep 600\" &\n\
+         \"$ZOO\" daemonize sh -c \"echo \\$\\$ > orphan; exec sleep 600\"\necho $$ > probe\nsleep 600'''\n",
+    );
+    let up = site.locald("up").start();
+    let started = ["elsewhere", "orphan", "probe"].map(|file| site.await_pid(file));
+    for process in started {
+        site.await_end(process);
+    }
+    let web = site.service("web");
+    assert_eq!(web["state"], "starting", "{web}");
+    site.eventually("what became of it", || {
+        let answer = check(&site.service("web"))["answer"].clone();
+        answer
+            .as_str()
+            .is_some_and(|answer| answer.starts_with("did not end within 300ms") || answer == "exit 1")
+            .then_some(())
+    });
+    site.locald("down").run().ok();
+    up.finish().code(1);
+}
+
+#[test]
+fn what_a_command_leaves_behind_ends_with_it() {
+    let site = Site::new(
+        "[services.web]\ncommand = 'sleep 600'\n\
+         health_check = '\"$ZOO\" daemonize sh -c \"echo \\$\\$ >> left; exec sleep 600\"; sleep 0.05'\n",
+    );
+    site.up();
+    let left = std::fs::read_to_string(site.project().join("left")).expect("somebody was left");
+    for pid in left.split_ascii_whitespace().map(|pid| pid.parse().expect("a pid")) {
+        if let Some(process) = locald_utils::process::ProcessId::of(pid) {
+            site.await_end(process);
+        }
+    }
+    assert_eq!(site.service("web")["state"], "ready");
+    let down = site.down();
+    assert_eq!(down["totals"]["processes"], 1, "a probe is no process of the service: {down}");
+}
+
+#[test]
+fn down_does_not_wait_for_a_probe() {
+    let site = Site::new(
+        "[services.web]\ncommand = 'sleep 600'\nstop_grace = '30s'\n\
+         health_check = { type = 'command', command = 'trap \"\" TERM; echo $$ > probe; sleep 600', timeout = '600s' }\n",
+    );
+    let up = site.locald("up").start();
+    let probe = site.await_pid("probe");
+    let down = site.locald("down").run_within(Duration::from_secs(20)).expect("an end").ok();
+    assert!(!probe.is_alive(), "{down}");
+    up.finish().code(1);
+    site.assert_no_service_is_left();
+}
+
+#[test]
+fn a_line_of_output_makes_a_service_ready_and_only_one_of_its_own_run() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\n[ -e again ] && read go < gate\n: > again\nprintf \"\\033[32mlisten\"; printf \"ing\\033[0m on 80\\r\\n\"\n\
+         sleep 600'''\nhealth_check = { type = 'log', pattern = '^listening on \\d+$' }\n",
+    );
+    nix::unistd::mkfifo(&site.project().join("gate"), nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+    site.up();
+    let restart = site.locald("restart web").start();
+    site.eventually("the second run", || {
+        let web = site.service("web");
+        (web["run"] == 2 && web["state"] == "starting").then_some(())
+    });
+    assert_eq!(check(&site.service("web"))["answer"], "no line does");
+    site.write("gate", "go\n");
+    restart.finish().ok();
+    site.down();
+}
+
+#[test]
+fn a_service_says_itself_that_it_is_ready() {
+    let site = Site::new(
+        "[services.web]\ncommand = '''\n\"$ZOO\" notify \"STATUS=READY=1 soon\"\nread go < gate\n\"$ZOO\" notify \"STATUS=up\nREADY=1\"\nsleep 600'''\n\
+         health_check = { type = 'notify' }\n",
+    );
+    nix::unistd::mkfifo(&site.project().join("gate"), nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+    let (up, web) = begin(&site, "web");
+    assert_eq!(check(&web)["answer"], "it has not said so");
+    site.write("gate", "go\n");
+    up.finish().ok();
+    site.down();
+    let sockets = site.home().join("run/n");
+    assert_eq!(std::fs::read_dir(&sockets).map_or(0, Iterator::count), 0, "its socket is gone");
+}
+
+#[test]
+fn a_newline_on_a_descriptor_makes_a_service_ready() {
+    for fd in [3, 4, 9] {
+        let site = Site::new(&format!(
+            "[services.web]\ncommand = '''\n\"$ZOO\" descriptors\nread go < gate\necho >&{fd}\nsleep 600'''\n\
+             health_check = {{ type = 'notify', fd = {fd} }}\n"
+        ));
+        nix::unistd::mkfifo(&site.project().join("gate"), nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
+        let (up, _) = begin(&site, "web");
+        site.write("gate", "go\n");
+        up.finish().ok();
+        let log = String::from_utf8(site.log("web")).expect("text");
+        assert!(log.contains(&format!("descriptors: 0 1 2 {fd}\n")), "it has that one and no other: {log}");
+        site.down();
+    }
+}
+
+#[test]
+fn a_dip_does_not_last_and_nobody_is_restarted_without_a_policy() {
+    let site = http(free_port(), "{ type = 'http', interval = '20ms', retries = 2 }", "");
+    site.write("status", "200");
+    site.up();
+    let leader = site.leader("web");
+    site.write("status", "500");
+    let web = site.await_state("web", "unready");
+    assert!(web["notes"].to_string().contains("answered 500 Internal Server Error"), "{web}");
+    site.locald("status --exit-code").run().code(1);
+    site.write("status", "200");
+    site.await_state("web", "ready");
+    assert_eq!(site.leader("web"), leader);
+    site.down();
+}
+
+#[test]
+fn a_service_that_is_not_healthy_any_more_is_run_again() {
+    let site = http(free_port(), "{ type = 'http', interval = '20ms', retries = 2 }", "restart = 'on-failure'\n");
+    site.write("status", "200");
+    site.up();
+    let leader = site.leader("web");
+    site.write("status", "500");
+    site.await_end(leader);
+    site.write("status", "200");
+    let web = site.eventually("the next run", || {
+        let web = site.service("web");
+        (web["state"] == "ready" && web["run"].as_u64() > Some(1)).then_some(web)
+    });
+    assert!(web["restarts"].as_u64() > Some(0), "{web}");
+    site.down();
+}
+
+#[test]
+fn a_service_that_is_not_ready_in_time_has_failed_and_says_why() {
+    let site = http(free_port(), "{ type = 'http', start_period = '300ms' }", "");
+    let up = site.locald("up").run().code(1);
+    up.says("failed: not healthy").says("not within 300ms: GET").says("answered 503 Service Unavailable");
+    site.assert_no_service_is_left();
+    let web = site.service("web");
+    assert_eq!((&web["state"], &web["failure"]["kind"]), (&"failed".into(), &"unhealthy".into()), "{web}");
+    // The next daemon says the same, and starts nothing.
+    let daemon = site.daemon();
+    send(daemon, Signal::SIGKILL);
+    site.await_end(daemon);
+    site.locald("daemon start").run().ok();
+    assert_eq!(site.service("web")["failure"]["kind"], "unhealthy");
+    site.write("status", "200");
+    site.up();
+    site.down();
+}
+
+#[test]
+fn that_it_can_never_be_ready_is_told_to_those_who_wait_for_it() {
+    let port = free_port();
+    let site = http(
+        port,
+        "{ type = 'http', start_period = '200ms' }",
+        "[services.worker]\ncommand = 'sleep 600'\ndepends_on = ['web']\n",
+    );
+    let up = site.locald("up").run().code(1);
+    up.says("worker").says("was not healthy");
+    assert_eq!(site.service("worker")["run"], Value::Null);
+    // Fixed and run again, it releases them by itself.
+    site.write("status", "200");
+    site.locald("restart web").run().ok();
+    site.await_state("worker", "ready");
+    site.down();
+}
+
+#[test]
+fn the_next_daemon_asks_anew_and_knows_what_was_said() {
+    let site = Site::new(
+        "[services.said]\ncommand = 'echo up; sleep 600'\nhealth_check = { type = 'log', pattern = 'up' }\n\
+         [services.asked]\ncommand = 'sleep 600'\nhealth_check = { type = 'command', command = 'test -e healthy', interval = '50ms' }\n",
+    );
+    site.write("healthy", "");
+    site.up();
+    let leaders = [site.leader("said"), site.leader("asked")];
+    let daemon = site.daemon();
+    send(daemon, Signal::SIGKILL);
+    site.await_end(daemon);
+    site.locald("daemon start").run().ok();
+    for name in ["said", "asked"] {
+        site.await_state(name, "ready");
+    }
+    assert_eq!([site.leader("said"), site.leader("asked")], leaders);
+    std::fs::remove_file(site.project().join("healthy")).expect("removes");
+    site.await_state("asked", "unready");
+    site.down();
+}
+
+#[test]
+fn a_daemon_that_dies_leaves_no_probe() {
+    let site = Site::new(
+        "[services.web]\ncommand = 'sleep 600'\n[services.web.health_check]\ntype = 'command'\ntimeout = '400ms'\n\
+         command = 'echo $$ > probe; trap \"\" TERM; sleep 600'\n",
+    );
+    let up = site.locald("up --timeout 20s").start();
+    let probe = site.await_pid("probe");
+    let daemon = site.daemon();
+    send(daemon, Signal::SIGKILL);
+    site.await_end(daemon);
+    // Nobody but the shim is there to end it.
+    site.await_end(probe);
+    site.locald("down").run().ok();
+    up.finish();
+    site.assert_no_service_is_left();
+}
