@@ -22,6 +22,8 @@ mod failures;
 mod fallback;
 mod files;
 mod health;
+#[cfg(target_os = "linux")]
+mod hung;
 mod json;
 mod limits;
 mod order;
