@@ -69,10 +69,15 @@ impl Clues for Marks<'_> {
 /// Whether a process is the daemon or a shim of the home with this mark.
 #[must_use]
 pub fn is_supervisor(process: &Process, home: &OsStr) -> bool {
+    looks_after(process, home, || marker(process.id.pid, SUPERVISOR_MARKER))
+}
+
+/// As [`is_supervisor`]; `marked` tells the home that a process is marked with.
+pub(super) fn looks_after(process: &Process, home: &OsStr, marked: impl FnOnce() -> Option<String>) -> bool {
     // The name is at hand, and spares nearly everybody the look. Both lead a session of their own.
     process.name.starts_with(PROGRAMS)
         && process.session == process.id.pid
-        && marker(process.id.pid, SUPERVISOR_MARKER).is_some_and(|marked| marked.as_bytes() == home.as_bytes())
+        && marked().is_some_and(|marked| marked.as_bytes() == home.as_bytes())
 }
 
 /// The run whose marks a process carries, in its environment or, where that was cleared, in its limit.
