@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use locald_utils::process::{self, ProcessId, ProcessState};
 use nix::sys::signal::Signal;
@@ -24,7 +25,7 @@ impl<'a> HungMount<'a> {
     /// Mounts it. `None` where that cannot be done.
     fn on(site: &'a Site) -> Option<Self> {
         let dir = site.root().join("hung");
-        fs::create_dir(&dir).expect("a directory");
+        fs::create_dir_all(&dir).expect("a directory");
         // What is there when nothing is mounted: a file on which one waits as well, and can be ended.
         nix::unistd::mkfifo(&dir.join("file"), Mode::S_IRWXU).expect("a fifo");
         let [said, complaints] = ["hung.out", "hung.err"].map(|name| site.root().join(name));
@@ -47,6 +48,12 @@ impl<'a> HungMount<'a> {
     fn said(&self, line: &str) -> bool {
         let said = fs::read_to_string(self.site.root().join("hung.out")).expect("what it says");
         said.lines().any(|said| said == line)
+    }
+
+    /// Whether a request has been taken of anybody.
+    fn has_been_asked(&self) -> bool {
+        let said = fs::read_to_string(self.site.root().join("hung.out")).expect("what it says");
+        said.lines().any(|said| said.ends_with(" waits"))
     }
 
     /// Waits until a request of this process has been taken. From then on no signal ends it.
@@ -153,4 +160,27 @@ fn the_next_daemon_knows_a_leader_that_sleeps_uninterruptibly_without_its_shim()
     site.locald("daemon start").run().ok();
     cannot_be_ended(&site, leader);
     ends_by_itself(&site, mount, leader);
+}
+
+#[test]
+fn a_program_on_a_file_system_that_hangs_keeps_the_daemon_from_nothing_else() {
+    let site = Site::new(
+        "[services.web]\ncommand = ['../hung/program']\nrestart = { policy = \"always\", backoff = \"10ms\", limit = 1000 }\n\
+        [services.plain]\ncommand = 'exec sleep 600'\n",
+    );
+    fs::create_dir(site.root().join("hung")).expect("a directory");
+    site.script("../hung/program", "#!/bin/sh\nexec sleep 600\n");
+    site.up();
+    let first = site.leader("web");
+    let Some(mount) = HungMount::on(&site) else { return };
+    // It is to be started again, and its program cannot be looked at.
+    send(first, Signal::SIGKILL);
+    site.eventually("a request", || mount.has_been_asked().then_some(()));
+    let within = Duration::from_secs(5);
+    site.locald("stop plain").run_within(within).expect("the daemon answers").ok();
+    site.locald("start plain").run_within(within).expect("the daemon answers").ok();
+    drop(mount);
+    let second = site.await_state("web", "ready");
+    assert!(second["run"].as_u64() > Some(1), "{second}");
+    site.down();
 }

@@ -1,6 +1,7 @@
 //! How a run begins: the port is free, the run is on record, and a shim has been told what to run.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use locald_utils::shim_protocol::{Kept, ShimIdentity, Sign, StartOrder, StopOrde
 use locald_utils::spec::{Environment, Invocation, OsText, Ports, ServiceSpec, UnknownPort};
 use locald_utils::time::UnixMillis;
 use nix::errno::Errno;
+use tokio::sync::oneshot;
 
 use crate::actor::{Assignment, Context};
 use crate::ledger::{Executable, Intent};
@@ -42,7 +44,8 @@ pub(crate) async fn set_up(
     };
     let cgroup = context.cgroups.as_ref().map(|place| place.leaf(run.id.as_str()).dir().to_owned());
     let order = start_order(assignment, &run, port, cgroup, &context.home.notify_socket(&run.id))?;
-    let intent = intent(context, assignment, &run, &order, port);
+    let executable = executable(&order).await;
+    let intent = intent(context, assignment, &run, &order, port, executable);
     context.ledger.intend(intent).await.map_err(|error| StartFailure {
         stage: StartStage::Ledger,
         errno: 0,
@@ -266,7 +269,14 @@ fn probes(checks: &[HealthCheck], ports: &Ports) -> Result<BTreeMap<u32, Invocat
     (0..).zip(checks).filter_map(command).collect()
 }
 
-fn intent(context: &Context, assignment: &Assignment, run: &RunRef, order: &StartOrder, port: Option<u16>) -> Intent {
+fn intent(
+    context: &Context,
+    assignment: &Assignment,
+    run: &RunRef,
+    order: &StartOrder,
+    port: Option<u16>,
+    executable: Option<Executable>,
+) -> Intent {
     let digest = |value: &OsText| {
         let mut hex = locald_utils::digest::hex(value.as_os_str().as_encoded_bytes());
         hex.truncate(16);
@@ -279,7 +289,7 @@ fn intent(context: &Context, assignment: &Assignment, run: &RunRef, order: &Star
         asked_by: assignment.asked_by.clone(),
         asked_at: UnixMillis::now(),
         boot: context.boot.clone(),
-        executable: executable(order),
+        executable,
         argv: order.command.argv.clone(),
         workdir: order.workdir.to_string_lossy().into_owned(),
         environment,
@@ -288,13 +298,30 @@ fn intent(context: &Context, assignment: &Assignment, run: &RunRef, order: &Star
     }
 }
 
+/// 1 s: how long a look at a program may take. On a disk it takes microseconds; a network file system that needs longer is not
+/// answering.
+const LOOK_LIMIT: Duration = Duration::from_secs(1);
+
 /// The program as it lies on disk now. One that cannot be found will be explained by the exec helper.
-fn executable(order: &StartOrder) -> Option<Executable> {
+///
+/// A file system that hangs answers nobody, and holds whoever asks where no signal ends it. That is a thread of its own and not
+/// the daemon's only one; the record then lacks the program. (Known gap: a daemon that is to end meanwhile does so only when the
+/// file system answers or is unmounted.)
+async fn executable(order: &StartOrder) -> Option<Executable> {
+    let name = order.command.program.as_ref().unwrap_or(&order.command.argv[0]).clone();
+    let path = order.environment.get("PATH").cloned();
+    let workdir = order.workdir.clone();
+    let (tell, told) = oneshot::channel();
+    // Nobody may be waiting for the answer any more.
+    let look = move || drop(tell.send(look(&name, path.as_ref().map(OsText::as_os_str), &workdir)));
+    // Where no thread can be had the shim cannot be started either, which says so.
+    std::thread::Builder::new().name("look".to_owned()).spawn(look).ok()?;
+    tokio::time::timeout(LOOK_LIMIT, told).await.ok()?.ok()?
+}
+
+fn look(name: &str, path: Option<&OsStr>, workdir: &Path) -> Option<Executable> {
     use std::os::unix::fs::MetadataExt;
-    let path = order.environment.get("PATH").map(OsText::as_os_str);
-    let path = order
-        .workdir
-        .join(process::find_program(order.command.program.as_ref().unwrap_or(&order.command.argv[0]), path).ok()?);
+    let path = workdir.join(process::find_program(name, path).ok()?);
     let meta = path.metadata().ok()?;
     Some(Executable { path: path.to_string_lossy().into_owned(), mtime: meta.mtime(), size: meta.size() })
 }

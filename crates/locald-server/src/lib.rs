@@ -126,6 +126,8 @@ fn run(starter: &mut Starter, succeeds: bool) -> Result<(), DaemonStart> {
         succession::take_over(&home)?;
     }
     open_files::raise();
+    // Threads here wait for disks; they do not compete for memory.
+    sys::share_heap();
     fail::arm("server");
     fail::point("the daemon is to take the lock");
     let _locks = lock(&home)?;
