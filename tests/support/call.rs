@@ -79,11 +79,13 @@ impl<'a> Call<'a> {
         self.command.stdin(Stdio::null());
         let out = Stdio::from(File::create(&stdout).expect("a file"));
         self.command.stdout(self.stdout.unwrap_or(out)).stderr(File::create(&stderr).expect("a file"));
+        // Before it, because this thread may go on only after it has done much.
+        let began = Instant::now();
         let child = self.command.spawn().unwrap_or_else(|error| panic!("{}: {error}", self.shown));
         // What it was given is closed here, so that nobody but the child keeps it open.
         drop(self.command);
         let process = identity(child.id().cast_signed());
-        Running { child, process, shown: self.shown, stdout, stderr, began: Instant::now() }
+        Running { child, process, shown: self.shown, stdout, stderr, began }
     }
 }
 
