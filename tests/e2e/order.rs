@@ -1,6 +1,8 @@
 //! Dependencies gate starts and stops; what is independent goes side by side.
 
-use crate::support::{Site, free_port, service_of};
+use nix::sys::signal::Signal;
+
+use crate::support::{Site, free_port, send, service_of};
 
 #[test]
 fn up_follows_dependencies_and_down_goes_in_reverse() {
@@ -160,4 +162,86 @@ fn up_says_what_did_not_become_ready_in_time() {
     site.locald("up --timeout 300ms").run().code(124).says("web is not ready in time");
     site.locald("wait web --timeout 100ms").run().code(124);
     site.locald("wait web --for completed").run().code(1);
+}
+
+/// A database, one that is run again with it, one that follows that, and one that does not care.
+const FOLLOWERS: &str = "[services.db]\ncommand = 'echo db >> $EVENTS; exec sleep 600'\nrestart = 'on-failure'\n\
+     [services.web]\ncommand = 'echo web >> $EVENTS; exec sleep 600'\ndepends_on = { db = { restart = true } }\n\
+     [services.page]\ncommand = 'echo page >> $EVENTS; exec sleep 600'\ndepends_on = { web = { condition = 'started', restart = true } }\n\
+     [services.other]\ncommand = 'echo other >> $EVENTS; exec sleep 600'\ndepends_on = ['db']\n";
+
+/// Waits until every service is ready in the run with this number; one has had none but its first.
+fn await_runs(site: &Site, db: u64, followers: u64) {
+    site.eventually("the new runs", || {
+        let status = site.locald("status --json").run().ok().json();
+        let is_there = |name: &str, run: u64| {
+            let service = service_of(&status, name);
+            service["run"] == run && service["state"] == "ready"
+        };
+        let all =
+            is_there("db", db) && is_there("web", followers) && is_there("page", followers) && is_there("other", 1);
+        all.then_some(())
+    });
+}
+
+#[test]
+fn a_restart_reaches_those_that_follow_it_and_nobody_else() {
+    let site = Site::new(FOLLOWERS);
+    site.up();
+    let said = site.said().len();
+    let restart = site.locald("restart db --json").run().ok().json();
+    let about: Vec<&str> = restart["services"]
+        .as_array()
+        .expect("services")
+        .iter()
+        .map(|one| one["name"].as_str().expect("a name"))
+        .collect();
+    assert_eq!(about, ["db", "web", "page"], "{restart}");
+    // It has come about when the command says so, and in order.
+    assert_eq!(site.said()[said..], ["db", "web", "page"]);
+    await_runs(&site, 2, 2);
+    // That it is stopped concerns nobody; that it is started again does.
+    site.locald("stop db").run().ok();
+    assert_eq!(site.service("web")["state"], "ready");
+    site.locald("start db").run().ok();
+    await_runs(&site, 3, 3);
+    assert_eq!(site.service("web")["restarts"], 0, "nothing has failed");
+    site.down();
+}
+
+#[test]
+fn what_has_crashed_and_is_back_is_followed() {
+    let site = Site::new(FOLLOWERS);
+    site.up();
+    send(site.leader("db"), Signal::SIGKILL);
+    await_runs(&site, 2, 2);
+    site.down();
+}
+
+#[test]
+fn the_next_daemon_knows_what_each_run_was_started_on() {
+    let site = Site::new(FOLLOWERS);
+    site.up();
+    let [db, daemon] = [site.leader("db"), site.daemon()];
+    send(daemon, Signal::SIGKILL);
+    site.await_end(daemon);
+    // It ends while nobody is there to follow.
+    send(db, Signal::SIGKILL);
+    site.await_end(db);
+    site.locald("daemon start").run().ok();
+    await_runs(&site, 2, 2);
+    site.down();
+}
+
+#[test]
+fn stopping_what_is_followed_takes_the_followers_first() {
+    let site = Site::new(
+        "[services.db]\ncommand = \"trap 'echo db down >> $EVENTS; exit 0' TERM; while :; do sleep 0.02; done\"\nstop_grace = '30s'\n\
+         [services.web]\ncommand = \"trap 'sleep 0.2; echo web down >> $EVENTS; exit 0' TERM; while :; do sleep 0.02; done\"\n\
+         stop_grace = '30s'\ndepends_on = { db = { restart = true } }\n",
+    );
+    site.up();
+    site.locald("restart db").run().ok();
+    assert_eq!(site.said(), ["web down", "db down"]);
+    site.down();
 }

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use crate::budget::Budget;
 use crate::checkout::Checkouts;
 use crate::checkup::{Checkup, Turn};
-use crate::core::lifecycle::News;
+use crate::core::lifecycle::{News, StartedOn};
 use crate::launch::{set_up, shim_failure};
 use crate::ledger::{BaseEnvironment, Ledger};
 use crate::orphan;
@@ -82,6 +82,8 @@ pub(crate) struct Assignment {
     pub(crate) ports: Ports,
     pub(crate) environment: Arc<BaseEnvironment>,
     pub(crate) asked_by: String,
+    /// The runs of what it depends on.
+    pub(crate) started_on: StartedOn,
 }
 
 /// Starts a run.
@@ -98,10 +100,11 @@ pub(crate) fn start(context: Rc<Context>, assignment: Assignment) -> mpsc::Unbou
         match started {
             Ok((link, identity)) => {
                 let port = assignment.ports.get(&assignment.key.service).copied();
-                let spec = assignment.spec;
+                let (spec, started_on) = (assignment.spec, assignment.started_on);
                 let record_dir = record::place_of(&identity.service_dir, &identity.run.id);
                 let (stop, master, orders) = (None, None, inbox);
-                let actor = Actor { context, reporter, identity, record_dir, spec, port, orders, stop, master };
+                let actor =
+                    Actor { context, reporter, identity, record_dir, spec, port, started_on, orders, stop, master };
                 actor.supervise(link.shim, Some(link)).await;
             }
             Err(failure) => {
@@ -133,8 +136,8 @@ pub(crate) fn adopt(
             run: record.run,
             open_files: None,
         };
-        let (port, stop, master, orders) = (None, None, None, inbox);
-        let actor = Actor { context, reporter, identity, record_dir, spec, port, orders, stop, master };
+        let (port, started_on, stop, master, orders) = (None, StartedOn::new(), None, None, inbox);
+        let actor = Actor { context, reporter, identity, record_dir, spec, port, started_on, orders, stop, master };
         actor.supervise(record.shim, None).await;
     });
     orders
@@ -175,6 +178,8 @@ struct Actor {
     record_dir: PathBuf,
     spec: Arc<ServiceSpec>,
     port: Option<u16>,
+    /// The runs of what it depends on.
+    started_on: StartedOn,
     orders: mpsc::UnboundedReceiver<Order>,
     /// The stop that was ordered. A shim that dies may not have heard of it, so whoever comes after it is told again.
     stop: Option<Order>,
@@ -409,11 +414,13 @@ impl Actor {
         if let Some(kept) = kept {
             self.port = kept.port;
             self.spec = Arc::new(kept.spec);
+            self.started_on = kept.started_on;
         }
         match phase {
             Phase::Running => {
                 let ran_for = started_at.map_or(Duration::ZERO, |at| UnixMillis::now().since(at));
-                self.reporter.report(News::Found { spec: self.spec.clone(), leader, shim, started_at, ran_for });
+                let (spec, started_on) = (self.spec.clone(), self.started_on.clone());
+                self.reporter.report(News::Found { spec, leader, shim, started_at, ran_for, started_on });
                 let mut checkup = self.checkup(shim, ran_for)?;
                 signs.into_iter().for_each(|check| checkup.take_sign(check));
                 return Some(checkup);
@@ -433,8 +440,9 @@ impl Actor {
 
     /// The shim is gone: what it recorded, or what still runs, tells how the run stands.
     async fn inherit(self, shim: ProcessId) {
-        let Self { context, reporter, identity, record_dir, spec, orders, stop, master, .. } = self;
-        let orphan = orphan::Orphan { context, reporter, identity, record_dir, spec, orders, stop, master, shim };
+        let Self { context, reporter, identity, record_dir, spec, started_on, orders, stop, master, .. } = self;
+        let orphan =
+            orphan::Orphan { context, reporter, identity, record_dir, spec, started_on, orders, stop, master, shim };
         orphan.look_after().await;
     }
 }

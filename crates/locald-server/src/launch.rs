@@ -245,7 +245,12 @@ fn start_order(
         cgroup,
         signs,
         probes: probes(&checks, ports).map_err(unknown)?,
-        keep: Kept { spec: ServiceSpec::clone(spec), port, environment: assignment.environment.digest.clone() },
+        keep: Kept {
+            spec: ServiceSpec::clone(spec),
+            port,
+            environment: assignment.environment.digest.clone(),
+            started_on: assignment.started_on.clone(),
+        },
     })
 }
 

@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::actor::{Context, Order, Reporter, conclude};
-use crate::core::lifecycle::News;
+use crate::core::lifecycle::{News, StartedOn};
 use crate::reaper::Held;
 
 /// 4096 bytes: what a shim reads at a time, and so the most that is lost with it.
@@ -56,6 +56,7 @@ pub(crate) struct Orphan {
     /// Where its records are.
     pub(crate) record_dir: PathBuf,
     pub(crate) spec: Arc<ServiceSpec>,
+    pub(crate) started_on: StartedOn,
     pub(crate) orders: mpsc::UnboundedReceiver<Order>,
     /// The stop that its shim was told of and has not carried out.
     pub(crate) stop: Option<Order>,
@@ -184,7 +185,8 @@ impl Orphan {
 
     fn report_degraded(&self, leader: Option<ProcessId>) {
         let (spec, shim) = (self.spec.clone(), self.shim);
-        self.reporter.report(News::Found { spec, leader, shim, started_at: None, ran_for: Duration::MAX });
+        let (started_at, ran_for, started_on) = (None, Duration::MAX, self.started_on.clone());
+        self.reporter.report(News::Found { spec, leader, shim, started_at, ran_for, started_on });
         self.reporter.report(News::Degraded);
     }
 

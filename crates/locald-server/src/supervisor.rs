@@ -497,7 +497,8 @@ impl Supervisor {
 
     fn spawn(&mut self, key: ServiceKey, run: RunNumber) {
         let Some(project) = self.fleet.projects().get(&key.project) else { return };
-        let Some(spec) = self.fleet.service(&key).and_then(|service| service.life.running.clone()) else { return };
+        let Some(life) = self.fleet.service(&key).map(|service| &service.life) else { return };
+        let (Some(spec), started_on) = (life.running.clone(), life.started_on.clone()) else { return };
         let assignment = Assignment {
             key: key.clone(),
             run,
@@ -506,6 +507,7 @@ impl Supervisor {
             spec,
             ports: self.ports.get(&key.project).cloned().unwrap_or_default(),
             environment: self.environments.get(&key).cloned().unwrap_or_default(),
+            started_on,
             asked_by: self.askers.remove(&key).unwrap_or_else(|| "locald, by its restart policy".to_owned()),
         };
         self.actors.insert((key, run), actor::start(self.context.clone(), assignment));

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::name::{RunNumber, ServiceName};
 use crate::process::ProcessId;
 use crate::record::{Ended, ExitStatus, RunRef, StartFailure, Survivor};
 use crate::spec::{Environment, Invocation, LogPolicy, ServiceSpec, StopSignal};
@@ -193,6 +194,9 @@ pub struct Kept {
     pub port: Option<u16>,
     /// The digest of the caller's environment, under which the ledger has it.
     pub environment: String,
+    /// The runs that the services it depends on had when it was started.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub started_on: BTreeMap<ServiceName, RunNumber>,
 }
 
 /// What a shim says.

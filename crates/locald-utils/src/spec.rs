@@ -330,6 +330,9 @@ pub struct Dependency {
     pub service: ServiceName,
     /// What that service must have reached.
     pub condition: Condition,
+    /// Whether a new run of that service asks for a new run of this one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restart: bool,
 }
 
 /// How far a dependency must have come.

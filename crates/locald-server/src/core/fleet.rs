@@ -14,7 +14,7 @@ use locald_utils::record::{Ended, ExitStatus};
 use locald_utils::spec::{Condition, Kind, ProjectSpec, ServiceSpec};
 
 use super::goal::{Goal, Want, judge};
-use super::lifecycle::{Actual, Lifecycle, News, Reason, Resting};
+use super::lifecycle::{Actual, Lifecycle, News, Reason, Resting, StartedOn};
 use super::{Time, plan};
 
 /// What the fleet orders.
@@ -275,7 +275,11 @@ impl Fleet {
         effects: &mut Vec<Effect>,
     ) -> Result<Vec<Goal>, Failure> {
         let id = spec.id.clone();
-        let about = plan::with_dependencies(&spec, named)?;
+        let mut about = plan::with_dependencies(&spec, named)?;
+        if how.action == Action::Restart {
+            // Those that follow are a part of what was asked, as far as they run.
+            about.extend(plan::followers(&spec, named).into_iter().filter(|name| self.is_wanted(&id, name)));
+        }
         self.write(spec, newest);
         let Some(project) = self.projects.get_mut(&id) else { return Ok(Vec::new()) };
         let mut goals = Vec::new();
@@ -304,6 +308,11 @@ impl Fleet {
             effects.push(Effect::Changed(ServiceKey { project: id.clone(), service: name }));
         }
         self.settle(now, &id, effects);
+        for goal in &mut goals {
+            // It was as it should be, and follows something that was not.
+            let key = ServiceKey { project: id.clone(), service: goal.service.clone() };
+            goal.unchanged &= !self.service(&key).is_some_and(|service| service.life.is_leaving());
+        }
         Ok(goals)
     }
 
@@ -389,6 +398,11 @@ impl Fleet {
         Ok(goals.collect())
     }
 
+    fn is_wanted(&self, id: &ProjectId, name: &ServiceName) -> bool {
+        let service = self.projects.get(id).and_then(|project| project.services.get(name));
+        service.is_some_and(|service| service.life.desired == Desired::Up)
+    }
+
     fn known(&mut self, id: &ProjectId) -> Result<&mut Project, Failure> {
         self.projects.get_mut(id).ok_or_else(|| Failure::new(FailureCode::NotRunning, "nothing of this project runs"))
     }
@@ -447,6 +461,8 @@ impl Fleet {
     /// Takes every step that can be taken now.
     pub(crate) fn settle(&mut self, now: Time, id: &ProjectId, effects: &mut Vec<Effect>) {
         let Some(project) = self.projects.get_mut(id) else { return };
+        // Whoever leaves as well is ended before what it depends on: so it has to be known first who follows.
+        project.follow(id, effects);
         // A step can only enable steps of neighbours. Those that were passed over meanwhile are seen in the next round.
         loop {
             let mut moved = false;
@@ -457,8 +473,8 @@ impl Fleet {
                 let key = ServiceKey { project: id.clone(), service: name.clone() };
                 let Some(service) = project.services.get_mut(&key.service) else { continue };
                 match step {
-                    Step::Spawn => {
-                        let run = service.life.spawn(now, service.spec.clone());
+                    Step::Spawn(started_on) => {
+                        let run = service.life.spawn(now, service.spec.clone(), started_on);
                         effects.push(Effect::Spawn(key.clone(), run));
                     }
                     Step::Stop => {
@@ -468,6 +484,7 @@ impl Fleet {
                     Step::Become(actual) => service.life.actual = actual,
                 }
                 effects.push(Effect::Changed(key));
+                project.follow(id, effects);
             }
             if !moved {
                 break;
@@ -484,7 +501,8 @@ impl Fleet {
 /// The next step of one service.
 #[derive(Debug, PartialEq)]
 enum Step {
-    Spawn,
+    /// Of all that it depends on these are the runs.
+    Spawn(StartedOn),
     Stop,
     Become(Actual),
 }
@@ -551,13 +569,56 @@ impl Project {
             }
             Actual::Waiting | Actual::Blocked { .. } => {
                 let next = match self.dependencies_hold(&service.spec) {
-                    Holds::Yes => return Some(Step::Spawn),
+                    Holds::Yes => return Some(Step::Spawn(self.newest_of(&service.spec))),
                     Holds::NotYet => Actual::Waiting,
                     Holds::Never { chain, cause } => Actual::Blocked { chain, cause },
                 };
                 (next != life.actual).then_some(Step::Become(next))
             }
         }
+    }
+
+    /// The newest runs of what a service depends on.
+    fn newest_of(&self, spec: &ServiceSpec) -> StartedOn {
+        let names = spec.depends_on.iter().map(|dependency| &dependency.service);
+        names.filter_map(|name| Some((name.clone(), self.services.get(name)?.life.newest))).collect()
+    }
+
+    /// Asks for new runs of those services that follow others, until nobody has to any more.
+    fn follow(&mut self, id: &ProjectId, effects: &mut Vec<Effect>) {
+        loop {
+            let following = self.services.iter().filter(|(_, service)| self.has_to_follow(service));
+            let following: Vec<ServiceName> = following.map(|(name, _)| name.clone()).collect();
+            if following.is_empty() {
+                return;
+            }
+            for name in following {
+                if let Some(service) = self.services.get_mut(&name) {
+                    service.life.follow();
+                }
+                effects.push(Effect::Changed(ServiceKey { project: id.clone(), service: name }));
+            }
+        }
+    }
+
+    /// Whether a service is to be run again because one that it depends on was, or is about to be.
+    fn has_to_follow(&self, service: &Service) -> bool {
+        let life = &service.life;
+        let has_run = life.is_occupied() || matches!(life.actual, Actual::Completed | Actual::Failed(_));
+        if life.desired == Desired::Down || life.newest < life.at_least || !has_run {
+            return false;
+        }
+        service.spec.depends_on.iter().filter(|dependency| dependency.restart).any(|dependency| {
+            let Some(run) = life.started_on.get(&dependency.service) else { return false };
+            self.services.get(&dependency.service).is_some_and(|other| {
+                let is_replaced = other.life.is_occupied()
+                    && other.life.is_leaving()
+                    && other.life.desired == Desired::Up
+                    // One that its health has ended may never run again.
+                    && other.life.newest < other.life.at_least;
+                other.life.newest > *run || is_replaced
+            })
+        })
     }
 
     /// Whether a dependent that leaves as well still has a run: it goes first.

@@ -120,8 +120,12 @@ pub(crate) enum News {
         shim: ProcessId,
         started_at: Option<UnixMillis>,
         ran_for: Duration,
+        started_on: StartedOn,
     },
 }
+
+/// The runs that the services had which a service depends on.
+pub(crate) type StartedOn = BTreeMap<ServiceName, RunNumber>;
 
 /// One service's facts.
 #[derive(Clone, Debug)]
@@ -142,6 +146,8 @@ pub(crate) struct Lifecycle {
     failures: u32,
     /// When it was started lately, for telling a crash loop.
     starts: VecDeque<Time>,
+    /// What the newest run was started on, as far as it is known.
+    pub(crate) started_on: StartedOn,
     /// The spec of the current or newest run.
     pub(crate) running: Option<Arc<ServiceSpec>>,
     /// The leader of the current run.
@@ -176,6 +182,7 @@ impl Lifecycle {
             restarts: 0,
             failures: 0,
             starts: VecDeque::new(),
+            started_on: StartedOn::new(),
             running: None,
             leader: None,
             shim: None,
@@ -301,9 +308,15 @@ impl Lifecycle {
         self.starts.clear();
     }
 
+    /// Asks for a new run because what it was started on has one. Nobody has asked for that, and nothing has failed: neither counts.
+    pub(crate) fn follow(&mut self) {
+        self.at_least = self.newest.next();
+    }
+
     /// Begins the next run, with `spec`, and returns its number.
-    pub(crate) fn spawn(&mut self, now: Time, spec: Arc<ServiceSpec>) -> RunNumber {
+    pub(crate) fn spawn(&mut self, now: Time, spec: Arc<ServiceSpec>, started_on: StartedOn) -> RunNumber {
         self.newest = self.newest.next();
+        self.started_on = started_on;
         self.actual = Actual::Spawning;
         self.is_urgent = false;
         self.running = Some(spec);
@@ -423,7 +436,8 @@ impl Lifecycle {
             News::Silent if matches!(self.actual, Actual::Stopping { .. } | Actual::Stuck { .. }) => return false,
             News::Silent => self.actual = Actual::Unknown,
             News::Degraded => self.is_degraded = true,
-            News::Found { spec, leader, shim, started_at, ran_for } => {
+            News::Found { spec, leader, shim, started_at, ran_for, started_on } => {
+                self.started_on = started_on;
                 self.leader = leader;
                 self.shim = Some(shim);
                 self.started_at = started_at.or(self.started_at);
@@ -648,7 +662,7 @@ pub(crate) mod tests {
         let spec = Arc::new(spec);
         let mut life = Lifecycle::new(RunNumber(0));
         life.want_up();
-        assert_eq!(life.spawn(ms(0), spec.clone()), RunNumber(1));
+        assert_eq!(life.spawn(ms(0), spec.clone(), StartedOn::new()), RunNumber(1));
         assert!(life.hear(ms(0), RunNumber(1), started()));
         (life, spec)
     }
@@ -723,7 +737,7 @@ pub(crate) mod tests {
         let (mut life, spec) = running(RestartWhen::No);
         life.hear(ms(5), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Code(0))));
         life.want_new_run();
-        life.spawn(ms(10), spec);
+        life.spawn(ms(10), spec, StartedOn::new());
         assert!(!life.hear(ms(11), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Code(3)))));
         assert_eq!(life.actual, Actual::Spawning);
     }
@@ -734,7 +748,7 @@ pub(crate) mod tests {
         life.tick(ms(100));
         life.hear(ms(1100), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Signal(9))));
         assert_eq!(life.actual, Actual::Waiting);
-        let run = life.spawn(ms(1100), spec);
+        let run = life.spawn(ms(1100), spec, StartedOn::new());
         life.hear(ms(1101), run, started());
         life.hear(ms(1102), run, News::Ended(ended(run, ExitStatus::Code(1))));
         let Actual::Backoff { attempt: 1, until } = life.actual else { panic!("{:?}", life.actual) };
@@ -761,7 +775,7 @@ pub(crate) mod tests {
                 ref other => panic!("{other:?}"),
             }
             life.tick(now);
-            life.spawn(now, spec.clone());
+            life.spawn(now, spec.clone(), StartedOn::new());
             assert!(life.newest.0 < 12, "no crash loop was seen");
         }
         life.want_up();
@@ -774,7 +788,7 @@ pub(crate) mod tests {
         let (mut life, spec) = running(RestartWhen::Always);
         life.hear(ms(1), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Code(1))));
         life.tick(ms(1000));
-        let run = life.spawn(ms(1000), spec);
+        let run = life.spawn(ms(1000), spec, StartedOn::new());
         let failure = StartFailure {
             stage: locald_utils::record::StartStage::Exec,
             errno: 2,

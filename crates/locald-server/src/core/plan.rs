@@ -45,6 +45,23 @@ pub(crate) fn with_dependencies(project: &ProjectSpec, named: &[ServiceName]) ->
     Ok(ordered)
 }
 
+/// Finds the services that are run again when these are: those with `restart` on a dependency, and so on.
+pub(crate) fn followers(project: &ProjectSpec, of: &[ServiceName]) -> BTreeSet<ServiceName> {
+    let mut followers = BTreeSet::new();
+    let mut open: Vec<&ServiceName> = of.iter().collect();
+    while let Some(name) = open.pop() {
+        let follows = |spec: &&ServiceSpec| {
+            spec.depends_on.iter().any(|dependency| dependency.restart && dependency.service == *name)
+        };
+        for spec in project.services.iter().filter(follows) {
+            if followers.insert(spec.name.clone()) {
+                open.push(&spec.name);
+            }
+        }
+    }
+    followers
+}
+
 fn visit(
     name: &ServiceName,
     specs: &BTreeMap<&ServiceName, &ServiceSpec>,
@@ -105,9 +122,11 @@ mod tests {
 
     fn project(services: &[(&str, &[&str])]) -> ProjectSpec {
         let services = services.iter().map(|(service, dependencies)| {
-            let depends_on = dependencies
-                .iter()
-                .map(|dependency| Dependency { service: name(dependency), condition: Condition::Ready });
+            let depends_on = dependencies.iter().map(|dependency| Dependency {
+                service: name(dependency),
+                condition: Condition::Ready,
+                restart: false,
+            });
             ServiceSpec { depends_on: depends_on.collect(), ..spec(service) }
         });
         ProjectSpec {

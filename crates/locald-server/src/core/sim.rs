@@ -50,6 +50,8 @@ impl Dice {
 /// A run as the world has it.
 struct Run {
     spec: Arc<ServiceSpec>,
+    /// The newest runs of the others when it was started.
+    started_on: BTreeMap<ServiceName, RunNumber>,
     /// What the daemon has not been told yet, in order. Dies with the daemon, but for the end, which is on disk.
     untold: VecDeque<News>,
     /// Started, and not ended: a process exists.
@@ -130,7 +132,8 @@ impl World {
                         Kind::Job => Condition::Completed,
                         Kind::Service => Condition::Ready,
                     };
-                    made.depends_on.push(Dependency { service: earlier.name.clone(), condition });
+                    let restart = dice.one_in(3);
+                    made.depends_on.push(Dependency { service: earlier.name.clone(), condition, restart });
                 }
             }
             specs.push(made);
@@ -218,7 +221,9 @@ impl World {
         for dependency in &spec.depends_on {
             self.check_dependency(name, dependency);
         }
+        let others = self.specs.iter().map(|spec| (spec.name.clone(), self.newest(&spec.name)));
         let made = Run {
+            started_on: others.collect(),
             spec,
             untold: VecDeque::new(),
             is_alive: true,
@@ -573,6 +578,7 @@ impl World {
                     shim: ProcessId { pid: 9, start: 1 },
                     started_at: None,
                     ran_for: Duration::ZERO,
+                    started_on: run.started_on.clone(),
                 }
             });
             self.fleet.adopt(&Found {
@@ -609,6 +615,16 @@ impl World {
             };
             if run.is_abandoned && !service.life.abandoned.contains_key(number) {
                 self.fail(&format!("what is left of {name}{number} is not shown"));
+            }
+            // A new run of what it was started on is followed, if the file says so now.
+            let is_current = !run.is_abandoned
+                && matches!(service.life.actual, Actual::Starting { .. } | Actual::Ready { .. } | Actual::Unready);
+            for dependency in service.spec.depends_on.iter().filter(|dependency| dependency.restart && is_current) {
+                let is_newer =
+                    run.started_on.get(&dependency.service).is_some_and(|run| self.newest(&dependency.service) > *run);
+                if is_newer && !service.life.is_leaving() {
+                    self.fail(&format!("{name}{number} stays although {} has been run again", dependency.service));
+                }
             }
             if !run.is_abandoned && (service.life.newest != *number || !service.life.is_occupied()) {
                 self.fail(&format!("{name}{number} is alive and counts as {:?}", service.life.actual));

@@ -265,7 +265,7 @@ impl Resolver<'_> {
         let needed = value(&service.depends_on).map_or(&[] as &[Needed], |dependencies| &dependencies.0);
         let mut dependencies: Vec<Dependency> = Vec::new();
         let mut seen: BTreeMap<&str, Range<usize>> = BTreeMap::new();
-        for Needed { name: Text { text, span }, condition } in needed {
+        for Needed { name: Text { text, span }, condition, restart } in needed {
             let shown = text.escape_debug();
             if let Some(first) = seen.get(text.as_str()) {
                 let mistake = Mistake::at(span.clone(), format!("`{shown}` is named twice in `depends_on`"));
@@ -306,7 +306,7 @@ impl Resolver<'_> {
             };
             // A name that is declared and yet not valid is noted where it is declared.
             if let Ok(service) = text.parse() {
-                dependencies.push(Dependency { service, condition });
+                dependencies.push(Dependency { service, condition, restart: *restart });
             }
         }
         dependencies

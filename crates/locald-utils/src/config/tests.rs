@@ -246,8 +246,8 @@ restart = "always"
         env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         port: Some(PortSpec::Auto),
         depends_on: vec![
-            Dependency { service: name("db"), condition: Condition::Ready },
-            Dependency { service: name("migrate"), condition: Condition::Completed },
+            Dependency { service: name("db"), condition: Condition::Ready, restart: false },
+            Dependency { service: name("migrate"), condition: Condition::Completed, restart: false },
         ],
         restart: RestartPolicy {
             when: RestartWhen::OnFailure,

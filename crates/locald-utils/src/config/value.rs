@@ -14,6 +14,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Mistake;
+use super::written::Edge;
 use crate::name::nearest;
 use crate::spec::{Condition, Kind, PortSpec, RestartWhen, StopSignal};
 
@@ -305,27 +306,52 @@ pub(super) struct Needed {
     pub(super) name: Text,
     /// How far it must have come, and where that is written. Default: what its type says.
     pub(super) condition: Option<(Condition, Range<usize>)>,
+    /// Whether its restarts are followed.
+    pub(super) restart: bool,
 }
 
-schema_of!(Dependencies, {
-    "anyOf": [
-        { "type": "array", "items": { "type": "string" }, "uniqueItems": true },
-        {
-            "type": "object",
-            "additionalProperties": {
-                "oneOf": [
-                    { "const": "ready", "description": "It is ready: the default for a service." },
-                    { "const": "completed", "description": "It has ended with exit code 0: the default for a job." },
-                    { "const": "started", "description": "It has been started." }
-                ]
-            }
-        }
+impl JsonSchema for Dependencies {
+    fn schema_name() -> Cow<'static, str> {
+        "Dependencies".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let condition = generator.subschema_for::<Needs>();
+        let edge = generator.subschema_for::<Edge>();
+        json_schema!({
+            "anyOf": [
+                { "type": "array", "items": { "type": "string" }, "uniqueItems": true },
+                { "type": "object", "additionalProperties": { "anyOf": [condition, edge] } }
+            ]
+        })
+    }
+}
+
+/// How far a service must have come for another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Needs(pub(super) Condition);
+
+schema_of!(Needs, {
+    "oneOf": [
+        { "const": "ready", "description": "It is ready: the default for a service." },
+        { "const": "completed", "description": "It has ended with exit code 0: the default for a job." },
+        { "const": "started", "description": "It has been started." }
     ]
 });
 
-impl Dependencies {
+impl Needs {
     const WORDS: &[(&str, Condition)] =
         &[("ready", Condition::Ready), ("completed", Condition::Completed), ("started", Condition::Started)];
+}
+
+impl Written for Needs {
+    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+        word(item, Self::WORDS, "", mistakes).map(Self)
+    }
 }
 
 impl Written for Dependencies {
@@ -334,7 +360,7 @@ impl Written for Dependencies {
         match item.value {
             DeValue::Array(array) => {
                 let names = texts(item, array, mistakes)?.into_iter();
-                Some(Self(names.map(|name| Needed { name, condition: None }).collect()))
+                Some(Self(names.map(|name| Needed { name, condition: None, restart: false }).collect()))
             }
             DeValue::String(name) => {
                 mistakes.push(item.wrong_type(EXPECTED).help(format!("write [{:?}]", name.as_ref())));
@@ -343,8 +369,15 @@ impl Written for Dependencies {
             DeValue::Table(_) => {
                 let needed = item.table(mistakes)?.into_iter().filter_map(|(key, value)| {
                     let name = Text { text: key.get_ref().to_string(), span: key.span() };
-                    let condition = word(&item.entry(key.get_ref(), value), Self::WORDS, "", mistakes)?;
-                    Some(Needed { name, condition: Some((condition, value.span())) })
+                    let item = item.entry(key.get_ref(), value);
+                    if let DeValue::Table(_) = item.value {
+                        let Edge { condition, restart, .. } = Edge::read(&item, mistakes)?;
+                        let condition = condition.and_then(|key| Some((key.value?.0, key.span)));
+                        let restart = restart.and_then(|key| key.value).is_some_and(|flag| flag.0);
+                        return Some(Needed { name, condition, restart });
+                    }
+                    let Needs(condition) = Needs::read(&item, mistakes)?;
+                    Some(Needed { name, condition: Some((condition, value.span())), restart: false })
                 });
                 Some(Self(needed.collect()))
             }

@@ -14,8 +14,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Mistake;
 use super::value::{
-    Age, Command, Count, Dependencies, Descriptor, EnvValue, Failures, Flag, Item, OneOrMany, Pattern, Policy, Port,
-    PortNumber, ProbeType, SignalName, Size, Statuses, Text, Time, Type, Written,
+    Age, Command, Count, Dependencies, Descriptor, EnvValue, Failures, Flag, Item, Needs, OneOrMany, Pattern, Policy,
+    Port, PortNumber, ProbeType, SignalName, Size, Statuses, Text, Time, Type, Written,
 };
 use crate::name::nearest;
 
@@ -162,6 +162,17 @@ table! {
         limit: Count,
         /// A run that was ready this long clears the count of failures. Default: "60s".
         reset_after: Time,
+    }
+}
+
+table! {
+    /// What a service needs of another.
+    #[called("a dependency")]
+    struct Edge {
+        /// How far it must have come. Default: "ready"; for a job "completed".
+        condition: Needs,
+        /// Whether this service is run again whenever that one is. Default: false.
+        restart: Flag,
     }
 }
 
