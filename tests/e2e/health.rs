@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{Running, Site, free_port, send};
+use crate::support::{Running, Site, free_port, identity, send};
 
 /// A service that answers requests with the status in the file `status`.
 fn http(port: u16, check: &str, more: &str) -> Site {
@@ -180,8 +180,11 @@ fn down_does_not_wait_for_a_probe() {
     );
     let up = site.locald("up").start();
     let probe = site.await_pid("probe");
-    let down = site.locald("down").run_within(Duration::from_secs(20)).expect("an end").ok();
+    let web = site.service("web");
+    assert_eq!(web["strays"], Value::Null, "a probe is no stray of the service: {web}");
+    let down = site.locald("down --json").run_within(Duration::from_secs(20)).expect("an end").ok().json();
     assert!(!probe.is_alive(), "{down}");
+    assert_eq!(down["totals"]["processes"], 1, "a probe is no process of the service: {down}");
     up.finish().code(1);
     site.assert_no_service_is_left();
 }
@@ -268,7 +271,67 @@ fn a_service_that_is_not_healthy_any_more_is_run_again() {
         (web["state"] == "ready" && web["run"].as_u64() > Some(1)).then_some(web)
     });
     assert!(web["restarts"].as_u64() > Some(0), "{web}");
+    assert_eq!(web["notes"].as_array().map(Vec::len), Some(0), "what is over is over: {web}");
     site.down();
+}
+
+#[test]
+fn a_run_that_was_not_healthy_is_told_of_until_the_next_one_is_ready() {
+    let site = http(
+        free_port(),
+        "{ type = 'http', interval = '20ms', retries = 1 }",
+        "restart = { policy = 'on-failure', backoff = '5s', max_backoff = '5s' }\n",
+    );
+    site.write("status", "200");
+    site.up();
+    site.write("status", "500");
+    let web = site.await_state("web", "backoff");
+    let why = "the last run was not healthy: GET http://localhost:";
+    assert!(web["notes"].to_string().contains(why) && web["notes"].to_string().contains("answered 500"), "{web}");
+    site.write("status", "200");
+    site.locald("restart web").run().ok().says_nothing_of(why);
+    site.down();
+}
+
+#[test]
+fn an_answer_of_a_stranger_at_the_same_port_is_none() {
+    let port = free_port();
+    let (Ok(stranger), Ok(own)) = (TcpListener::bind(("127.0.0.1", port)), TcpListener::bind(("::1", port))) else {
+        eprintln!("skipped: there is no IPv6");
+        return;
+    };
+    drop(own);
+    std::thread::spawn(move || {
+        for connection in stranger.incoming() {
+            use std::io::Write;
+            // Whoever asks hears that all is well.
+            let _ = connection.and_then(|mut connection| connection.write_all(b"HTTP/1.1 200 OK\r\n\r\n"));
+        }
+    });
+    let site = Site::new(&format!(
+        "[services.web]\ncommand = 'exec \"$ZOO\" http {port} . ::1'\nhealth_check = {{ type = 'http', port = {port} }}\n"
+    ));
+    site.write("status", "503");
+    let up = site.locald("up").start();
+    site.eventually("its own answer", || {
+        let answer = site.service("web")["health"][0]["answer"].clone();
+        (answer == "answered 503 Service Unavailable").then_some(())
+    });
+    assert_eq!(site.service("web")["state"], "starting");
+    site.write("status", "200");
+    up.finish().ok();
+    site.down();
+}
+
+#[test]
+fn a_service_that_floods_its_descriptor_is_ended_like_any_other() {
+    let site = Site::new(
+        "[services.web]\ncommand = 'echo begun; exec cat /dev/zero >&3'\nhealth_check = { type = 'notify', fd = 3 }\n",
+    );
+    site.locald("up --timeout 500ms").run().code(124);
+    let down = site.locald("down --json").run_within(Duration::from_secs(20)).expect("an end").ok().json();
+    assert_eq!(down["totals"]["killed"], 0, "{down}");
+    assert!(!down.to_string().contains("degraded"), "its shim went on: {down}");
 }
 
 #[test]
@@ -328,6 +391,51 @@ fn the_next_daemon_asks_anew_and_knows_what_was_said() {
     std::fs::remove_file(site.project().join("healthy")).expect("removes");
     site.await_state("asked", "unready");
     site.down();
+}
+
+#[test]
+fn what_was_ready_under_the_last_daemon_becomes_unready_under_the_next() {
+    let site = Site::new(
+        "[services.web]\ncommand = 'sleep 600'\n\
+         health_check = { type = 'command', command = 'test -e healthy', interval = '50ms', retries = 2 }\n",
+    );
+    site.write("healthy", "");
+    site.up();
+    let daemon = site.daemon();
+    send(daemon, Signal::SIGKILL);
+    site.await_end(daemon);
+    std::fs::remove_file(site.project().join("healthy")).expect("removes");
+    site.locald("daemon start").run().ok();
+    site.await_state("web", "unready");
+    site.down();
+}
+
+#[test]
+fn a_start_period_that_ends_without_a_daemon_has_ended() {
+    let site = Site::new(
+        "[services.web]\ncommand = 'sleep 1; echo late >> $EVENTS; exec sleep 600'\n\
+         health_check = { type = 'command', command = 'false', start_period = '600ms', timeout = '300ms' }\n",
+    );
+    let up = site.locald("up").start();
+    let leader = site.eventually("a leader", || {
+        let web = site.locald("status --json").run().ok().json();
+        web["services"][0]["pid"].as_i64().map(|pid| identity(i32::try_from(pid).expect("a pid")))
+    });
+    let daemon = site.daemon();
+    send(up.process(), Signal::SIGKILL);
+    up.finish();
+    send(daemon, Signal::SIGKILL);
+    site.await_end(daemon);
+    site.await_event("late");
+    assert!(leader.is_alive());
+    site.locald("daemon start").run().ok();
+    let web = site.await_state("web", "failed");
+    assert_eq!(web["failure"]["kind"], "unhealthy", "{web}");
+    assert!(
+        web["failure"]["why"].as_str().is_some_and(|why| why.starts_with("not within 600ms: `false`: exit 1")),
+        "{web}"
+    );
+    site.locald("down").run().ok();
 }
 
 #[test]

@@ -167,7 +167,7 @@ fn up_says_what_did_not_become_ready_in_time() {
 /// A database, one that is run again with it, one that follows that, and one that does not care.
 const FOLLOWERS: &str = "[services.db]\ncommand = 'echo db >> $EVENTS; exec sleep 600'\nrestart = 'on-failure'\n\
      [services.web]\ncommand = 'echo web >> $EVENTS; exec sleep 600'\ndepends_on = { db = { restart = true } }\n\
-     [services.page]\ncommand = 'echo page >> $EVENTS; exec sleep 600'\ndepends_on = { web = { condition = 'started', restart = true } }\n\
+     [services.page]\ncommand = 'echo page >> $EVENTS; exec sleep 600'\ndepends_on = { web = { condition = 'ready', restart = true } }\n\
      [services.other]\ncommand = 'echo other >> $EVENTS; exec sleep 600'\ndepends_on = ['db']\n";
 
 /// Waits until every service is ready in the run with this number; one has had none but its first.

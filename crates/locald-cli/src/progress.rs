@@ -125,7 +125,7 @@ fn waiting(status: &ServiceStatus, now: UnixMillis) -> Word {
         State::Ready => Word { text: "still running".to_owned(), tone: Tone::Busy },
         State::Starting | State::Unready => {
             let word = transition(status, now);
-            match view::health_note(status) {
+            match view::health_note(status, now) {
                 Some(note) => Word { text: format!("{}: {note}", word.text), ..word },
                 None => word,
             }
@@ -165,7 +165,9 @@ fn transition(status: &ServiceStatus, now: UnixMillis) -> Word {
             (Kind::Job | Kind::Service, _) => word.text,
         },
         State::Backoff { attempt, limit, .. } => {
-            let cause = status.last.as_ref().map_or("ended".to_owned(), view::exit_words);
+            // Who was ended because of its health did not end of itself; the note says so.
+            let ended = || status.last.as_ref().map_or("ended".to_owned(), view::exit_words);
+            let cause = status.note.as_deref().map_or_else(ended, view::clean);
             format!("{cause}; attempt {attempt} of {limit} follows")
         }
         State::Failed { .. } => {

@@ -79,7 +79,7 @@ fn failed_word(reason: &FailedReason, last: Option<&Ended>, now: UnixMillis) -> 
 
 /// Says which check of a service that is not ready does not pass: what was tried, how often, the last answer. `None` where none is
 /// waited for.
-pub(crate) fn health_note(service: &ServiceStatus) -> Option<String> {
+pub(crate) fn health_note(service: &ServiceStatus, now: UnixMillis) -> Option<String> {
     match service.state {
         State::Starting | State::Unready => {}
         State::Stopped
@@ -95,8 +95,8 @@ pub(crate) fn health_note(service: &ServiceStatus) -> Option<String> {
     let check = service.health.iter().find(|check| !check.passes)?;
     let tries = match check.tries {
         0 => String::new(),
-        1 => " (once)".to_owned(),
-        tries => format!(" ({tries} times)"),
+        1 => " (asked once)".to_owned(),
+        tries => format!(" (asked {tries} times in {})", human(now.since(check.since))),
     };
     let answer = check.answer.as_deref().unwrap_or("no answer yet");
     Some(clean(&format!("{}: {answer}{tries}", check.probe)))
@@ -166,7 +166,7 @@ impl Row {
     }
 
     /// What a person should know besides.
-    pub(crate) fn notes(&self) -> Vec<String> {
+    pub(crate) fn notes(&self, now: UnixMillis) -> Vec<String> {
         let mut notes = Vec::new();
         if !self.is_configured {
             notes.push("not in locald.toml".to_owned());
@@ -175,7 +175,7 @@ impl Row {
             notes.push("changed since it started".to_owned());
         }
         notes.extend(failure_note(&self.status));
-        notes.extend(health_note(&self.status));
+        notes.extend(health_note(&self.status, now));
         notes.extend(self.status.last.as_ref().filter(|_| !self.is_alive()).and_then(force_note));
         let lost = self.status.last.as_ref().map_or(0, |ended| ended.lost_output);
         if lost > 0 {
@@ -555,7 +555,7 @@ mod tests {
         known.services.push(ServiceStatus { spec_digest: Some("another".into()), ..ready("web") });
         let seen: Vec<(String, String, Vec<String>)> = rows(Some(&spec), Some(&known))
             .iter()
-            .map(|row| (row.status.name.to_string(), word(&row.status, NOW).text, row.notes()))
+            .map(|row| (row.status.name.to_string(), word(&row.status, NOW).text, row.notes(NOW)))
             .collect();
         let expected = [
             ("db", "stopped", vec![]),

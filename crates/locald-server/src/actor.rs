@@ -301,6 +301,8 @@ impl Actor {
         }
         loop {
             tokio::select! {
+                // What the shim has said comes before what the time says.
+                biased;
                 message = link.receive() => match message {
                     Ok(Some(message)) => {
                         silence = Silence::default();
@@ -324,7 +326,12 @@ impl Actor {
                 }
                 () = silence.is_over(shim) => return Parting::Silent,
                 turn = next_turn(&mut checkup) => match turn {
-                    Turn::Tell(news) => news.into_iter().for_each(|news| self.reporter.report(news)),
+                    Turn::Tell(news) => {
+                        if news.contains(&News::Ready) && link.send(&ToShim::Ready).await.is_err() {
+                            return Parting::Lost;
+                        }
+                        news.into_iter().for_each(|news| self.reporter.report(news));
+                    }
                     Turn::Run(check, limit) => {
                         if link.send(&ToShim::Probe { check, limit }).await.is_err() {
                             return Parting::Lost;
@@ -348,7 +355,7 @@ impl Actor {
                 self.take_master(link);
                 self.context.ledger.started(&self.identity.run, leader.pid, at);
                 self.reporter.report(News::Started { leader, shim: link.shim, at });
-                *checkup = self.checkup(link.shim, Duration::ZERO);
+                *checkup = self.checkup(link.shim, Duration::ZERO, false);
             }
             FromShim::Snapshot(snapshot) => {
                 self.take_master(link);
@@ -404,13 +411,13 @@ impl Actor {
         }
     }
 
-    fn checkup(&self, shim: ProcessId, ran_for: Duration) -> Option<Checkup> {
+    fn checkup(&self, shim: ProcessId, ran_for: Duration, was_ready: bool) -> Option<Checkup> {
         let port = self.spec.port.and(self.port);
-        Checkup::begin(Subject { shim, port }, self.spec.checks(), ran_for)
+        Checkup::begin(Subject { shim, port }, self.spec.checks(), ran_for, was_ready)
     }
 
     fn take_snapshot(&mut self, shim: ProcessId, snapshot: Snapshot) -> Option<Checkup> {
-        let Snapshot { kept, phase, leader, started_at, signs, .. } = snapshot;
+        let Snapshot { kept, phase, leader, started_at, signs, was_ready, .. } = snapshot;
         if let Some(kept) = kept {
             self.port = kept.port;
             self.spec = Arc::new(kept.spec);
@@ -421,7 +428,7 @@ impl Actor {
                 let ran_for = started_at.map_or(Duration::ZERO, |at| UnixMillis::now().since(at));
                 let (spec, started_on) = (self.spec.clone(), self.started_on.clone());
                 self.reporter.report(News::Found { spec, leader, shim, started_at, ran_for, started_on });
-                let mut checkup = self.checkup(shim, ran_for)?;
+                let mut checkup = self.checkup(shim, ran_for, was_ready)?;
                 signs.into_iter().for_each(|check| checkup.take_sign(check));
                 return Some(checkup);
             }

@@ -3,14 +3,16 @@
 //! [`Checkup::turn`] waits for the next thing to tell or to have the shim do; [`core::health`](crate::core::health) decides what
 //! that is. Dropped, it stops asking.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use locald_utils::health::{HealthCheck, Probe};
-use locald_utils::record::ExitStatus;
+use locald_utils::protocol::CheckStatus;
+use locald_utils::record::{ExitStatus, StartStage};
 use locald_utils::shim_protocol::ProbeOutcome;
 use locald_utils::time::{UnixMillis, human};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use crate::core::health::{Answer, Health, Verdict};
@@ -19,6 +21,9 @@ use crate::probe::{self, Subject};
 
 /// 2 s: how much longer than its limit the shim may take to tell what became of a command. A kill takes milliseconds.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// 1 s: how often it is told that a check still does not pass.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is next.
 #[derive(Debug)]
@@ -41,31 +46,39 @@ pub(crate) struct Checkup {
     due: Vec<usize>,
     /// Commands that the shim runs, and until when it must have told what became of them.
     running: Vec<(usize, Instant)>,
+    /// Checks whose commands the shim has not told the end of in time.
+    silent: BTreeSet<usize>,
     /// What is still to be told.
     news: Vec<News>,
-    /// Whether the last answer was a good one, and that has been told.
-    has_passed: Vec<bool>,
+    /// What was told last, and when.
+    told: (Vec<CheckStatus>, Instant),
 }
 
 impl Checkup {
-    /// Begins to check a run that has run for `ran_for`; `None` when it has no checks.
-    pub(crate) fn begin(subject: Subject, checks: Vec<HealthCheck>, ran_for: Duration) -> Option<Self> {
+    /// Begins to check a run that has run for `ran_for`, and was ready or never; `None` when it has no checks.
+    pub(crate) fn begin(
+        subject: Subject,
+        checks: Vec<HealthCheck>,
+        ran_for: Duration,
+        was_ready: bool,
+    ) -> Option<Self> {
         if checks.is_empty() {
             return None;
         }
-        let health = Health::begin(&checks, Duration::ZERO, ran_for);
+        let health = Health::begin(&checks, subject.port, Duration::ZERO, ran_for, was_ready);
         // What is waited for, before there is any answer.
-        let report = health.report(Duration::ZERO, UnixMillis::now(), subject.port);
+        let report = health.report(Duration::ZERO, UnixMillis::now());
         Some(Self {
             subject,
             health,
-            has_passed: vec![false; checks.len()],
             checks,
             origin: Instant::now(),
             asked: JoinSet::new(),
             due: Vec::new(),
             running: Vec::new(),
-            news: vec![News::Checked(Arc::new(report))],
+            news: vec![News::Checked(Arc::new(report.clone()))],
+            told: (report, Instant::now()),
+            silent: BTreeSet::new(),
         })
     }
 
@@ -79,13 +92,18 @@ impl Checkup {
                     return Turn::Run(u32::try_from(index).unwrap_or(u32::MAX), limit);
                 }
             }
+            // Answers that are there count before it is late.
+            while let Some(answer) = self.asked.try_join_next() {
+                self.take_own(answer);
+            }
             if let Some(verdict) = self.health.tick(now) {
                 self.judge(verdict);
             }
-            let silent = |(_, until): &(usize, Instant)| *until <= Instant::now();
-            if let Some(at) = self.running.iter().position(silent) {
+            let is_silent = |(_, until): &(usize, Instant)| *until <= Instant::now();
+            if let Some(at) = self.running.iter().position(is_silent) {
                 let (index, _) = self.running.remove(at);
-                self.take(index, Answer::Bad("it does not end, not even killed".to_owned()));
+                self.silent.insert(index);
+                self.take(index, Answer::Unasked("its shim does not say what became of it".to_owned()));
             }
             if !self.news.is_empty() {
                 return Turn::Tell(std::mem::take(&mut self.news));
@@ -93,12 +111,7 @@ impl Checkup {
             let deadline = self.health.deadline().map(|deadline| self.origin + deadline);
             let deadline = self.running.iter().map(|(_, until)| *until).chain(deadline).min();
             tokio::select! {
-                Some(answer) = self.asked.join_next() => {
-                    // One that was broken off has nothing to say.
-                    if let Ok((index, answer)) = answer {
-                        self.take(index, answer);
-                    }
-                }
+                Some(answer) = self.asked.join_next() => self.take_own(answer),
                 () = sleep_until(deadline) => {}
             }
         }
@@ -110,7 +123,8 @@ impl Checkup {
         match &check.probe {
             Probe::Command { .. } => {
                 self.running.push((index, Instant::now() + check.timeout + GRACE));
-                return Some(check.timeout);
+                // One that has not answered yet need not be asked again, and does not read what it is told.
+                return (!self.silent.contains(&index)).then_some(check.timeout);
             }
             // The shim says when there is something.
             Probe::Log { .. } | Probe::Notify { .. } => {}
@@ -126,25 +140,38 @@ impl Checkup {
     pub(crate) fn take_sign(&mut self, check: u32) {
         let Ok(index) = usize::try_from(check) else { return };
         let waits = |check: &HealthCheck| matches!(check.probe, Probe::Log { .. } | Probe::Notify { .. });
-        if self.checks.get(index).is_some_and(waits) && !self.has_passed[index] {
+        if self.checks.get(index).is_some_and(waits) {
             self.take(index, Answer::Good);
         }
     }
 
     /// Takes what became of a command.
     pub(crate) fn take_outcome(&mut self, check: u32, outcome: ProbeOutcome) {
+        self.silent.retain(|index| u32::try_from(*index) != Ok(check));
         let Some(at) = self.running.iter().position(|(index, _)| u32::try_from(*index) == Ok(check)) else { return };
         let (index, _) = self.running.remove(at);
         self.take(index, answer(outcome));
     }
 
+    fn take_own(&mut self, answer: Result<(usize, Answer), JoinError>) {
+        // One that was broken off has nothing to say.
+        if let Ok((index, answer)) = answer {
+            self.take(index, answer);
+        }
+    }
+
     fn take(&mut self, index: usize, answer: Answer) {
-        let is_good = answer == Answer::Good;
         let verdict = self.health.answer(self.origin.elapsed(), index, answer);
-        let was_good = std::mem::replace(&mut self.has_passed[index], is_good);
-        // That all goes on well is no news.
-        if !(is_good && was_good) {
-            let report = self.health.report(self.origin.elapsed(), UnixMillis::now(), self.subject.port);
+        let report = self.health.report(self.origin.elapsed(), UnixMillis::now());
+        let says = |report: &[CheckStatus]| {
+            let said = report.iter().map(|check| (check.passes, check.answer.clone()));
+            said.collect::<Vec<_>>()
+        };
+        let is_told = says(&report) == says(&self.told.0);
+        let is_fine = report.iter().all(|check| check.answer.is_none());
+        // That all goes on well is no news, and that nothing changes is news once in a while.
+        if !is_told || (!is_fine && self.told.1.elapsed() >= PATIENCE) {
+            self.told = (report.clone(), Instant::now());
             self.news.push(News::Checked(Arc::new(report)));
         }
         if let Some(verdict) = verdict {
@@ -170,6 +197,8 @@ fn answer(outcome: ProbeOutcome) -> Answer {
         ProbeOutcome::TimedOut { limit, output } => {
             Answer::Bad(with(format!("did not end within {}", human(limit)), output))
         }
+        // That its shim could not start it says nothing about the service.
+        ProbeOutcome::Failed(failure) if failure.stage == StartStage::Helper => Answer::Unasked(failure.message),
         ProbeOutcome::Failed(failure) => Answer::Bad(failure.message),
     }
 }

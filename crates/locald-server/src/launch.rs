@@ -95,7 +95,7 @@ async fn launch(
                 let _ = process::signal(shim, nix::sys::signal::Signal::SIGKILL);
             }
             let _ = exit.await;
-            forget(&identity);
+            forget(context, &identity);
             Err(shim_failure("its shim did not come up (the daemon's log says why)", &error))
         }
     }
@@ -111,7 +111,7 @@ async fn hand_over(stream: std::os::unix::net::UnixStream, epoch: u64, order: St
 }
 
 /// Takes away what a shim that never started anything has left.
-fn forget(identity: &ShimIdentity) {
+fn forget(context: &Context, identity: &ShimIdentity) {
     let place = record::place_of(&identity.service_dir, &identity.run.id);
     // It is gone, and nobody replaces what is there.
     let is_its = |found: &ShimRecord| found.run.id == identity.run.id;
@@ -120,6 +120,7 @@ fn forget(identity: &ShimIdentity) {
     }
     let _ = record::leave(&place);
     let _ = std::fs::remove_file(&identity.socket);
+    let _ = std::fs::remove_file(context.home.notify_socket(&identity.run.id));
 }
 
 /// Why there is no shim for a run.

@@ -244,8 +244,10 @@ impl Orphan {
                 tracing::warn!(%error, name, "could not remove a record");
             }
         }
-        // The socket of a shim that was killed stays behind.
-        let _ = std::fs::remove_file(&self.identity.socket);
+        // The sockets of a shim that was killed stay behind.
+        for socket in [&self.identity.socket, &self.context.home.notify_socket(&self.identity.run.id)] {
+            let _ = std::fs::remove_file(socket);
+        }
         conclude(&self.context, &self.record_dir, &self.reporter, Arc::new(ended)).await;
     }
 
@@ -304,7 +306,7 @@ impl Orphan {
         let grace = if stop_at_once == Some(true) { Duration::ZERO } else { self.grace(stop_at_once.is_some()) };
         let memory = std::mem::take(&mut members.memory);
         let mut sweep = Sweep::begin(Duration::ZERO, grace, false, stop_at_once.is_some(), memory, &mut actions);
-        let (mut is_told, mut is_unreadable) = (false, false);
+        let (mut is_told, mut is_unreadable, mut was_quick) = (false, false, false);
         loop {
             let target = self.target(&members, None);
             // Looking takes milliseconds, which those who have had their time are not given.
@@ -335,8 +337,11 @@ impl Orphan {
                 }
             }
             let living = sweep.living();
-            if has_killed && living.is_empty() {
-                // All have ended already; one look tells whether that is all.
+            // When all who were killed have ended already, one look tells whether that is all; but not look after look.
+            let is_quick = has_killed && living.is_empty() && !was_quick;
+            was_quick = is_quick;
+            if is_quick {
+                tokio::task::yield_now().await;
                 continue;
             }
             // How long to wait at least, and at most. When all who are known have ended, others may have taken their place; in
@@ -344,6 +349,7 @@ impl Orphan {
             let (least, most) = match sweep.kill_at() {
                 Some(kill_at) => (ROUND, kill_at.saturating_sub(began.elapsed())),
                 None if sweep.ladder().is_stuck() => (STUCK_ROUND, STUCK_ROUND),
+                None if living.is_empty() => (ROUND, ROUND),
                 None => (Duration::ZERO, ROUND),
             };
             let all_exited = async {
@@ -449,10 +455,12 @@ async fn exited(process: ProcessId) {
             // An error of the watch would be one of the runtime; the sweep looks for itself whether anyone is left.
             let _ = watch.readable().await;
         }
-        // A kernel that cannot tell is asked once a second.
+        // A kernel that cannot tell is asked: soon at first, and once a second in the end.
         Err(_) => {
+            let mut pause = ROUND;
             while process.is_alive() {
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 5 / 4).min(Duration::from_secs(1));
             }
         }
     }

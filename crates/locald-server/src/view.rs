@@ -62,11 +62,27 @@ pub(crate) fn service(
         health: life.health.as_ref().clone(),
         last: life.last.as_ref().map(|last| last.as_ref().clone()),
         spec_digest: life.running.as_ref().map(|spec| spec.digest()),
-        note: life
-            .is_degraded
-            .then(|| "degraded: its shim died or cannot be reached; restart it when convenient".to_owned()),
+        note: note(service),
         left: life.abandoned.values().flatten().cloned().collect(),
     }
+}
+
+fn note(service: &Service) -> Option<String> {
+    let life = &service.life;
+    let is_checked = life.running.as_ref().is_some_and(|spec| !spec.health.is_empty());
+    let degraded = match (life.is_degraded, is_checked) {
+        (false, _) => None,
+        (true, false) => Some("degraded: its shim died or cannot be reached; restart it when convenient".to_owned()),
+        (true, true) => {
+            Some("degraded: its shim died or cannot be reached, and its health is not checked; restart it".to_owned())
+        }
+    };
+    // A failure says it by itself.
+    let is_told = matches!(life.actual, Actual::Failed(Reason::Unhealthy(_)));
+    let complaint = life.complaint.as_ref().filter(|_| !is_told);
+    let complaint = complaint.map(|why| format!("the last run was not healthy: {why}"));
+    let notes: Vec<String> = degraded.into_iter().chain(complaint).collect();
+    (!notes.is_empty()).then(|| notes.join("; "))
 }
 
 fn state(now: Now, fleet: &Fleet, key: &ServiceKey, service: &Service) -> State {

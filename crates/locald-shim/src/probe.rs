@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use locald_utils::name::RunId;
-use locald_utils::process::{self, ProcessId, ProcessState, sys};
+use locald_utils::process::{self, PROBE_MARKER, ProcessId, ProcessState, sys};
 use locald_utils::record::StartFailure;
 use locald_utils::shim_protocol::{FromShim, ProbeOutcome};
 use locald_utils::spec::OsText;
@@ -17,10 +17,14 @@ use nix::sys::signal::Signal;
 
 use crate::pump::{Live, Pump, State};
 use crate::set_nonblocking;
+use crate::signs::READS_PER_TURN;
 use crate::spawn::{Helper, Plan, Progress, failure};
 
-/// The variable by which a probe's processes are known.
-const MARKER: &str = "LOCALD_PROBE";
+/// 32: how often a probe's processes are looked for. Whoever hands on for longer ends with the run.
+const ROUNDS: usize = 32;
+
+/// 16: so many probes may have ended, one after the other, before the last of what they have started is reaped.
+const MOST_SESSIONS: usize = 16;
 
 /// 512 bytes: what is kept of what a probe says, its end.
 const TAIL: usize = 512;
@@ -53,7 +57,7 @@ impl Probe {
         let Some(output) = &self.output else { return };
         let mut buffer = [0; 4096];
         // Not for ever: whoever writes without end is read a part of in each turn.
-        for _ in 0..16 {
+        for _ in 0..READS_PER_TURN {
             match nix::unistd::read(output, &mut buffer) {
                 Ok(count @ 1..) => {
                     self.tail.extend(&buffer[..count]);
@@ -86,22 +90,26 @@ impl Pump {
         if live.stop.is_some() || live.exit.is_some() || live.helper.is_some() {
             return;
         }
-        let result = if live.probes.iter().any(|probe| probe.check == check) {
-            Err(io::Error::other("the last one has not ended yet"))
-        } else {
-            start(live, &self.identity.run.id, check)
-        };
-        match result {
-            Ok((helper, output)) => live.probes.push(Probe {
-                check,
-                helper,
-                until,
-                limit,
-                output: Some(output),
-                tail: Vec::new(),
-                failure: None,
-                is_late: false,
-            }),
+        // A daemon that has come since asks what the last one has asked already.
+        if live.probes.iter().any(|probe| probe.check == check) {
+            return;
+        }
+        match start(live, &self.identity.run.id, check) {
+            Ok((helper, output)) => {
+                live.probe_leaders.push(helper.process);
+                live.probe_sessions.push_back(helper.process.pid);
+                live.probe_sessions.drain(..live.probe_sessions.len().saturating_sub(MOST_SESSIONS));
+                live.probes.push(Probe {
+                    check,
+                    helper,
+                    until,
+                    limit,
+                    output: Some(output),
+                    tail: Vec::new(),
+                    failure: None,
+                    is_late: false,
+                });
+            }
             Err(error) => {
                 let stage = locald_utils::record::StartStage::Helper;
                 let outcome = ProbeOutcome::Failed(failure(stage, &error, "it could not be run"));
@@ -164,19 +172,29 @@ impl Pump {
 
     /// Kills what a probe has left behind. Whoever hands on faster than this looks ends with the run.
     fn end_leftovers(&self, check: u32, leader: ProcessId) {
+        // Whoever was left behind and has no parent any more hangs below the shim itself, where that is how it is; elsewhere only
+        // those are found who have one.
+        let State::Live(live) = &self.state else { return };
+        let known = live.probe_leaders.iter().chain(live.command.as_ref().map(|command| &command.process));
+        let known: Vec<i32> = known.chain([&live.leader, &leader]).map(|process| process.pid).collect();
+        let has_ended = sys::exited(leader.pid).is_ok_and(|status| status.is_some());
+        let is_alone = process::own_children().is_ok_and(|children| children.iter().all(|child| known.contains(child)));
+        if has_ended && is_alone {
+            return;
+        }
         let mark = mark(&self.identity.run.id, check);
         let mut killed = std::collections::BTreeSet::from([leader.pid]);
-        loop {
+        for _ in 0..ROUNDS {
             let below = process::descendants(self.shim.pid).unwrap_or_default();
             let is_new = |process: &&process::Process| {
                 process.state != ProcessState::Zombie
                     && !killed.contains(&process.id.pid)
                     && (process.session == leader.pid
                         || killed.contains(&process.parent)
-                        || process::marker(process.id.pid, MARKER).is_some_and(|found| found == mark))
+                        || process::marker(process.id.pid, PROBE_MARKER).is_some_and(|found| found == mark))
             };
             let found: Vec<ProcessId> = below.iter().filter(is_new).map(|process| process.id).collect();
-            if found.is_empty() || killed.len() > 1000 {
+            if found.is_empty() {
                 return;
             }
             for process in found {
@@ -188,15 +206,16 @@ impl Pump {
     }
 
     /// Takes notice that a child has ended, if it was a probe. It is still a zombie.
-    pub(crate) fn reap_probe(&mut self, pid: i32) -> bool {
-        let State::Live(live) = &mut self.state else { return false };
-        let Some(index) = live.probes.iter().position(|probe| probe.helper.process.pid == pid) else { return false };
-        let Ok(Some(status)) = sys::exited(pid) else { return false };
+    pub(crate) fn reap_probe(&mut self, pid: i32) {
+        let State::Live(live) = &mut self.state else { return };
+        let Some(index) = live.probes.iter().position(|probe| probe.helper.process.pid == pid) else { return };
+        let Ok(Some(status)) = sys::exited(pid) else { return };
         // What it had to say last is in its pipe, and why it could not be run in its socket.
         self.hear_probe(index);
         self.hear_probe_output(index);
-        let State::Live(live) = &mut self.state else { return false };
+        let State::Live(live) = &mut self.state else { return };
         let probe = live.probes.remove(index);
+        live.probe_leaders.retain(|leader| leader.pid != pid);
         let is_asked = live.stop.is_none();
         self.end_leftovers(probe.check, probe.helper.process);
         let output = probe.last_line();
@@ -208,7 +227,6 @@ impl Pump {
         if is_asked {
             self.link.tell(&FromShim::Probed { check: probe.check, outcome }, None);
         }
-        true
     }
 }
 
@@ -221,7 +239,7 @@ fn start(live: &Live, run: &RunId, check: u32) -> io::Result<(Helper, OwnedFd)> 
     let (reader, writer) = nix::unistd::pipe()?;
     set_nonblocking(&reader)?;
     let mut environment = live.order.environment.clone();
-    environment.insert(MARKER.to_owned(), OsText::from(mark(run, check)));
+    environment.insert(PROBE_MARKER.to_owned(), OsText::from(mark(run, check)));
     let plan = Plan {
         command,
         workdir: live.order.workdir.clone(),

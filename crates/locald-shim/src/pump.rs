@@ -4,6 +4,7 @@
 //! step; no turn waits for anything but `poll`. Output has priority: it is read in every phase, because a service that
 //! cannot write does not end.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -93,6 +94,10 @@ pub(crate) struct Live {
     pub(crate) stop: Option<Sweep>,
     pub(crate) command: Option<Helper>,
     pub(crate) probes: Vec<Probe>,
+    /// The leaders of those probes.
+    pub(crate) probe_leaders: Vec<ProcessId>,
+    /// The sessions of the last probes, whose processes are none of the service's. Only for the count.
+    pub(crate) probe_sessions: VecDeque<i32>,
     pub(crate) survivors: Vec<record::Survivor>,
 }
 
@@ -125,6 +130,8 @@ pub(crate) struct Pump {
     pub(crate) slave: Option<OwnedFd>,
     log: Option<LogWriter>,
     signs: Signs,
+    /// Whether a daemon has found the run ready.
+    was_ready: bool,
     lost_output: u64,
     /// Whether nothing on disk speaks of this shim any more.
     is_forgotten: bool,
@@ -156,6 +163,7 @@ impl Pump {
             slave: None,
             log: None,
             signs: Signs::default(),
+            was_ready: false,
             lost_output: 0,
             is_forgotten: false,
             is_settled: false,
@@ -330,6 +338,7 @@ impl Pump {
             ToShim::Start(order) => self.start(*order),
             ToShim::Status => self.snapshot(index),
             ToShim::Stop { grace } => self.stop(grace),
+            ToShim::Ready => self.was_ready = true,
             ToShim::Probe { check, limit } => self.probe(check, limit),
             ToShim::Signal { signal } => self.pass_on(signal.0),
             ToShim::Ack => {
@@ -353,6 +362,7 @@ impl Pump {
             leader: live.map(|live| live.leader),
             started_at: live.and_then(|live| live.started_at),
             signs: self.signs.seen().to_vec(),
+            was_ready: self.was_ready,
         };
         let master = self.master.clone();
         self.link.send(index, &FromShim::Snapshot(Box::new(snapshot)), master.as_ref());
@@ -448,6 +458,8 @@ impl Pump {
             stop: None,
             command: None,
             probes: Vec::new(),
+            probe_leaders: Vec::new(),
+            probe_sessions: VecDeque::new(),
             survivors: Vec::new(),
         })
     }
@@ -599,8 +611,10 @@ impl Pump {
     fn reap(&mut self) {
         let now = self.origin.elapsed();
         for pid in process::own_children().unwrap_or_default() {
-            let is_probe = self.reap_probe(pid);
+            self.reap_probe(pid);
             let State::Live(live) = &mut self.state else { return };
+            let is_of_probe = |session| live.probe_sessions.contains(&session);
+            let is_of_probe = process::look(pid).is_some_and(|process| is_of_probe(process.session));
             if pid == live.leader.pid {
                 if live.exit.is_none()
                     && let Ok(Some(status)) = sys::exited(pid)
@@ -616,7 +630,7 @@ impl Pump {
             }
             if live.command.as_ref().is_some_and(|command| command.process.pid == pid) {
                 live.command = None;
-            } else if let Some(stop) = live.stop.as_mut().filter(|_| !is_probe) {
+            } else if let Some(stop) = live.stop.as_mut().filter(|_| !is_of_probe) {
                 stop.reaped(pid);
                 stop.ladder().hurry(now);
             }

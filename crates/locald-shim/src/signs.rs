@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
+use locald_utils::health;
 use locald_utils::log::{Escapes, LineText};
 use locald_utils::shim_protocol::Sign;
 use regex_lite::Regex;
@@ -16,6 +17,9 @@ use crate::set_nonblocking;
 
 /// 8 KiB: where a longer line is cut for being matched.
 const LONGEST_LINE: usize = 8192;
+
+/// 16: whoever writes without end is read a part of in each turn.
+pub(crate) const READS_PER_TURN: usize = 16;
 
 /// The signs of one run.
 #[derive(Default)]
@@ -70,7 +74,7 @@ impl Signs {
         for sign in wanted {
             match sign {
                 Sign::Line { check, pattern } => {
-                    let pattern = Regex::new(pattern).map_err(io::Error::other)?;
+                    let pattern = health::pattern(pattern).map_err(io::Error::other)?;
                     let lines = signs.lines.get_or_insert_with(|| Lines {
                         waited_for: Vec::new(),
                         text: LineText::new(Escapes::Strip),
@@ -170,11 +174,13 @@ impl Lines {
 }
 
 impl Socket {
-    /// Reads all that was sent. Descriptors that come along are closed by the kernel, since nobody asks for them.
+    /// Reads what was sent, a part of it in each turn. Descriptors that come along are closed by the kernel, since nobody asks for
+    /// them.
     fn says_ready(&self) -> bool {
         let mut buffer = [0; 4096];
         let mut is_ready = false;
-        while let Ok(count) = self.socket.recv(&mut buffer) {
+        for _ in 0..READS_PER_TURN {
+            let Ok(count) = self.socket.recv(&mut buffer) else { break };
             is_ready |= buffer[..count].split(|&byte| byte == b'\n').any(|line| line == b"READY=1");
         }
         is_ready
@@ -184,8 +190,8 @@ impl Socket {
 impl Pipe {
     /// Whether a newline has come; `None` when none will.
     fn says_ready(&self) -> Option<bool> {
-        let mut buffer = [0; 256];
-        loop {
+        let mut buffer = [0; 4096];
+        for _ in 0..READS_PER_TURN {
             match nix::unistd::read(&self.reader, &mut buffer) {
                 Ok(0) => return None,
                 Ok(count) if buffer[..count].contains(&b'\n') => return Some(true),
@@ -193,6 +199,7 @@ impl Pipe {
                 Err(_) => return Some(false),
             }
         }
+        Some(false)
     }
 }
 

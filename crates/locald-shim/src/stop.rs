@@ -32,6 +32,7 @@ impl Pump {
             home: self.home.as_deref(),
             signal: live.order.stop.signal.0,
             command: live.command.as_ref().map(|command| command.process),
+            probes: &live.probe_leaders,
         }
     }
 

@@ -32,6 +32,7 @@ fn main() {
         home: None,
         signal: Signal::SIGTERM,
         command: None,
+        probes: &[],
     };
     let memory = Memory::default();
     let mut times: Vec<Duration> = (0..50)

@@ -5,7 +5,6 @@
 //! daemon's core.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -78,6 +77,16 @@ pub enum Probe {
     },
 }
 
+/// Reads the pattern of a [`Probe::Log`].
+///
+/// # Errors
+/// When it is none, or would take more memory and time than a shim has for it.
+pub fn pattern(text: &str) -> Result<regex_lite::Regex, regex_lite::Error> {
+    /// 64 KiB: a pattern of some hundred characters takes a few.
+    const SIZE: usize = 64 * 1024;
+    regex_lite::RegexBuilder::new(text).size_limit(SIZE).build()
+}
+
 /// A GET and what counts as a good answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpProbe {
@@ -148,12 +157,6 @@ impl Probe {
             Self::Notify { fd: None } => "READY=1 to $NOTIFY_SOCKET".to_owned(),
             Self::Notify { fd: Some(fd) } => format!("a newline on descriptor {fd}"),
         }
-    }
-}
-
-impl fmt::Display for Probe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.describe(None))
     }
 }
 

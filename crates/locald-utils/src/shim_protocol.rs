@@ -69,7 +69,7 @@ pub enum ToShim {
         grace: Duration,
     },
     /// Runs one of [`StartOrder::probes`] beside the leader, with the run's environment and in its directory. Answered by
-    /// [`FromShim::Probed`], or not at all when the run is being ended.
+    /// [`FromShim::Probed`], or not at all when the run is being ended. One that runs already answers for both.
     Probe {
         /// Which check asks.
         check: u32,
@@ -77,6 +77,8 @@ pub enum ToShim {
         #[serde(rename = "limit_ms", with = "crate::time::millis")]
         limit: Duration,
     },
+    /// Says that the run is ready, or has been: what the next daemon is told by [`Snapshot::was_ready`]. Not answered.
+    Ready,
     /// Sends a signal to the leader's group.
     Signal {
         /// Which.
@@ -295,6 +297,9 @@ pub struct Snapshot {
     /// The checks whose signs have been seen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signs: Vec<u32>,
+    /// Whether a daemon has found it ready at any time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_ready: bool,
 }
 
 /// How far a run is.

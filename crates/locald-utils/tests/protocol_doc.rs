@@ -93,6 +93,7 @@ fn to_shim_name(message: &ToShim) -> &'static str {
         ToShim::Ack => "ack",
         ToShim::Attach { .. } => "attach",
         ToShim::Probe { .. } => "probe",
+        ToShim::Ready => "ready",
     }
 }
 
@@ -156,7 +157,7 @@ const SHOWN: &[(&str, &[&str])] = &[
             "waiting",
         ],
     ),
-    ("ToShim", &["ack", "attach", "hello", "probe", "signal", "start", "status", "stop"]),
+    ("ToShim", &["ack", "attach", "hello", "probe", "ready", "signal", "start", "status", "stop"]),
 ];
 
 #[test]

@@ -52,7 +52,7 @@ pub(crate) fn status(rows: &[Row], now: UnixMillis, wide: bool, paint: Paint) ->
             cells.push(plain(row.usage.map_or_else(dash, |usage| format!("{:.0}%", usage.cpu_percent))));
             cells.push(plain(row.usage.map_or_else(dash, |usage| bytes(usage.memory_bytes))));
         }
-        cells.push(plain(row.notes().join("; ")));
+        cells.push(plain(row.notes(now).join("; ")));
         cells
     });
     table(&header, &cells.collect::<Vec<_>>(), paint)
@@ -210,7 +210,7 @@ pub(crate) fn why_failed(service: &ServiceOutcome, output: &[String], now: UnixM
     let mut text = match service.result {
         OutcomeResult::TimedOut => {
             let word = view::word(&service.service, now).text;
-            let note = view::health_note(&service.service).map_or(String::new(), |note| format!(": {note}"));
+            let note = view::health_note(&service.service, now).map_or(String::new(), |note| format!(": {note}"));
             format!("{} is not ready in time: {word}{note}\n", paint.text(Tone::Bad, name.as_str()))
         }
         OutcomeResult::Done | OutcomeResult::Failed | OutcomeResult::Superseded => {

@@ -521,7 +521,7 @@ struct Service<'a> {
 impl<'a> Service<'a> {
     fn of_row(row: &'a Row, now: UnixMillis) -> Self {
         Self {
-            notes: row.notes(),
+            notes: row.notes(now),
             uptime_ms: row.uptime(now).map(|uptime| u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX)),
             configured: Some(row.is_configured),
             changed: Some(row.is_changed),
@@ -558,7 +558,7 @@ impl<'a> Service<'a> {
             kill_at: detail.kill_at,
             failure: detail.failure,
             last: status.last.as_ref().map(End::of),
-            notes: row.notes(),
+            notes: row.notes(now),
             left: status.left.iter().map(Process::of_survivor).collect(),
             configured: None,
             changed: None,

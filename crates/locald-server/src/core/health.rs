@@ -41,7 +41,7 @@ pub(crate) enum Verdict {
 pub(crate) struct Health {
     checks: Vec<Check>,
     is_ready: bool,
-    /// Whether it was ready before this began to ask, for all that is known.
+    /// Whether it was ready before this began to ask, and nothing has been said against it since.
     is_assumed: bool,
     /// Since when it has not been ready.
     unready_since: Time,
@@ -51,6 +51,8 @@ pub(crate) struct Health {
 #[derive(Clone, Debug)]
 struct Check {
     check: HealthCheck,
+    /// What is asked, in words.
+    what: String,
     /// When to ask; never while it is asked, or when all has been said.
     next: Option<Time>,
     /// When its start period is over, as long as it has not passed.
@@ -66,12 +68,23 @@ struct Check {
 }
 
 impl Health {
-    /// Begins to ask a run that has run for `ran_for`. One that has outlived a start period has passed in it, for it runs still.
-    pub(crate) fn begin(checks: &[HealthCheck], now: Time, ran_for: Duration) -> Self {
-        let is_outlived = |check: &HealthCheck| check.start_period.is_some_and(|period| ran_for > period);
+    /// Begins to ask a run whose port is `port` and that has run for `ran_for`; `was_ready` is whether it was ready at any time
+    /// before. If it was not, and a start period is over, it is given the time of one probe.
+    pub(crate) fn begin(
+        checks: &[HealthCheck],
+        port: Option<u16>,
+        now: Time,
+        ran_for: Duration,
+        was_ready: bool,
+    ) -> Self {
+        let late_at = |check: &HealthCheck| {
+            let period = check.start_period.filter(|_| !was_ready)?;
+            Some(now + period.saturating_sub(ran_for).max(if ran_for.is_zero() { period } else { check.timeout }))
+        };
         let begin = |check: &HealthCheck| Check {
+            what: check.probe.describe(port),
             next: Some(now),
-            late_at: check.start_period.filter(|period| ran_for <= *period).map(|period| now + (period - ran_for)),
+            late_at: late_at(check),
             passes: false,
             since: now,
             tries: 0,
@@ -82,7 +95,7 @@ impl Health {
         Self {
             checks: checks.iter().map(begin).collect(),
             is_ready: false,
-            is_assumed: checks.iter().any(is_outlived),
+            is_assumed: was_ready,
             unready_since: now,
             is_late: false,
         }
@@ -141,7 +154,9 @@ impl Health {
     }
 
     fn judge(&mut self, now: Time) -> Option<Verdict> {
-        let failing = self.checks.iter().find(|check| !check.passes);
+        let has_failed = |check: &&Check| check.failures >= check.check.retries;
+        let mut failing = self.checks.iter().filter(|check| !check.passes);
+        let failing = failing.clone().find(has_failed).or_else(|| failing.next());
         match failing {
             None if !self.is_ready => {
                 self.is_ready = true;
@@ -150,8 +165,8 @@ impl Health {
             }
             None => None,
             Some(failing) => {
-                let has_failed = self.is_assumed && failing.failures >= failing.check.retries;
-                if !self.is_ready && !has_failed {
+                let is_news = self.is_ready || (self.is_assumed && has_failed(&failing));
+                if !is_news {
                     return None;
                 }
                 let verdict = Verdict::Unready(failing.complaint());
@@ -163,11 +178,11 @@ impl Health {
         }
     }
 
-    /// What the checks have come to. `wall` is the wall clock's time at `now`, `port` the service's own.
-    pub(crate) fn report(&self, now: Time, wall: UnixMillis, port: Option<u16>) -> Vec<CheckStatus> {
+    /// What the checks have come to. `wall` is the wall clock's time at `now`.
+    pub(crate) fn report(&self, now: Time, wall: UnixMillis) -> Vec<CheckStatus> {
         let ago = |at: Time| u64::try_from(now.saturating_sub(at).as_millis()).unwrap_or(u64::MAX);
         let report = |check: &Check| CheckStatus {
-            probe: check.check.probe.describe(port),
+            probe: check.what.clone(),
             passes: check.passes,
             tries: check.tries,
             answer: check.answer.clone(),
@@ -186,8 +201,8 @@ impl Check {
 
     fn complaint(&self) -> String {
         match &self.answer {
-            Some(answer) => format!("{}: {answer}", self.check.probe),
-            None => format!("{}: no answer yet", self.check.probe),
+            Some(answer) => format!("{}: {answer}", self.what),
+            None => format!("{}: no answer yet", self.what),
         }
     }
 }
@@ -205,10 +220,9 @@ fn first(probe: &Probe) -> Duration {
 /// What there is to say of a check that will be answered once.
 fn initial(probe: &Probe) -> Option<&'static str> {
     match probe {
-        Probe::Listen => Some("none of its processes does"),
         Probe::Log { .. } => Some("no line does"),
         Probe::Notify { .. } => Some("it has not said so"),
-        Probe::Http(_) | Probe::Tcp { .. } | Probe::Command { .. } => None,
+        Probe::Listen | Probe::Http(_) | Probe::Tcp { .. } | Probe::Command { .. } => None,
     }
 }
 
@@ -229,6 +243,11 @@ mod tests {
         HealthCheck { interval: ms(1000), retries: 3, ..HealthCheck::of(probe) }
     }
 
+    /// A run that has just begun.
+    fn begin(checks: &[HealthCheck], now: Time) -> Health {
+        Health::begin(checks, None, now, Duration::ZERO, false)
+    }
+
     fn bad() -> Answer {
         Answer::Bad("refused".into())
     }
@@ -244,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_service_is_ready_when_all_of_its_checks_pass() {
-        let mut health = Health::begin(&[check(TCP), check(NOTIFY)], ms(0), Duration::ZERO);
+        let mut health = begin(&[check(TCP), check(NOTIFY)], ms(0));
         assert_eq!(health.due(ms(0)), [0, 1]);
         assert_eq!(health.answer(ms(1), 0, Answer::Good), None);
         assert_eq!(health.answer(ms(2), 1, Answer::Good), Some(Verdict::Ready));
@@ -253,14 +272,14 @@ mod tests {
 
     #[test]
     fn what_is_lasting_is_asked_once() {
-        let mut health = Health::begin(&[check(NOTIFY)], ms(0), Duration::ZERO);
+        let mut health = begin(&[check(NOTIFY)], ms(0));
         assert_eq!(ask(&mut health, Answer::Good).1, Some(Verdict::Ready));
         assert_eq!(health.deadline(), None, "nothing is left to ask");
     }
 
     #[test]
     fn until_it_is_ready_it_is_asked_soon_and_then_once_in_an_interval() {
-        let mut health = Health::begin(&[check(TCP)], ms(0), Duration::ZERO);
+        let mut health = begin(&[check(TCP)], ms(0));
         let (first, _) = ask(&mut health, bad());
         assert_eq!(health.deadline(), Some(first + ms(5)));
         let mut last = first;
@@ -277,7 +296,7 @@ mod tests {
 
     #[test]
     fn some_failures_in_a_row_end_its_readiness_and_one_success_brings_it_back() {
-        let mut health = Health::begin(&[check(TCP)], ms(0), Duration::ZERO);
+        let mut health = begin(&[check(TCP)], ms(0));
         ask(&mut health, Answer::Good);
         let answers = [bad(), bad(), Answer::Good, bad(), bad()];
         for answer in answers {
@@ -294,14 +313,14 @@ mod tests {
     fn a_start_period_is_a_limit_and_is_told_once() {
         let mut late = check(TCP);
         late.start_period = Some(ms(100));
-        let mut health = Health::begin(&[late.clone(), check(NOTIFY)], ms(0), Duration::ZERO);
+        let mut health = begin(&[late.clone(), check(NOTIFY)], ms(0));
         assert_eq!(health.due(ms(0)), [0, 1]);
         health.answer(ms(1), 0, bad());
         assert_eq!(health.tick(ms(99)), None);
         assert_eq!(health.tick(ms(100)), Some(Verdict::Late("not within 100ms: connecting to port 1: refused".into())));
         assert_eq!(health.tick(ms(101)), None);
         // One that passes in time is not late, whatever others do.
-        let mut health = Health::begin(&[late, check(NOTIFY)], ms(0), Duration::ZERO);
+        let mut health = begin(&[late, check(NOTIFY)], ms(0));
         health.due(ms(0));
         health.answer(ms(99), 0, Answer::Good);
         assert_eq!(health.tick(ms(5000)), None);
@@ -310,31 +329,48 @@ mod tests {
     #[test]
     fn whoever_takes_over_a_run_goes_on_with_its_start_period() {
         let mut late = check(TCP);
+        late.start_period = Some(ms(10_000));
+        let take_over = |ran_for| Health::begin(std::slice::from_ref(&late), None, ms(1000), ran_for, false);
+        let mut health = take_over(ms(4000));
+        assert_eq!(health.tick(ms(6999)), None);
+        assert!(health.tick(ms(7000)).is_some());
+        // Nobody was there when it was over, so it is asked once more.
+        let mut health = take_over(ms(60_000));
+        assert_eq!(health.tick(ms(1000) + late.timeout - ms(1)), None);
+        assert!(health.tick(ms(1000) + late.timeout).is_some());
+        let mut health = take_over(ms(60_000));
+        assert_eq!(ask(&mut health, Answer::Good).1, Some(Verdict::Ready));
+        assert_eq!(health.tick(ms(99_000)), None);
+    }
+
+    #[test]
+    fn what_was_ready_before_somebody_else_began_to_ask_may_become_unready() {
+        let mut late = check(NOTIFY);
         late.start_period = Some(ms(100));
-        let mut health = Health::begin(std::slice::from_ref(&late), ms(1000), ms(60));
-        assert_eq!(health.tick(ms(1039)), None);
-        assert!(health.tick(ms(1040)).is_some());
-        // One that has outlived it must have been ready: it is given the same chance as any other that was.
-        let mut health = Health::begin(&[late], ms(1000), ms(101));
-        assert_eq!(health.tick(ms(9000)), None);
+        let mut health = Health::begin(&[late, check(TCP)], None, ms(0), ms(500), true);
+        assert_eq!(health.due(ms(0)), [0, 1]);
+        assert_eq!(health.tick(ms(9000)), None, "it has been in time");
+        assert_eq!(health.answer(ms(1), 1, bad()), None);
         assert_eq!(ask(&mut health, bad()).1, None);
-        assert_eq!(ask(&mut health, bad()).1, None);
-        assert!(matches!(ask(&mut health, bad()), (at, Some(Verdict::Unready(_))) if at > ms(3000)));
+        // It is asked as one that is ready: once in an interval. The first check, which has no answer, hides nothing.
+        let unready = Some(Verdict::Unready("connecting to port 1: refused".into()));
+        assert!(matches!(ask(&mut health, bad()), (at, verdict) if at > ms(2000) && verdict == unready));
     }
 
     #[test]
     fn what_could_not_be_asked_says_nothing_about_the_service() {
-        let mut health = Health::begin(&[check(TCP)], ms(0), Duration::ZERO);
+        let mut health = begin(&[check(TCP)], ms(0));
         ask(&mut health, Answer::Good);
         for _ in 0..10 {
             assert_eq!(ask(&mut health, Answer::Unasked("no descriptors".into())).1, None);
         }
-        assert_eq!(health.report(ms(20_000), UnixMillis(30_000), None)[0].answer.as_deref(), Some("no descriptors"));
+        assert_eq!(health.report(ms(20_000), UnixMillis(30_000))[0].answer.as_deref(), Some("no descriptors"));
     }
 
     #[test]
     fn a_report_says_what_was_tried_how_often_and_since_when() {
-        let mut health = Health::begin(&[check(Probe::Tcp { port: None })], ms(500), Duration::ZERO);
+        let checks = [check(Probe::Tcp { port: None })];
+        let mut health = Health::begin(&checks, Some(8080), ms(500), Duration::ZERO, false);
         ask(&mut health, bad());
         ask(&mut health, bad());
         let expected = CheckStatus {
@@ -344,7 +380,7 @@ mod tests {
             answer: Some("refused".into()),
             since: UnixMillis(99_500),
         };
-        assert_eq!(health.report(ms(1000), UnixMillis(100_000), Some(8080)), [expected]);
+        assert_eq!(health.report(ms(1000), UnixMillis(100_000)), [expected]);
     }
 
     proptest! {
@@ -353,7 +389,7 @@ mod tests {
         #[test]
         fn verdicts_follow_from_the_answers(answers in proptest::collection::vec((0_usize..2, 0_u8..3), 0..200)) {
             let checks = [check(TCP), HealthCheck { retries: 1, ..check(TCP) }];
-            let mut health = Health::begin(&checks, ms(0), Duration::ZERO);
+            let mut health = begin(&checks, ms(0));
             let mut given: [Vec<u8>; 2] = Default::default();
             let mut is_ready = false;
             let mut now = ms(0);

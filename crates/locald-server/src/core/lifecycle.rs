@@ -160,6 +160,8 @@ pub(crate) struct Lifecycle {
     pub(crate) health: Arc<Vec<CheckStatus>>,
     /// Why the current run is to be ended: it is not healthy.
     unhealthy: Option<String>,
+    /// Why the run before was ended, until this one is ready or a person asks for another.
+    pub(crate) complaint: Option<String>,
     /// When the newest run's first instruction ran.
     pub(crate) started_at: Option<UnixMillis>,
     /// How long the current run has been ready when it ended or stopped being so.
@@ -189,6 +191,7 @@ impl Lifecycle {
             is_degraded: false,
             health: Arc::default(),
             unhealthy: None,
+            complaint: None,
             started_at: None,
             ready_for: Duration::ZERO,
             last: None,
@@ -303,6 +306,7 @@ impl Lifecycle {
     }
 
     fn forget_failures(&mut self) {
+        self.complaint = None;
         self.restarts = 0;
         self.failures = 0;
         self.starts.clear();
@@ -405,7 +409,13 @@ impl Lifecycle {
                     self.begin(now, Duration::ZERO, &spec);
                 }
             }
-            News::Ready if self.is_judged() => self.actual = Actual::Ready { since: now },
+            News::Ready if self.is_judged() => {
+                self.complaint = None;
+                // Whoever was asked anew, and is as ready as before, has been so since then.
+                if !matches!(self.actual, Actual::Ready { .. }) {
+                    self.actual = Actual::Ready { since: now };
+                }
+            }
             News::Unready(why) if self.is_judged() => {
                 self.note_ready_time(now);
                 self.actual = Actual::Unready;
@@ -486,6 +496,7 @@ impl Lifecycle {
         self.shim = None;
         self.is_degraded = false;
         let unhealthy = self.unhealthy.take();
+        self.complaint.clone_from(&unhealthy);
         if self.desired == Desired::Down {
             self.actual = Actual::Stopped;
             return;

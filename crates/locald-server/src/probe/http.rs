@@ -1,7 +1,7 @@
 //! One GET, over TLS if that is asked for, and the status of the answer. Nothing is followed, kept or cached.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use http_body_util::Empty;
 use hyper::body::Bytes;
@@ -23,13 +23,13 @@ const HOST: &str = "localhost";
 ///
 /// # Errors
 /// When there is no connection, no trust in its certificate, or no answer that is HTTP.
-pub(super) async fn get(probe: &HttpProbe, port: u16) -> io::Result<StatusCode> {
+pub(super) async fn get(probe: &HttpProbe, port: u16, families: (bool, bool)) -> io::Result<StatusCode> {
     let request = request(probe, port)?;
-    let stream = super::connect(port).await?;
+    let stream = super::connect(port, families).await?;
     if !probe.tls {
         return exchange(stream, request).await;
     }
-    let config = if probe.insecure { trusting()? } else { verifying()? };
+    let config = if probe.insecure { trusting()? } else { verifying().await? };
     let name = ServerName::try_from(HOST).map_err(io::Error::other)?;
     exchange(TlsConnector::from(config).connect(name, stream).await?, request).await
 }
@@ -79,18 +79,17 @@ fn explain(error: &hyper::Error) -> io::Error {
     }
 }
 
-/// Trusts whom the system trusts.
-fn verifying() -> io::Result<Arc<ClientConfig>> {
-    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
-    if let Some(config) = CONFIG.get() {
-        return Ok(Arc::clone(config));
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .and_then(BuilderVerifierExt::with_platform_verifier)
-        .map_err(io::Error::other)?
-        .with_no_client_auth();
-    Ok(Arc::clone(CONFIG.get_or_init(|| Arc::new(config))))
+/// Trusts whom the system trusts now. What that is lies in files, which are read in a thread.
+async fn verifying() -> io::Result<Arc<ClientConfig>> {
+    let read = || {
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .and_then(BuilderVerifierExt::with_platform_verifier)
+            .map_err(io::Error::other)?
+            .with_no_client_auth();
+        Ok(Arc::new(config))
+    };
+    tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
 }
 
 /// Trusts anybody, for those who say `insecure`.
@@ -176,7 +175,7 @@ mod tests {
                 None => say(stream, answer).await,
             }
         };
-        tokio::join!(get(probe, port), server).0
+        tokio::join!(get(probe, port, (true, false)), server).0
     }
 
     async fn say(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8]) {

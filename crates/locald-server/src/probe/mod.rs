@@ -6,23 +6,15 @@
 mod http;
 
 use std::io;
-use std::net::Ipv4Addr;
-use std::net::Ipv6Addr;
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use locald_utils::health::{HealthCheck, Probe};
 use locald_utils::process::{self, ProcessId};
 use locald_utils::time::human;
 use nix::errno::Errno;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
 use crate::core::health::Answer;
-
-/// 5 ms: a dependent starts soon after, and a look costs a fraction of a millisecond.
-const FIRST: Duration = Duration::from_millis(5);
-/// 1 s, after twenty: who has waited that long does not notice, and a port that is never opened costs next to nothing.
-const LONGEST: Duration = Duration::from_secs(1);
 
 /// A run that is asked.
 #[derive(Clone, Copy, Debug)]
@@ -34,31 +26,32 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
-    fn listens_on(&self, port: u16) -> bool {
+    /// Whether its own processes listen on a port: over IPv4, and over IPv6.
+    fn listens_on(&self, port: u16) -> (bool, bool) {
         // What cannot be looked at is not open yet.
         let members: Vec<i32> =
             process::descendants(self.shim.pid).unwrap_or_default().iter().map(|process| process.id.pid).collect();
-        process::listens_on(&members, port).unwrap_or(false)
+        process::listens_on(&members, port).unwrap_or_default()
     }
 }
 
-/// Asks once. What is lasting is waited for, for as long as it takes.
+/// Asks once.
 pub(crate) async fn ask(subject: Subject, check: HealthCheck) -> Answer {
     let Some(port) = check.probe.port(subject.port) else {
         return Answer::Unasked("it has no port".to_owned());
     };
+    let families = match subject.listens_on(port) {
+        (false, false) => return Answer::Bad(format!("none of its processes listens on port {port}")),
+        families => families,
+    };
     let answer = async {
         match &check.probe {
-            Probe::Listen => {
-                listening(subject, port).await;
-                Answer::Good
-            }
-            _ if !subject.listens_on(port) => Answer::Bad(format!("none of its processes listens on port {port}")),
-            Probe::Tcp { .. } => match connect(port).await {
+            Probe::Listen => Answer::Good,
+            Probe::Tcp { .. } => match connect(port, families).await {
                 Ok(_) => Answer::Good,
                 Err(error) => failed(&error),
             },
-            Probe::Http(http) => match http::get(http, port).await {
+            Probe::Http(http) => match http::get(http, port, families).await {
                 Ok(status) if http.accepts(status.as_u16()) => Answer::Good,
                 Ok(status) => Answer::Bad(format!("answered {status}")),
                 Err(error) => failed(&error),
@@ -68,29 +61,22 @@ pub(crate) async fn ask(subject: Subject, check: HealthCheck) -> Answer {
             }
         }
     };
-    if check.probe.is_lasting() {
-        return answer.await;
-    }
     let late = |_| Answer::Bad(format!("no answer within {}", human(check.timeout)));
     tokio::time::timeout(check.timeout, answer).await.unwrap_or_else(late)
 }
 
-/// Waits until one of its own processes listens on a port. No kernel tells when a process begins to, so this looks: often at first,
-/// then less often, and not at all once it does.
-async fn listening(subject: Subject, port: u16) {
-    let began = Instant::now();
-    while !subject.listens_on(port) {
-        tokio::time::sleep((began.elapsed() / 20).clamp(FIRST, LONGEST)).await;
+/// Connects to a port of this machine, by a family that its own processes listen on: by the other it may be somebody else's.
+async fn connect(port: u16, (v4, v6): (bool, bool)) -> io::Result<TcpStream> {
+    let v4 = v4.then_some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let v6 = v6.then_some(IpAddr::V6(Ipv6Addr::LOCALHOST));
+    let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
+    for address in v4.into_iter().chain(v6) {
+        result = TcpStream::connect((address, port)).await;
+        if result.is_ok() {
+            break;
+        }
     }
-}
-
-/// Connects to a port of this machine, by either family.
-async fn connect(port: u16) -> io::Result<TcpStream> {
-    match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
-        Ok(stream) => Ok(stream),
-        // The first answer is the one that people know.
-        Err(error) => TcpStream::connect((Ipv6Addr::LOCALHOST, port)).await.map_err(|_| error),
-    }
+    result
 }
 
 /// What an error says about the service, or that it says nothing.

@@ -62,13 +62,16 @@ impl Resolver<'_> {
             ProbeType::Notify => Probe::Notify { fd: value(&table.fd).map(|fd| fd.0) },
         };
         let default = HealthCheck::of(probe);
-        for (key, name) in [(&table.interval, "interval"), (&table.timeout, "timeout")] {
+        let times = [
+            (&table.interval, "interval", "without it, it is asked once in 10s"),
+            (&table.timeout, "timeout", "without it, a probe may take 5s"),
+            (&table.start_period, "start_period", "without it, it may take as long as it takes"),
+        ];
+        for (key, name, help) in times {
             if let Some(Key { span, value: Some(time) }) = key
                 && time.0.is_zero()
             {
-                self.mistakes.push(
-                    Mistake::at(span.clone(), format!("`{name}` is no time at all")).help("the default is longer"),
-                );
+                self.mistakes.push(Mistake::at(span.clone(), format!("`{name}` is no time at all")).help(help));
             }
         }
         Some(HealthCheck {

@@ -735,7 +735,7 @@ schema_of!(Pattern, { "type": "string", "format": "regex" });
 impl Written for Pattern {
     fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
         let text = Text::read(item, mistakes)?.text;
-        match regex_lite::Regex::new(&text) {
+        match crate::health::pattern(&text) {
             Ok(_) => Some(Self(text)),
             Err(error) => {
                 let reason = error.to_string();

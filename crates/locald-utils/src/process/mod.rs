@@ -45,6 +45,9 @@ pub use spawn::Spawn;
 
 /// The variable in which every process of a run carries the run's id.
 pub const RUN_MARKER: &str = "LOCALD_RUN";
+
+/// The variable by which the processes of a health check's command are known.
+pub const PROBE_MARKER: &str = "LOCALD_PROBE";
 /// The variable in which every process of a run carries `project:service`.
 pub const SERVICE_MARKER: &str = "LOCALD_SERVICE";
 
@@ -280,12 +283,14 @@ fn first_holder(one: Option<Process>, other: Option<Process>) -> Option<Process>
     }
 }
 
-/// Whether one of `members` listens on a TCP port.
+/// Whether `members` listen on a TCP port: over IPv4, and over IPv6.
 ///
 /// # Errors
 /// When the kernel's tables cannot be read.
-pub fn listens_on(members: &[i32], port: u16) -> io::Result<bool> {
-    Ok(listeners(port, Some(members))?.iter().any(|listener| listener.process.is_some()))
+pub fn listens_on(members: &[i32], port: u16) -> io::Result<(bool, bool)> {
+    let listeners = listeners(port, Some(members))?;
+    let mut own = listeners.iter().filter(|listener| listener.process.is_some());
+    Ok((own.clone().any(|listener| !listener.v6), own.any(|listener| listener.v6)))
 }
 
 /// Waits until a process has ended, for at most `limit`. Returns whether it has; a zombie has.
@@ -474,11 +479,11 @@ mod tests {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
         let port = socket.local_addr().expect("bound").port();
         let own = std::process::id().cast_signed();
-        assert!(listens_on(&[own], port).expect("readable"));
-        assert!(!listens_on(&[1], port).expect("readable"));
+        assert_eq!(listens_on(&[own], port).expect("readable"), (true, false));
+        assert_eq!(listens_on(&[1], port).expect("readable"), (false, false));
         let holders = port_holders(port).expect("readable");
         assert!(holders.iter().flatten().any(|holder| holder.process.id.pid == own));
         drop(socket);
-        assert!(!listens_on(&[own], port).expect("readable"));
+        assert_eq!(listens_on(&[own], port).expect("readable"), (false, false));
     }
 }

@@ -60,6 +60,8 @@ pub struct Target<'a> {
     pub signal: Signal,
     /// The stop command, while it runs. It and what it has started have a time of their own.
     pub command: Option<ProcessId>,
+    /// The leaders of probes that are being ended. What is in their sessions is none of the service's.
+    pub probes: &'a [ProcessId],
 }
 
 impl<'a> Target<'a> {
@@ -78,6 +80,7 @@ impl<'a> Target<'a> {
             home,
             signal: Signal::SIGTERM,
             command: None,
+            probes: &[],
         }
     }
 }
@@ -100,7 +103,10 @@ pub fn strays_of(shim: i32, leader: ProcessId, home: &OsStr) -> Vec<Stray> {
     for process in super::descendants(shim).unwrap_or_default() {
         if below_leader.contains(&process.parent) || process.id.pid == leader.pid {
             below_leader.insert(process.id.pid);
-        } else if process.state != ProcessState::Zombie && !mark::is_supervisor(&process, home) {
+        } else if process.state != ProcessState::Zombie
+            && !mark::is_supervisor(&process, home)
+            && super::marker(process.id.pid, super::PROBE_MARKER).is_none()
+        {
             strays.push(Stray { process: process.id, command: command_of(&process) });
         }
     }
@@ -125,7 +131,7 @@ impl Target<'_> {
                 let below: BTreeSet<i32> = table.iter().map(|process| process.id.pid).collect();
                 table.extend(cgroup.difference(&below).filter_map(|&pid| super::look(pid)));
                 let found = membership::members(&table, &self.evidence(&cgroup, memory), &self.marks());
-                Ok(self.without_command(found.into_iter().cloned()))
+                Ok(self.without_helpers(found.into_iter().cloned()))
             }
             Some(_) | None => self.newcomers_anywhere(memory, vicinity),
         }
@@ -139,7 +145,7 @@ impl Target<'_> {
             let before = std::mem::replace(&mut cgroup, self.cgroup());
             // Whoever came into it meanwhile may have no other evidence.
             if !found.is_empty() || cgroup.is_subset(&before) {
-                return Ok(self.without_command(found.into_iter()));
+                return Ok(self.without_helpers(found.into_iter()));
             }
         }
         Err(io::Error::other("its cgroup changed faster than it could be read"))
@@ -150,7 +156,7 @@ impl Target<'_> {
     fn newcomers_anywhere(&self, memory: &Memory, _vicinity: &mut Vicinity) -> io::Result<Vec<Process>> {
         let (cgroup, table) = (self.cgroup(), super::all()?);
         let found = membership::members(&table, &self.evidence(&cgroup, memory), &self.marks());
-        Ok(self.without_command(found.into_iter().cloned()))
+        Ok(self.without_helpers(found.into_iter().cloned()))
     }
 
     fn cgroup(&self) -> BTreeSet<i32> {
@@ -168,17 +174,17 @@ impl Target<'_> {
         }
     }
 
-    /// The stop command and what it has started have a time of their own.
-    fn without_command(&self, found: impl Iterator<Item = Process>) -> Vec<Process> {
-        found.filter(|process| !self.is_of_command(process)).collect()
+    /// The stop command and what it has started have a time of their own, and a probe's end is seen by whoever has started it.
+    fn without_helpers(&self, found: impl Iterator<Item = Process>) -> Vec<Process> {
+        found.filter(|process| !self.is_of_helper(process)).collect()
     }
 
     fn marks(&self) -> Marks<'_> {
         Marks::of(self.run, self.home)
     }
 
-    fn is_of_command(&self, process: &Process) -> bool {
-        self.command.is_some_and(|command| process.session == command.pid)
+    fn is_of_helper(&self, process: &Process) -> bool {
+        self.command.iter().chain(self.probes).any(|leader| process.session == leader.pid)
     }
 
     /// Whether no process of the run is left but the leader's zombie and the stop command; for the shim, which must know by
@@ -389,6 +395,8 @@ impl Sweep {
                 self.hunt(target, known);
             }
             Action::GiveUp => {
+                // Whatever is left is named now.
+                let target = &Target { probes: &[], ..*target };
                 return Some(match self.look(target) {
                     Ok(left) => left.iter().map(survivor).collect(),
                     Err(error) => match self.known(target).as_slice() {
@@ -409,7 +417,7 @@ impl Sweep {
         let is_new = |process: &Process| !self.memory.has(process.id) && !target.marks().is_supervisor(process);
         let in_cgroup = target.cgroup().into_iter().filter_map(super::look).filter(is_new);
         let living = found_before.chain(in_cgroup).filter(|process| process.state != ProcessState::Zombie);
-        target.without_command(living)
+        target.without_helpers(living)
     }
 
     /// The members that were found and have not ended yet.
@@ -428,8 +436,9 @@ impl Sweep {
             self.killed.extend(members.iter().map(|process| process.id));
             let began = Instant::now();
             // A table that cannot be read shows nobody; the next round asks again, and the run is not over by that.
-            members = target.newcomers(&self.memory, &mut vicinity).unwrap_or_default();
-            self.see(target.leader, &members);
+            let Ok(found) = target.newcomers(&self.memory, &mut vicinity) else { return };
+            self.see(target.leader, &found);
+            members = found;
             members.retain(|process| !self.killed.contains(&process.id));
             if members.is_empty() {
                 self.vicinity = Some((began, vicinity));
