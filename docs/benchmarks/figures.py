@@ -6,6 +6,7 @@
 Needs Python 3.9 and a C compiler. Medians, unless a line says otherwise. Nothing else should be running.
 """
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,13 @@ import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def toml(value):
+    """A value of a project file: its tables are short."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {toml(each)}" for key, each in value.items()) + " }"
+    return json.dumps(value)
 
 
 class Bench:
@@ -35,7 +43,7 @@ class Bench:
         with open(os.path.join(directory, "locald.toml"), "w") as file:
             for name, keys in services.items():
                 file.write(f"[services.{name}]\n")
-                file.writelines(f"{key} = {json.dumps(value)}\n" for key, value in keys.items())
+                file.writelines(f"{key} = {toml(value)}\n" for key, value in keys.items())
         return directory
 
     def locald(self, directory, *args):
@@ -206,6 +214,67 @@ def wakeups(bench, seconds):
     row(f"wakeups in {seconds} s, 20 shims", sum(after[1:]) - sum(before[1:]), "0")
 
 
+def stamp(path, after):
+    """Waits for a time in a file that is later than another, and returns it."""
+    until = time.time() + 10
+    while time.time() < until:
+        with contextlib.suppress(FileNotFoundError, ValueError), open(path) as file:
+            found = int(file.read())
+            if found > after:
+                return found
+        time.sleep(0.0005)
+    raise SystemExit(f"nothing new in {path}")
+
+
+def orchestration(bench, rounds):
+    """How soon the next thing follows: a run a crash, a dependent its dependency."""
+    mark = os.path.join(bench.root, "again")
+    directory = bench.project({"s": {"command": [bench.helper, "mark", mark], "restart": "always"}})
+    times = []
+    for _ in range(rounds):
+        began = time.time_ns()
+        bench.locald(directory, "up")
+        stamp(mark, began)
+        # One that has been ready for a second is replaced at once.
+        time.sleep(1.2)
+        leader = bench.json(directory, "status")["services"][0]["pid"]
+        killed = time.time_ns()
+        os.kill(leader, signal.SIGKILL)
+        times.append((stamp(mark, killed) - killed) / 1e9)
+        bench.locald(directory, "down")
+    row("a service killed with -9 after it was ready runs again", ms(statistics.median(times)), "< 5 ms")
+
+    first, second = (os.path.join(bench.root, name) for name in ("first", "second"))
+    speak = f"{bench.helper} now {first}; echo up; exec {bench.helper} sleep"
+    for how, check in (
+        ("a line", {"type": "log", "pattern": "^up$"}),
+        ("a newline on a descriptor", {"type": "notify", "fd": 3}),
+    ):
+        command = speak if check["type"] == "log" else speak.replace("echo up", "echo >&3")
+        directory = bench.project({"a": {"command": command, "health_check": check}, "b": {"command": [bench.helper, "mark", second], "depends_on": ["a"]}})
+        times = []
+        for _ in range(rounds):
+            began = time.time_ns()
+            bench.locald(directory, "up")
+            times.append((stamp(second, began) - stamp(first, began)) / 1e9)
+            bench.locald(directory, "down")
+        row(f"a dependent starts after its dependency was ready by {how}", ms(statistics.median(times)), "< 10 ms")
+
+    for edges in (0, 600):
+        services = {}
+        for index in range(300):
+            # Two each, spread over those before.
+            on = sorted({(index * 7 + 3) % index, index // 2} if index > 1 else set(range(index)))
+            services[f"s{index}"] = {"command": [bench.helper, "sleep"]}
+            if edges and on:
+                services[f"s{index}"]["depends_on"] = [f"s{other}" for other in on]
+        directory = bench.project(services)
+        bench.locald(directory, "up", "--timeout", "5m")
+        times = [bench.locald(directory, "up") for _ in range(rounds)]
+        bench.locald(directory, "down")
+        row(f"`up` of 300 that run already, {'600 edges' if edges else 'no edges'}", ms(statistics.median(times)), "")
+
+
 def throughput(bench, rounds):
     size = 200_000_000
     directory = bench.project({"s": {"type": "job", "command": [bench.helper, "spam", str(size)]}})
@@ -287,6 +356,7 @@ def main():
             many(bench, 3 if args.quick else 9)
             slow_stop(bench, 5 if args.quick else 20)
             exit_noticed(bench, 40 if args.quick else 300)
+            orchestration(bench, 5 if args.quick else 20)
             throughput(bench, 3 if args.quick else 7)
             successions(bench, 3 if args.quick else 9)
             wakeups(bench, 10 if args.quick else 60)

@@ -1,6 +1,7 @@
 /* What the benchmark runs as a service, small enough that its own start is not what is measured.
  *
  *   helper mark FILE      writes the wall clock in nanoseconds to FILE, then sleeps
+ *   helper now FILE       as mark, and ends
  *   helper sleep          sleeps
  *   helper slow MS        takes MS milliseconds to obey SIGTERM
  *   helper spam BYTES     writes BYTES bytes of lines, as fast as they are taken
@@ -114,12 +115,14 @@ static int relay(int processes) {
 
 int main(int count, char **args) {
     const char *mode = count > 1 ? args[1] : "";
-    if (!strcmp(mode, "mark") && count > 2) {
+    const int is_now = !strcmp(mode, "now");
+    if ((is_now || !strcmp(mode, "mark")) && count > 2) {
         struct timespec t;
         clock_gettime(CLOCK_REALTIME, &t);
         int file = open(args[2], O_WRONLY | O_CREAT | O_TRUNC, 0600);
         dprintf(file, "%lld%09ld", (long long)t.tv_sec, t.tv_nsec);
         close(file);
+        if (is_now) return 0;
     } else if (!strcmp(mode, "slow") && count > 2) {
         slow_ms = atol(args[2]);
         signal(SIGTERM, on_term);

@@ -354,6 +354,7 @@ impl Actor {
             FromShim::Started { leader, at } => {
                 self.take_master(link);
                 self.context.ledger.started(&self.identity.run, leader.pid, at);
+                self.ask_for_commit();
                 self.reporter.report(News::Started { leader, shim: link.shim, at });
                 *checkup = self.checkup(link.shim, Duration::ZERO, false);
             }
@@ -363,6 +364,7 @@ impl Actor {
             }
             FromShim::StartFailed(failure) => {
                 self.context.ledger.not_started(&self.identity.run, &failure);
+                self.ask_for_commit();
                 // It leaves by itself when it hears nothing.
                 let _ = link.send(&ToShim::Ack).await;
                 self.reporter.report(News::StartFailed(failure));
@@ -438,6 +440,11 @@ impl Actor {
             Phase::Idle | Phase::Ended => {}
         }
         None
+    }
+
+    /// Has the commit written to the run's record. Only now: git takes longer than a start, and would take the processor from it.
+    fn ask_for_commit(&self) {
+        self.context.checkouts.record(&self.identity.project_dir, self.identity.run.clone());
     }
 
     /// Puts the end of the run on record, then tells the core.

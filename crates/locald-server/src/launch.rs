@@ -57,8 +57,8 @@ pub(crate) async fn set_up(
     let result = launch(context, &run, &assignment.project_dir, order).await;
     if let Err(failure) = &result {
         context.ledger.not_started(&run, failure);
+        context.checkouts.record(&assignment.project_dir, run);
     }
-    context.checkouts.record(&assignment.project_dir, run);
     let (link, identity) = result?;
     debug_assert!(spec.name == identity.run.service, "a run is of its service");
     Ok((link, identity))
