@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{Running, Site, free_port, identity, send};
+use crate::support::{Running, Seen, Site, free_port, identity, send};
 
 /// A service that answers requests with the status in the file `status`.
 fn http(port: u16, check: &str, more: &str) -> Site {
@@ -454,4 +454,40 @@ fn a_daemon_that_dies_leaves_no_probe() {
     site.locald("down").run().ok();
     up.finish();
     site.assert_no_service_is_left();
+}
+
+#[test]
+fn a_run_that_has_lost_its_shim_is_still_asked() {
+    let site = http(free_port(), "{ type = 'http', interval = '20ms', retries = 2 }", "");
+    let up = site.locald("up").start();
+    let shim = site.eventually("a shim", || site.processes().into_iter().find(Seen::is_shim)).process;
+    site.await_state("web", "starting");
+    send(shim, Signal::SIGKILL);
+    site.await_end(shim);
+    site.write("status", "200");
+    up.finish().ok();
+    site.write("status", "500");
+    site.await_state("web", "unready");
+    site.write("status", "200");
+    let web = site.await_state("web", "ready");
+    assert!(web["notes"].to_string().contains("degraded"), "{web}");
+    site.down();
+}
+
+#[test]
+fn what_was_not_ready_any_more_is_not_ready_for_the_next_daemon_either() {
+    let site = http(free_port(), "{ type = 'http', interval = '20ms', retries = 1 }", "");
+    site.write("status", "200");
+    site.up();
+    site.write("status", "500");
+    site.await_state("web", "unready");
+    let daemon = site.daemon();
+    send(daemon, Signal::SIGKILL);
+    site.await_end(daemon);
+    let start = site.locald("daemon start").run().ok();
+    let web = site.service("web");
+    assert!(web["state"] == "starting" || web["state"] == "unready", "{start}: {web}");
+    site.write("status", "200");
+    site.await_state("web", "ready");
+    site.down();
 }

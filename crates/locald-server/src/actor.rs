@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 use crate::budget::Budget;
 use crate::checkout::Checkouts;
-use crate::checkup::{Checkup, Turn};
+use crate::checkup::{self, Checkup, Turn};
 use crate::core::lifecycle::{News, StartedOn};
 use crate::launch::{set_up, shim_failure};
 use crate::ledger::{BaseEnvironment, Ledger};
@@ -102,9 +102,20 @@ pub(crate) fn start(context: Rc<Context>, assignment: Assignment) -> mpsc::Unbou
                 let port = assignment.ports.get(&assignment.key.service).copied();
                 let (spec, started_on) = (assignment.spec, assignment.started_on);
                 let record_dir = record::place_of(&identity.service_dir, &identity.run.id);
-                let (stop, master, orders) = (None, None, inbox);
-                let actor =
-                    Actor { context, reporter, identity, record_dir, spec, port, started_on, orders, stop, master };
+                let (readiness, stop, master, orders) = (None, None, None, inbox);
+                let actor = Actor {
+                    context,
+                    reporter,
+                    identity,
+                    record_dir,
+                    spec,
+                    port,
+                    started_on,
+                    readiness,
+                    orders,
+                    stop,
+                    master,
+                };
                 actor.supervise(link.shim, Some(link)).await;
             }
             Err(failure) => {
@@ -136,8 +147,10 @@ pub(crate) fn adopt(
             run: record.run,
             open_files: None,
         };
-        let (port, started_on, stop, master, orders) = (None, StartedOn::new(), None, None, inbox);
-        let actor = Actor { context, reporter, identity, record_dir, spec, port, started_on, orders, stop, master };
+        let (port, started_on, readiness) = (None, StartedOn::new(), None);
+        let (stop, master, orders) = (None, None, inbox);
+        let actor =
+            Actor { context, reporter, identity, record_dir, spec, port, started_on, readiness, orders, stop, master };
         actor.supervise(record.shim, None).await;
     });
     orders
@@ -180,6 +193,8 @@ struct Actor {
     port: Option<u16>,
     /// The runs of what it depends on.
     started_on: StartedOn,
+    /// Whether it is ready, or is not any more; `None` before it ever was.
+    readiness: Option<bool>,
     orders: mpsc::UnboundedReceiver<Order>,
     /// The stop that was ordered. A shim that dies may not have heard of it, so whoever comes after it is told again.
     stop: Option<Order>,
@@ -325,9 +340,13 @@ impl Actor {
                     }
                 }
                 () = silence.is_over(shim) => return Parting::Silent,
-                turn = next_turn(&mut checkup) => match turn {
+                turn = checkup::next_turn(&mut checkup) => match turn {
                     Turn::Tell(news) => {
-                        if news.contains(&News::Ready) && link.send(&ToShim::Ready).await.is_err() {
+                        let before = self.readiness;
+                        self.readiness = news.iter().filter_map(News::readiness).next_back().or(before);
+                        if let Some(ready) = self.readiness.filter(|_| self.readiness != before)
+                            && link.send(&ToShim::Judged { ready }).await.is_err()
+                        {
                             return Parting::Lost;
                         }
                         news.into_iter().for_each(|news| self.reporter.report(news));
@@ -356,7 +375,7 @@ impl Actor {
                 self.context.ledger.started(&self.identity.run, leader.pid, at);
                 self.ask_for_commit();
                 self.reporter.report(News::Started { leader, shim: link.shim, at });
-                *checkup = self.checkup(link.shim, Duration::ZERO, false);
+                *checkup = self.checkup(link.shim, Duration::ZERO);
             }
             FromShim::Snapshot(snapshot) => {
                 self.take_master(link);
@@ -413,13 +432,14 @@ impl Actor {
         }
     }
 
-    fn checkup(&self, shim: ProcessId, ran_for: Duration, was_ready: bool) -> Option<Checkup> {
+    fn checkup(&self, shim: ProcessId, ran_for: Duration) -> Option<Checkup> {
         let port = self.spec.port.and(self.port);
-        Checkup::begin(Subject { shim, port }, self.spec.checks(), ran_for, was_ready)
+        Checkup::begin(Subject { roots: [shim].into(), port }, self.spec.checks(), ran_for, self.readiness)
     }
 
     fn take_snapshot(&mut self, shim: ProcessId, snapshot: Snapshot) -> Option<Checkup> {
-        let Snapshot { kept, phase, leader, started_at, signs, was_ready, .. } = snapshot;
+        let Snapshot { kept, phase, leader, started_at, signs, ready, .. } = snapshot;
+        self.readiness = ready.or(self.readiness);
         if let Some(kept) = kept {
             self.port = kept.port;
             self.spec = Arc::new(kept.spec);
@@ -430,7 +450,7 @@ impl Actor {
                 let ran_for = started_at.map_or(Duration::ZERO, |at| UnixMillis::now().since(at));
                 let (spec, started_on) = (self.spec.clone(), self.started_on.clone());
                 self.reporter.report(News::Found { spec, leader, shim, started_at, ran_for, started_on });
-                let mut checkup = self.checkup(shim, ran_for, was_ready)?;
+                let mut checkup = self.checkup(shim, ran_for)?;
                 signs.into_iter().for_each(|check| checkup.take_sign(check));
                 return Some(checkup);
             }
@@ -454,18 +474,23 @@ impl Actor {
 
     /// The shim is gone: what it recorded, or what still runs, tells how the run stands.
     async fn inherit(self, shim: ProcessId) {
-        let Self { context, reporter, identity, record_dir, spec, started_on, orders, stop, master, .. } = self;
-        let orphan =
-            orphan::Orphan { context, reporter, identity, record_dir, spec, started_on, orders, stop, master, shim };
+        let Self { context, reporter, identity, record_dir, spec, port, started_on, readiness, .. } = self;
+        let (orders, stop, master) = (self.orders, self.stop, self.master);
+        let orphan = orphan::Orphan {
+            context,
+            reporter,
+            identity,
+            record_dir,
+            spec,
+            port,
+            started_on,
+            readiness,
+            orders,
+            stop,
+            master,
+            shim,
+        };
         orphan.look_after().await;
-    }
-}
-
-/// What the checks of a run, if it has any, need next.
-async fn next_turn(checkup: &mut Option<Checkup>) -> Turn {
-    match checkup {
-        Some(checkup) => checkup.turn().await,
-        None => std::future::pending().await,
     }
 }
 

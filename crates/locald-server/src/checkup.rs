@@ -55,19 +55,22 @@ pub(crate) struct Checkup {
 }
 
 impl Checkup {
-    /// Begins to check a run that has run for `ran_for`, and was ready or never; `None` when it has no checks.
+    /// Begins to check a run that has run for `ran_for`, and was found ready, or not ready any more, by whoever checked before.
+    /// `None` when it has no checks.
     pub(crate) fn begin(
         subject: Subject,
         checks: Vec<HealthCheck>,
         ran_for: Duration,
-        was_ready: bool,
+        readiness: Option<bool>,
     ) -> Option<Self> {
         if checks.is_empty() {
             return None;
         }
-        let health = Health::begin(&checks, subject.port, Duration::ZERO, ran_for, was_ready);
+        let health = Health::begin(&checks, subject.port, Duration::ZERO, ran_for, readiness);
         // What is waited for, before there is any answer.
         let report = health.report(Duration::ZERO, UnixMillis::now());
+        let mut news = vec![News::Checked(Arc::new(report.clone()))];
+        news.extend((readiness == Some(true)).then_some(News::Ready));
         Some(Self {
             subject,
             health,
@@ -76,7 +79,7 @@ impl Checkup {
             asked: JoinSet::new(),
             due: Vec::new(),
             running: Vec::new(),
-            news: vec![News::Checked(Arc::new(report.clone()))],
+            news,
             told: (report, Instant::now()),
             silent: BTreeSet::new(),
         })
@@ -129,7 +132,7 @@ impl Checkup {
             // The shim says when there is something.
             Probe::Log { .. } | Probe::Notify { .. } => {}
             Probe::Listen | Probe::Http(_) | Probe::Tcp { .. } => {
-                let subject = self.subject;
+                let subject = self.subject.clone();
                 self.asked.spawn_local(async move { (index, probe::ask(subject, check).await) });
             }
         }
@@ -185,6 +188,14 @@ impl Checkup {
             Verdict::Unready(why) => News::Unready(why),
             Verdict::Late(why) => News::Late(why),
         });
+    }
+}
+
+/// What the checks of a run, if it has any, need next.
+pub(crate) async fn next_turn(checkup: &mut Option<Checkup>) -> Turn {
+    match checkup {
+        Some(checkup) => checkup.turn().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use locald_utils::health::HealthCheck;
 use locald_utils::log::LogWriter;
 use locald_utils::process::cgroup::Cgroup;
 use locald_utils::process::ladder::{Action, ROUND, View};
@@ -19,9 +20,9 @@ use locald_utils::process::membership::Memory;
 use locald_utils::process::sweep::{Account, Sweep, Target};
 use locald_utils::process::watch::{ExitStatusWatch, exit_status_watch};
 use locald_utils::process::{self, ProcessId, mark};
-use locald_utils::record::{self, Ended, ExitStatus, PidRecord, StopRecord};
-use locald_utils::shim_protocol::ShimIdentity;
-use locald_utils::spec::ServiceSpec;
+use locald_utils::record::{self, Ended, ExitStatus, PidRecord, StartFailure, StartStage, StopRecord};
+use locald_utils::shim_protocol::{ProbeOutcome, ShimIdentity};
+use locald_utils::spec::{Kind, ServiceSpec};
 use locald_utils::time::UnixMillis;
 use nix::sys::signal::Signal;
 use tokio::io::Interest;
@@ -30,7 +31,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::actor::{Context, Order, Reporter, conclude};
+use crate::checkup::{self, Checkup, Turn};
 use crate::core::lifecycle::{News, StartedOn};
+use crate::probe::Subject;
 use crate::reaper::Held;
 
 /// 4096 bytes: what a shim reads at a time, and so the most that is lost with it.
@@ -56,7 +59,10 @@ pub(crate) struct Orphan {
     /// Where its records are.
     pub(crate) record_dir: PathBuf,
     pub(crate) spec: Arc<ServiceSpec>,
+    pub(crate) port: Option<u16>,
     pub(crate) started_on: StartedOn,
+    /// Whether it is ready, or is not any more, as far as it is known.
+    pub(crate) readiness: Option<bool>,
     pub(crate) orders: mpsc::UnboundedReceiver<Order>,
     /// The stop that its shim was told of and has not carried out.
     pub(crate) stop: Option<Order>,
@@ -115,14 +121,15 @@ impl Orphan {
             Some((master.try_clone().ok()?, number))
         });
         let pump = self.master.take().and_then(|master| self.pump(master));
-        let nobody = |left: Vec<process::Process>| left.is_empty();
-        let is_over = !leader.is_alive() && self.target(&members, None).members(&members.memory).is_ok_and(nobody);
+        let found = self.target(&members, None).members(&members.memory);
+        let is_over = !leader.is_alive() && found.as_ref().is_ok_and(Vec::is_empty);
+        let roots = found.unwrap_or_default().iter().map(|process| process.id).collect();
         let (status, stop_at_once) = if is_over {
             // It ended with its shim or after it. Until that is told nobody takes it for running.
             (None, None)
         } else {
             self.report_degraded(Some(leader));
-            self.wait_for_leader(&mut members).await
+            self.wait_for_leader(&mut members, roots).await
         };
         let mut ended = self.sweep(members, status, stop_at_once).await;
         if let Some(pump) = pump {
@@ -275,7 +282,13 @@ impl Orphan {
     }
 
     /// Waits until the leader has exited, or the run is to be ended. `Some(at_once)` when it is to be ended.
-    async fn wait_for_leader(&mut self, members: &mut Members) -> (Option<ExitStatus>, Option<bool>) {
+    ///
+    /// Meanwhile its health is checked by what can be asked from outside: `roots` are its processes.
+    async fn wait_for_leader(
+        &mut self,
+        members: &mut Members,
+        roots: Rc<[ProcessId]>,
+    ) -> (Option<ExitStatus>, Option<bool>) {
         if let Some(Order::Stop { at_once }) = self.stop {
             return (None, Some(at_once));
         }
@@ -290,14 +303,44 @@ impl Orphan {
                 }
             }
         };
-        tokio::select! {
-            status = exit => (Some(status), None),
-            order = self.orders.recv() => match order {
-                Some(Order::Stop { at_once }) => (None, Some(at_once)),
-                // The daemon goes down; the next one looks again.
-                None => std::future::pending().await,
-            },
+        tokio::pin!(exit);
+        let subject = Subject { roots, port: self.port };
+        let mut checkup = Checkup::begin(subject, self.checks(), Duration::MAX, self.readiness);
+        if checkup.is_none() && self.readiness.is_none() && self.spec.kind == Kind::Service {
+            // It runs, and nobody is left who could say more.
+            self.reporter.report(News::Ready);
         }
+        loop {
+            tokio::select! {
+                status = &mut exit => return (Some(status), None),
+                order = self.orders.recv() => match order {
+                    Some(Order::Stop { at_once }) => return (None, Some(at_once)),
+                    // The daemon goes down; the next one looks again.
+                    None => std::future::pending().await,
+                },
+                turn = checkup::next_turn(&mut checkup) => match turn {
+                    Turn::Tell(news) => news.into_iter().for_each(|news| self.reporter.report(news)),
+                    Turn::Run(check, _) => {
+                        if let Some(checkup) = &mut checkup {
+                            checkup.take_outcome(check, ProbeOutcome::Failed(no_shim()));
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// The checks that a run without its shim can be asked by. As long as it is ready the others do not fail; once it is not, only
+    /// those count that can still pass. And nobody knows how long it may still take.
+    fn checks(&self) -> Vec<HealthCheck> {
+        let mut checks = self.spec.checks();
+        if self.readiness != Some(true) {
+            checks.retain(|check| check.probe.port(self.port).is_some());
+        }
+        for check in &mut checks {
+            check.start_period = None;
+        }
+        checks
     }
 
     async fn sweep(&mut self, mut members: Members, status: Option<ExitStatus>, stop_at_once: Option<bool>) -> Ended {
@@ -415,6 +458,18 @@ impl Orphan {
             stop_took: took,
             lost_output: 0,
         }
+    }
+}
+
+/// Why a command of a check is not run.
+fn no_shim() -> StartFailure {
+    StartFailure {
+        stage: StartStage::Helper,
+        errno: 0,
+        path: None,
+        message: "its shim, which would run it, is gone".to_owned(),
+        hint: None,
+        permanent: false,
     }
 }
 

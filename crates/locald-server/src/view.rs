@@ -69,14 +69,8 @@ pub(crate) fn service(
 
 fn note(service: &Service) -> Option<String> {
     let life = &service.life;
-    let is_checked = life.running.as_ref().is_some_and(|spec| !spec.health.is_empty());
-    let degraded = match (life.is_degraded, is_checked) {
-        (false, _) => None,
-        (true, false) => Some("degraded: its shim died or cannot be reached; restart it when convenient".to_owned()),
-        (true, true) => {
-            Some("degraded: its shim died or cannot be reached, and its health is not checked; restart it".to_owned())
-        }
-    };
+    let degraded = "degraded: its shim died or cannot be reached; restart it when convenient";
+    let degraded = life.is_degraded.then(|| degraded.to_owned());
     // A failure says it by itself.
     let is_told = matches!(life.actual, Actual::Failed(Reason::Unhealthy(_)));
     let complaint = life.complaint.as_ref().filter(|_| !is_told);

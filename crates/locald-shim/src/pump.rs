@@ -130,8 +130,8 @@ pub(crate) struct Pump {
     pub(crate) slave: Option<OwnedFd>,
     log: Option<LogWriter>,
     signs: Signs,
-    /// Whether a daemon has found the run ready.
-    was_ready: bool,
+    /// What a daemon has found last: that the run is ready, or is not any more.
+    ready: Option<bool>,
     lost_output: u64,
     /// Whether nothing on disk speaks of this shim any more.
     is_forgotten: bool,
@@ -163,7 +163,7 @@ impl Pump {
             slave: None,
             log: None,
             signs: Signs::default(),
-            was_ready: false,
+            ready: None,
             lost_output: 0,
             is_forgotten: false,
             is_settled: false,
@@ -338,7 +338,7 @@ impl Pump {
             ToShim::Start(order) => self.start(*order),
             ToShim::Status => self.snapshot(index),
             ToShim::Stop { grace } => self.stop(grace),
-            ToShim::Ready => self.was_ready = true,
+            ToShim::Judged { ready } => self.ready = Some(ready),
             ToShim::Probe { check, limit } => self.probe(check, limit),
             ToShim::Signal { signal } => self.pass_on(signal.0),
             ToShim::Ack => {
@@ -362,7 +362,7 @@ impl Pump {
             leader: live.map(|live| live.leader),
             started_at: live.and_then(|live| live.started_at),
             signs: self.signs.seen().to_vec(),
-            was_ready: self.was_ready,
+            ready: self.ready,
         };
         let master = self.master.clone();
         self.link.send(index, &FromShim::Snapshot(Box::new(snapshot)), master.as_ref());

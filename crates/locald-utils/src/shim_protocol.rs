@@ -77,8 +77,11 @@ pub enum ToShim {
         #[serde(rename = "limit_ms", with = "crate::time::millis")]
         limit: Duration,
     },
-    /// Says that the run is ready, or has been: what the next daemon is told by [`Snapshot::was_ready`]. Not answered.
-    Ready,
+    /// Says what the checks of the run have come to, for the next daemon: see [`Snapshot::ready`]. Not answered.
+    Judged {
+        /// Whether it is ready, or is not any more.
+        ready: bool,
+    },
     /// Sends a signal to the leader's group.
     Signal {
         /// Which.
@@ -297,9 +300,9 @@ pub struct Snapshot {
     /// The checks whose signs have been seen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signs: Vec<u32>,
-    /// Whether a daemon has found it ready at any time.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub was_ready: bool,
+    /// What a daemon has found last: that it is ready, or is not any more. `None` when it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<bool>,
 }
 
 /// How far a run is.

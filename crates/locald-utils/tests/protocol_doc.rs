@@ -93,7 +93,7 @@ fn to_shim_name(message: &ToShim) -> &'static str {
         ToShim::Ack => "ack",
         ToShim::Attach { .. } => "attach",
         ToShim::Probe { .. } => "probe",
-        ToShim::Ready => "ready",
+        ToShim::Judged { .. } => "judged",
     }
 }
 
@@ -157,7 +157,7 @@ const SHOWN: &[(&str, &[&str])] = &[
             "waiting",
         ],
     ),
-    ("ToShim", &["ack", "attach", "hello", "probe", "ready", "signal", "start", "status", "stop"]),
+    ("ToShim", &["ack", "attach", "hello", "judged", "probe", "signal", "start", "status", "stop"]),
 ];
 
 #[test]

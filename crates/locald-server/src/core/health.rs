@@ -41,8 +41,6 @@ pub(crate) enum Verdict {
 pub(crate) struct Health {
     checks: Vec<Check>,
     is_ready: bool,
-    /// Whether it was ready before this began to ask, and nothing has been said against it since.
-    is_assumed: bool,
     /// Since when it has not been ready.
     unready_since: Time,
     is_late: bool,
@@ -68,37 +66,32 @@ struct Check {
 }
 
 impl Health {
-    /// Begins to ask a run whose port is `port` and that has run for `ran_for`; `was_ready` is whether it was ready at any time
-    /// before. If it was not, and a start period is over, it is given the time of one probe.
+    /// Begins to ask a run whose port is `port` and that has run for `ran_for`. `readiness` is what whoever asked before has found:
+    /// that it is ready, that it is not any more, or nothing yet. Then, if a start period is over, it is given the time of one probe.
     pub(crate) fn begin(
         checks: &[HealthCheck],
         port: Option<u16>,
         now: Time,
         ran_for: Duration,
-        was_ready: bool,
+        readiness: Option<bool>,
     ) -> Self {
+        let is_ready = readiness == Some(true);
         let late_at = |check: &HealthCheck| {
-            let period = check.start_period.filter(|_| !was_ready)?;
+            let period = check.start_period.filter(|_| readiness.is_none())?;
             Some(now + period.saturating_sub(ran_for).max(if ran_for.is_zero() { period } else { check.timeout }))
         };
         let begin = |check: &HealthCheck| Check {
             what: check.probe.describe(port),
-            next: Some(now),
+            next: (!(is_ready && check.probe.is_lasting())).then_some(now),
             late_at: late_at(check),
-            passes: false,
+            passes: is_ready,
             since: now,
             tries: 0,
             failures: 0,
-            answer: initial(&check.probe).map(str::to_owned),
+            answer: initial(&check.probe).filter(|_| !is_ready).map(str::to_owned),
             check: check.clone(),
         };
-        Self {
-            checks: checks.iter().map(begin).collect(),
-            is_ready: false,
-            is_assumed: was_ready,
-            unready_since: now,
-            is_late: false,
-        }
+        Self { checks: checks.iter().map(begin).collect(), is_ready, unready_since: now, is_late: false }
     }
 
     /// The checks to ask now. Each is asked once, until its answer comes.
@@ -145,36 +138,24 @@ impl Health {
             Answer::Unasked(why) => check.answer = Some(why),
         }
         let verdict = self.judge(now);
-        let is_eager = !self.is_ready && !self.is_assumed;
         let unready_for = now.saturating_sub(self.unready_since);
         let check = self.checks.get_mut(index)?;
-        let pause = if is_eager && !check.passes { check.eager(unready_for) } else { check.check.interval };
+        let pause = if !self.is_ready && !check.passes { check.eager(unready_for) } else { check.check.interval };
         check.next = (!(check.passes && check.check.probe.is_lasting())).then(|| now + pause);
         verdict
     }
 
     fn judge(&mut self, now: Time) -> Option<Verdict> {
-        let has_failed = |check: &&Check| check.failures >= check.check.retries;
-        let mut failing = self.checks.iter().filter(|check| !check.passes);
-        let failing = failing.clone().find(has_failed).or_else(|| failing.next());
+        let failing = self.checks.iter().find(|check| !check.passes);
         match failing {
-            None if !self.is_ready => {
-                self.is_ready = true;
-                self.is_assumed = false;
-                Some(Verdict::Ready)
-            }
-            None => None,
-            Some(failing) => {
-                let is_news = self.is_ready || (self.is_assumed && has_failed(&failing));
-                if !is_news {
-                    return None;
-                }
+            None => (!std::mem::replace(&mut self.is_ready, true)).then_some(Verdict::Ready),
+            Some(failing) if self.is_ready => {
                 let verdict = Verdict::Unready(failing.complaint());
                 self.is_ready = false;
-                self.is_assumed = false;
                 self.unready_since = now;
                 Some(verdict)
             }
+            Some(_) => None,
         }
     }
 
@@ -245,7 +226,7 @@ mod tests {
 
     /// A run that has just begun.
     fn begin(checks: &[HealthCheck], now: Time) -> Health {
-        Health::begin(checks, None, now, Duration::ZERO, false)
+        Health::begin(checks, None, now, Duration::ZERO, None)
     }
 
     fn bad() -> Answer {
@@ -330,7 +311,7 @@ mod tests {
     fn whoever_takes_over_a_run_goes_on_with_its_start_period() {
         let mut late = check(TCP);
         late.start_period = Some(ms(10_000));
-        let take_over = |ran_for| Health::begin(std::slice::from_ref(&late), None, ms(1000), ran_for, false);
+        let take_over = |ran_for| Health::begin(std::slice::from_ref(&late), None, ms(1000), ran_for, None);
         let mut health = take_over(ms(4000));
         assert_eq!(health.tick(ms(6999)), None);
         assert!(health.tick(ms(7000)).is_some());
@@ -344,17 +325,23 @@ mod tests {
     }
 
     #[test]
-    fn what_was_ready_before_somebody_else_began_to_ask_may_become_unready() {
+    fn whoever_takes_over_a_run_goes_on_with_what_was_found() {
         let mut late = check(NOTIFY);
         late.start_period = Some(ms(100));
-        let mut health = Health::begin(&[late, check(TCP)], None, ms(0), ms(500), true);
-        assert_eq!(health.due(ms(0)), [0, 1]);
+        let checks = [late, check(TCP)];
+        // It was ready: what it has said it need not say again, and what is asked may fail as often as ever.
+        let mut health = Health::begin(&checks, None, ms(0), ms(500), Some(true));
         assert_eq!(health.tick(ms(9000)), None, "it has been in time");
-        assert_eq!(health.answer(ms(1), 1, bad()), None);
         assert_eq!(ask(&mut health, bad()).1, None);
-        // It is asked as one that is ready: once in an interval. The first check, which has no answer, hides nothing.
+        assert_eq!(ask(&mut health, bad()).1, None);
         let unready = Some(Verdict::Unready("connecting to port 1: refused".into()));
         assert!(matches!(ask(&mut health, bad()), (at, verdict) if at > ms(2000) && verdict == unready));
+        // It was not any more: it is when all pass.
+        let mut health = Health::begin(&checks, None, ms(0), ms(500), Some(false));
+        assert_eq!(health.tick(ms(9000)), None, "it has been in time");
+        assert_eq!(health.due(ms(0)), [0, 1]);
+        assert_eq!(health.answer(ms(1), 1, Answer::Good), None);
+        assert_eq!(health.answer(ms(2), 0, Answer::Good), Some(Verdict::Ready));
     }
 
     #[test]
@@ -370,7 +357,7 @@ mod tests {
     #[test]
     fn a_report_says_what_was_tried_how_often_and_since_when() {
         let checks = [check(Probe::Tcp { port: None })];
-        let mut health = Health::begin(&checks, Some(8080), ms(500), Duration::ZERO, false);
+        let mut health = Health::begin(&checks, Some(8080), ms(500), Duration::ZERO, None);
         ask(&mut health, bad());
         ask(&mut health, bad());
         let expected = CheckStatus {

@@ -124,6 +124,27 @@ pub(crate) enum News {
     },
 }
 
+impl News {
+    /// What it says about whether the run is ready.
+    pub(crate) fn readiness(&self) -> Option<bool> {
+        match self {
+            Self::Ready => Some(true),
+            Self::Unready(_) => Some(false),
+            Self::Started { .. }
+            | Self::Late(_)
+            | Self::Checked(_)
+            | Self::StartFailed(_)
+            | Self::LeaderExited(_)
+            | Self::Stopping { .. }
+            | Self::Survivors(_)
+            | Self::Ended(_)
+            | Self::Silent
+            | Self::Degraded
+            | Self::Found { .. } => None,
+        }
+    }
+}
+
 /// The runs that the services had which a service depends on.
 pub(crate) type StartedOn = BTreeMap<ServiceName, RunNumber>;
 

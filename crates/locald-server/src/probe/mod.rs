@@ -7,6 +7,7 @@ mod http;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
 
 use locald_utils::health::{HealthCheck, Probe};
 use locald_utils::process::{self, ProcessId};
@@ -17,10 +18,10 @@ use tokio::net::TcpStream;
 use crate::core::health::Answer;
 
 /// A run that is asked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Subject {
-    /// Its processes hang below this one.
-    pub(crate) shim: ProcessId,
+    /// Its processes are these, and what hangs below them: its shim, or, without one, those that are known.
+    pub(crate) roots: Rc<[ProcessId]>,
     /// Its own port.
     pub(crate) port: Option<u16>,
 }
@@ -29,8 +30,9 @@ impl Subject {
     /// Whether its own processes listen on a port: over IPv4, and over IPv6.
     fn listens_on(&self, port: u16) -> (bool, bool) {
         // What cannot be looked at is not open yet.
-        let members: Vec<i32> =
-            process::descendants(self.shim.pid).unwrap_or_default().iter().map(|process| process.id.pid).collect();
+        let roots = self.roots.iter().filter(|root| root.is_alive()).map(|root| root.pid);
+        let below = |root| process::descendants(root).unwrap_or_default().into_iter().map(|process| process.id.pid);
+        let members: Vec<i32> = roots.flat_map(|root| std::iter::once(root).chain(below(root))).collect();
         process::listens_on(&members, port).unwrap_or_default()
     }
 }
