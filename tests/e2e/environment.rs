@@ -62,3 +62,68 @@ fn ports_are_exported_and_known_to_others() {
     site.up();
     assert_eq!(site.service("auto")["port"], auto);
 }
+
+#[test]
+fn every_service_is_told_the_ports_of_all() {
+    let (db, tls) = (free_port(), free_port());
+    let site = Site::new(&format!(
+        "[services.my-db]\ncommand = 'exec \"$ZOO\" listen $PORT'\nport = {db}\n\
+         [services.tls]\ncommand = 'exec sleep 600'\nport = {tls}\n\
+         health_check = [{{ type = \"http\", tls = true }}]\n\
+         [services.auto]\ncommand = 'exec \"$ZOO\" listen $LOCALD_PORT_AUTO'\nport = \"auto\"\n\
+         [services.job]\ntype = \"job\"\ncommand = 'env | grep -E \"^LOCALD_(PORT|URL)_\" | sort'\n\
+         [services.job.env]\nLOCALD_PORT_MY_DB = 1\nLOCALD_PORT_GONE = 2\n"
+    ));
+    // A locald within a service is another project's.
+    site.locald("up job auto my-db").env("LOCALD_PORT_OTHER", "3").run().ok();
+    let auto = site.service("auto")["port"].as_u64().expect("a port");
+    let expected = format!(
+        "LOCALD_PORT_AUTO={auto}\nLOCALD_PORT_GONE=2\nLOCALD_PORT_MY_DB={db}\nLOCALD_PORT_TLS={tls}\n\
+         LOCALD_URL_AUTO=http://localhost:{auto}\nLOCALD_URL_MY_DB=http://localhost:{db}\n\
+         LOCALD_URL_TLS=https://localhost:{tls}\n"
+    );
+    assert_eq!(shown(&site.log("job")), expected);
+}
+
+#[test]
+fn a_stop_command_and_a_health_check_are_told_the_ports_of_all() {
+    let port = free_port();
+    let site = Site::new(&format!(
+        "[services.db]\ncommand = 'exec \"$ZOO\" listen $PORT'\nport = {port}\n\
+         [services.web]\ncommand = 'exec sleep 600'\nhealth_check = 'echo check $LOCALD_PORT_DB >> \"$EVENTS\"'\n\
+         stop_command = 'echo stop $LOCALD_URL_DB >> \"$EVENTS\"'\n"
+    ));
+    site.up();
+    site.down();
+    let said = site.said();
+    assert_eq!(said.first(), Some(&format!("check {port}")));
+    assert_eq!(said.last(), Some(&format!("stop http://localhost:{port}")));
+}
+
+#[test]
+fn a_port_that_changes_restarts_its_service_and_those_that_mention_it() {
+    let (first, second) = (free_port(), free_port());
+    let toml = |port| {
+        format!(
+            "[services.db]\ncommand = 'exec \"$ZOO\" listen $PORT'\nport = {port}\n\
+             [services.api]\ncommand = 'echo $DB $LOCALD_PORT_DB; exec sleep 600'\n\
+             env = {{ DB = \"db:${{services.db.port}}\" }}\n\
+             [services.web]\ncommand = 'echo $LOCALD_PORT_DB; exec sleep 600'\n"
+        )
+    };
+    let site = Site::new(&toml(first));
+    site.up();
+    site.write("locald.toml", toml(second));
+    assert_eq!(site.service("web")["changed"], false);
+    assert_eq!((&site.service("api")["changed"], &site.service("db")["changed"]), (&true.into(), &true.into()));
+    site.up();
+    let run = |service: &str| site.service(service)["run"].clone();
+    assert_eq!((run("db"), run("api"), run("web")), (2.into(), 2.into(), 1.into()));
+    assert_eq!(site.service("db")["port"], second);
+    site.locald("restart web").run().ok();
+    site.eventually("the lines of both", || {
+        let (api, web) = (shown(&site.log("api")), shown(&site.log("web")));
+        let both = format!("db:{first} {first}\ndb:{second} {second}\n");
+        (api == both && web == format!("{first}\n{second}\n")).then_some(())
+    });
+}

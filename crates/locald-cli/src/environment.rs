@@ -13,13 +13,15 @@
 //!   (`*_API_KEY`) stay;
 //! - what names descriptors of the caller that no service inherits: `MAKEFLAGS`, `MFLAGS`, `MAKELEVEL`,
 //!   `CARGO_MAKEFLAGS`, `NOTIFY_SOCKET`, `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`;
-//! - locald's own about the caller: `LOCALD_SERVICE`, `LOCALD_RUN`, `LOCALD_SUPERVISOR`, `LOCALD_FILE`. `LOCALD_HOME` stays,
-//!   so that a locald within a service finds the same home.
+//! - locald's own about the caller: `LOCALD_SERVICE`, `LOCALD_RUN`, `LOCALD_SUPERVISOR`, `LOCALD_FILE`, and the ports of the
+//!   caller's project, `LOCALD_PORT_*` and `LOCALD_URL_*`. `LOCALD_HOME` stays, so that a locald within a service finds the
+//!   same home.
 //!
 //! `TERM` is always [`TERM`]: the terminal of a service is locald's, not the caller's.
 
 use std::ffi::OsString;
 
+use locald_utils::exports;
 use locald_utils::spec::{Environment, OsText};
 
 /// What the terminal of every service is called. Understood by every terminal database, and what terminals emulate.
@@ -78,6 +80,8 @@ const DROPPED_PREFIXES: &[&str] = &[
     "KITTY_",
     "KONSOLE_",
     "LC_TERMINAL",
+    exports::PORT_PREFIX,
+    exports::URL_PREFIX,
     "TERM_",
     "TMUX",
     "VSCODE_",
@@ -135,6 +139,8 @@ mod tests {
             "LOCALD_SERVICE",
             "LOCALD_RUN",
             "LOCALD_FILE",
+            "LOCALD_PORT_DB",
+            "LOCALD_URL_DB",
         ] {
             assert!(!is_kept(name), "{name}");
         }

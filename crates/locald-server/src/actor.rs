@@ -18,7 +18,7 @@ use locald_utils::process::cgroup::Hierarchy;
 use locald_utils::process::{self, ProcessId};
 use locald_utils::record::{self, Ended, ShimRecord};
 use locald_utils::shim_protocol::{FromShim, Phase, ShimIdentity, Snapshot, ToShim};
-use locald_utils::spec::{Ports, ServiceSpec};
+use locald_utils::spec::{Environment, Ports, ServiceSpec};
 use locald_utils::time::UnixMillis;
 use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
@@ -80,6 +80,8 @@ pub(crate) struct Assignment {
     pub(crate) project_dir: PathBuf,
     pub(crate) spec: Arc<ServiceSpec>,
     pub(crate) ports: Ports,
+    /// What every service of the project is told of the ports of all.
+    pub(crate) exports: Environment,
     pub(crate) environment: Arc<BaseEnvironment>,
     pub(crate) asked_by: String,
     /// The runs of what it depends on.

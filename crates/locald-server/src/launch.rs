@@ -214,6 +214,7 @@ fn start_order(
     for (name, value) in &spec.env {
         environment.insert(name.clone(), value.render(ports).map_err(unknown)?.into());
     }
+    environment.extend(assignment.exports.clone());
     if let Some(port) = port {
         environment.insert("PORT".to_owned(), port.to_string().into());
     }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use locald_utils::exports;
 use locald_utils::name::{ProjectId, RunNumber, ServiceKey, ServiceName};
 use locald_utils::protocol::{
     Action, Before, ClientMessage, DaemonStatus, Desired, Event, Failure, FailureCode, Outcome, OutcomeResult,
@@ -499,13 +500,16 @@ impl Supervisor {
         let Some(project) = self.fleet.projects().get(&key.project) else { return };
         let Some(life) = self.fleet.service(&key).map(|service| &service.life) else { return };
         let (Some(spec), started_on) = (life.running.clone(), life.started_on.clone()) else { return };
+        let ports = self.ports.get(&key.project).cloned().unwrap_or_default();
+        let specs = project.services.values().map(|service| service.spec.as_ref());
         let assignment = Assignment {
             key: key.clone(),
             run,
             project_name: project.name.clone(),
             project_dir: project.dir.clone(),
             spec,
-            ports: self.ports.get(&key.project).cloned().unwrap_or_default(),
+            exports: exports::variables(specs, &ports),
+            ports,
             environment: self.environments.get(&key).cloned().unwrap_or_default(),
             started_on,
             asked_by: self.askers.remove(&key).unwrap_or_else(|| "locald, by its restart policy".to_owned()),

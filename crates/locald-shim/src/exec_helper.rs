@@ -13,10 +13,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use locald_utils::frame;
 use locald_utils::process::cgroup::Cgroup;
 use locald_utils::process::{self, mark, sys};
 use locald_utils::record::{StartFailure, StartStage};
+use locald_utils::{exports, frame};
 use nix::errno::Errno;
 
 use crate::explain;
@@ -77,9 +77,10 @@ fn become_program(
     let program = find(&argv[0], path.as_deref())?;
     let argv = c_strings(argv.iter().map(OsString::from))
         .map_err(|error| explain::step(StartStage::Exec, &error, "the command"))?;
-    // The markers come first, where a program that writes its title over its environment destroys them last.
-    let (markers, others): (Vec<_>, Vec<_>) =
-        plan.environment.iter().partition(|(name, _)| name.starts_with("LOCALD_"));
+    // The markers come first, where a program that writes its title over its environment destroys them last. The ports of a
+    // project are many, and mark nothing.
+    let is_marker = |name: &str| name.starts_with("LOCALD_") && !exports::is_export(name);
+    let (markers, others): (Vec<_>, Vec<_>) = plan.environment.iter().partition(|(name, _)| is_marker(name));
     let environment = markers.into_iter().chain(others).map(|(name, value)| {
         let mut entry = OsString::from(name);
         entry.push("=");

@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod digest;
+pub mod exports;
 pub mod fail;
 pub mod frame;
 pub mod health;

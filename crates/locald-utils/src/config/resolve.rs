@@ -13,6 +13,7 @@ use super::diagnostic::Mistake;
 use super::value::{Command, Needed, OneOrMany, Text};
 use super::written::{File, Key, Named, NamedEntry, Restart, RestartTable, Service};
 use super::{decode, dotenv, read_bytes, reason, template};
+use crate::exports;
 use crate::name::{ProjectId, ProjectName, ServiceName, nearest};
 use crate::spec::{
     CommandSpec, Condition, Dependency, Kind, LogPolicy, PortSpec, ProjectSpec, RestartPolicy, RestartWhen,
@@ -49,6 +50,14 @@ impl<'a> Declared<'a> {
         Some(entry.value.as_ref().is_none_or(|service| service.port.is_some()))
     }
 
+    /// The number of a service's port, if the file has it.
+    pub(super) fn fixed_port(&self, name: &str) -> Option<u16> {
+        match value(&self.0.get(name)?.value.as_ref()?.port)?.0 {
+            PortSpec::Fixed(port) => Some(port),
+            PortSpec::Auto => None,
+        }
+    }
+
     fn kind(&self, name: &str) -> Option<Kind> {
         let service = self.0.get(name)?.value.as_ref()?;
         Some(value(&service.r#type).map_or_else(Kind::default, |kind| kind.0))
@@ -69,6 +78,7 @@ pub(super) fn resolve(
     let specs: Vec<Option<ServiceSpec>> = entries.iter().map(|entry| resolver.service(entry)).collect();
     check_case(entries, mistakes);
     check_ports(entries, mistakes);
+    check_exports(entries, mistakes);
     check_cycles(entries, mistakes);
     Some(ProjectSpec {
         id: ProjectId::of_directory(around.dir),
@@ -419,6 +429,29 @@ fn check_ports(entries: &[NamedEntry<Service>], mistakes: &mut Vec<Mistake>) {
             mistakes.push(mistake.help("change one, or write `port = \"auto\"`"));
         } else {
             first.insert(port, (&entry.name, span.clone()));
+        }
+    }
+}
+
+/// Notes services with ports for which the same variables would stand: other services would see the port of one of them.
+fn check_exports(entries: &[NamedEntry<Service>], mistakes: &mut Vec<Mistake>) {
+    let mut first: BTreeMap<String, &NamedEntry<Service>> = BTreeMap::new();
+    for entry in entries.iter().filter(|entry| entry.value.as_ref().is_some_and(|service| service.port.is_some())) {
+        let suffix = exports::suffix(&entry.name);
+        match first.get(&suffix) {
+            // Names that differ by case alone are noted already.
+            Some(earlier) if earlier.name.eq_ignore_ascii_case(&entry.name) => {}
+            Some(earlier) => {
+                let (earlier_name, name) = (earlier.name.escape_debug(), entry.name.escape_debug());
+                let message = format!("services `{earlier_name}` and `{name}` would share a variable for their ports");
+                let mistake =
+                    Mistake::at(entry.name_span.clone(), message).also(earlier.name_span.clone(), "first here");
+                let both = format!("both ports would be `{}{suffix}`; rename one", exports::PORT_PREFIX);
+                mistakes.push(mistake.help(both));
+            }
+            None => {
+                first.insert(suffix, entry);
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! `${services.NAME.port}` in commands and environment values.
 //!
 //! Finds the references in a text, checks them against the declared services, and makes a [`Template`]. Every other use
-//! of `$` is left for the shell. Which number a reference becomes is known when a run starts, not here.
+//! of `$` is left for the shell. A number that the file has is filled in, so that another one makes another spec of whoever
+//! mentions it; which number is chosen for `"auto"` is known when a run starts, not here.
 
 use std::ops::Range;
 
@@ -20,22 +21,33 @@ pub(super) fn template(text: &Text, source: &str, declared: &Declared<'_>, mista
     let mut places = places(text, source).into_iter();
     while let Some(start) = rest.find(OPENING) {
         let (before, reference) = rest.split_at(start);
-        if !before.is_empty() {
-            parts.push(Part::Text(before.to_owned()));
-        }
+        push_text(&mut parts, before);
         let length = reference.find('}').map_or(reference.len(), |brace| brace + 1);
         let (reference, after) = reference.split_at(length);
         let place = places.next().unwrap_or_else(|| text.span.clone());
         match service_of(reference, declared, place) {
-            Ok(port_of) => parts.push(Part::Port { port_of }),
+            Ok(port_of) => match declared.fixed_port(port_of.as_str()) {
+                Some(port) => push_text(&mut parts, &port.to_string()),
+                None => parts.push(Part::Port { port_of }),
+            },
             Err(mistake) => mistakes.extend(mistake),
         }
         rest = after;
     }
-    if !rest.is_empty() || parts.is_empty() {
-        parts.push(Part::Text(rest.to_owned()));
+    if parts.is_empty() {
+        parts.push(Part::Text(String::new()));
     }
+    push_text(&mut parts, rest);
     Template(parts)
+}
+
+/// Adds text to the last part, if that is text as well: a template is written in one way only.
+fn push_text(parts: &mut Vec<Part>, text: &str) {
+    match parts.last_mut() {
+        Some(Part::Text(last)) => last.push_str(text),
+        Some(Part::Port { .. }) | None if text.is_empty() => {}
+        Some(Part::Port { .. }) | None => parts.push(Part::Text(text.to_owned())),
+    }
 }
 
 /// Checks one reference: `${services.` up to its brace, or to the end of the text.

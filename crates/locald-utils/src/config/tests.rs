@@ -222,7 +222,6 @@ restart = "always"
     let dir = project.dir();
     fs::create_dir(dir.join("web")).expect("writable");
 
-    let db_port = || Part::Port { port_of: name("db") };
     let web_port = || Part::Port { port_of: name("web") };
     let text = |text: &str| Part::Text(text.to_owned());
     let env = [
@@ -234,14 +233,10 @@ restart = "always"
         ("HEX", Template::text("0x1F")),
         ("N", Template::text("3")),
         ("ON", Template::text("true")),
-        ("URL", Template(vec![text("http://h:"), db_port(), text("/"), web_port()])),
+        ("URL", Template(vec![text("http://h:5432/"), web_port()])),
     ];
     let web = ServiceSpec {
-        command: CommandSpec::Shell(Template(vec![
-            text("npm run dev -- --port $PORT --db "),
-            db_port(),
-            text(" ${HOME} $$"),
-        ])),
+        command: shell("npm run dev -- --port $PORT --db 5432 ${HOME} $$"),
         workdir: dir.join("web"),
         env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         port: Some(PortSpec::Auto),
