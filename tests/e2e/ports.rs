@@ -78,3 +78,60 @@ fn a_child_that_listens_makes_its_service_ready() {
     site.up();
     assert_eq!((&site.service("web")["state"], &site.service("web")["port"]), (&"ready".into(), &port.into()));
 }
+
+/// A service that listens where locald says.
+const AUTO: &str = "[services.web]\ncommand = ['sh', '-c', 'exec \"$ZOO\" listen $PORT']\nport = \"auto\"\n";
+
+#[test]
+fn an_assigned_port_is_its_directorys_for_good_and_nobody_elses() {
+    let site = Site::new(AUTO);
+    let twin = site.another("twin", AUTO);
+    let port = |dir: &std::path::Path| {
+        let status = site.locald("status --json").dir(dir).run().ok().json();
+        status["services"][0]["port"].as_u64().expect("a port")
+    };
+    site.up();
+    let first = port(&site.project());
+    site.down();
+    // Nothing listens on it now, and still it is nobody else's.
+    site.locald("up").dir(&twin).run().ok();
+    let second = port(&twin);
+    assert_ne!(first, second);
+    site.locald("daemon stop").run().ok();
+    site.up();
+    assert_eq!((port(&site.project()), port(&twin)), (first, second));
+    // The file is not what it is kept by.
+    site.locald("down").run().ok();
+    std::fs::remove_file(site.project().join("locald.toml")).expect("removes");
+    site.locald("daemon stop").run().ok();
+    site.write("locald.toml", AUTO);
+    site.up();
+    assert_eq!(port(&site.project()), first);
+}
+
+#[test]
+fn an_assigned_port_gives_way_to_a_number_in_its_own_file() {
+    let site = Site::new(AUTO);
+    site.up();
+    let port = site.service("web")["port"].as_u64().expect("a port");
+    site.down();
+    let db = AUTO.replace("services.web", "services.db").replace("\"auto\"", &port.to_string());
+    site.write("locald.toml", format!("{AUTO}{db}"));
+    site.up();
+    assert_eq!(site.service("db")["port"], port);
+    assert_ne!(site.service("web")["port"], port);
+}
+
+#[test]
+fn an_assigned_port_that_a_stranger_took_is_refused_with_the_way_out() {
+    let site = Site::new(AUTO);
+    site.up();
+    let port = site.service("web")["port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port");
+    site.down();
+    let stranger = TcpListener::bind(("127.0.0.1", port)).expect("free");
+    let up = site.locald("up").run().code(1);
+    up.says(&format!("port {port} is held by pid {}", std::process::id())).says("or give it a number as its `port`");
+    drop(stranger);
+    site.up();
+    assert_eq!(site.service("web")["port"], port);
+}

@@ -12,7 +12,7 @@ use locald_utils::paths::service_dir;
 use locald_utils::process::{self, ProcessId, open_files};
 use locald_utils::record::{self, RunRef, ShimRecord, StartFailure, StartStage};
 use locald_utils::shim_protocol::{Kept, ShimIdentity, Sign, StartOrder, StopOrder, ToShim};
-use locald_utils::spec::{Environment, Invocation, OsText, Ports, ServiceSpec, UnknownPort};
+use locald_utils::spec::{Environment, Invocation, OsText, PortSpec, Ports, ServiceSpec, UnknownPort};
 use locald_utils::time::UnixMillis;
 use nix::errno::Errno;
 use tokio::sync::oneshot;
@@ -32,7 +32,7 @@ pub(crate) async fn set_up(
     let Assignment { key, run, project_name, spec, ports, .. } = assignment;
     let port = ports.get(&key.service).copied();
     if let Some(port) = port {
-        check_port(port)?;
+        check_port(port, spec.port)?;
     }
     let id = RunId::random().map_err(|error| shim_failure("could not draw a run id", &error))?;
     let run = RunRef {
@@ -146,14 +146,17 @@ pub(crate) fn shim_failure(what: &str, error: &io::Error) -> StartFailure {
 }
 
 /// Refuses a port that somebody listens on, and says who.
-fn check_port(port: u16) -> Result<(), StartFailure> {
+fn check_port(port: u16, declared: Option<PortSpec>) -> Result<(), StartFailure> {
+    // A number that locald has chosen stands nowhere to be changed.
+    let change = match declared {
+        Some(PortSpec::Auto) => "give it a number as its `port`",
+        Some(PortSpec::Fixed(_)) | None => "change `port`",
+    };
     // Tables that cannot be read prove nothing; the service will find out by itself.
     let holders = process::port_holders(port).unwrap_or_default();
     let Some(first) = holders.into_iter().max_by_key(Option::is_some) else { return Ok(()) };
     let (message, hint) = match first {
-        None => {
-            (format!("port {port} is held by a process of another user"), Some("stop it, or change `port`".to_owned()))
-        }
+        None => (format!("port {port} is held by a process of another user"), Some(format!("stop it, or {change}"))),
         Some(holder) => {
             let pid = holder.process.id.pid;
             let age = holder.age.map(|age| format!(", started {} ago", roughly(age))).unwrap_or_default();
@@ -165,11 +168,11 @@ fn check_port(port: u16) -> Result<(), StartFailure> {
                         "port {port} is held by pid {pid} ({}){place}, which is service {service} of project {project}",
                         holder.command
                     ),
-                    Some(format!("stop it with `locald stop {service}` there, or change `port`")),
+                    Some(format!("stop it with `locald stop {service}` there, or {change}")),
                 ),
                 None => (
                     format!("port {port} is held by pid {pid} ({}){place}", holder.command),
-                    Some(format!("stop pid {pid}, or change `port`")),
+                    Some(format!("stop pid {pid}, or {change}")),
                 ),
             }
         }
