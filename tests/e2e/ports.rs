@@ -135,3 +135,117 @@ fn an_assigned_port_that_a_stranger_took_is_refused_with_the_way_out() {
     site.up();
     assert_eq!(site.service("web")["port"], port);
 }
+
+/// The notes of a service, when it has some.
+fn notes(site: &Site, service: &str) -> Vec<String> {
+    let notes = site.service(service)["notes"].as_array().cloned().unwrap_or_default();
+    notes.iter().filter_map(|note| note.as_str().map(str::to_owned)).collect()
+}
+
+#[test]
+fn status_tells_where_a_service_listens_instead_of_on_its_port() {
+    let [right, wrong, other, six, silent, robbed] = std::array::from_fn(|_| free_port());
+    let service = |name: &str, port: u16, command: &str| {
+        format!("[services.{name}]\ncommand = '{command}'\nport = {port}\nhealth_check = 'true'\n")
+    };
+    let site = Site::new(&format!(
+        "{}{}{}{}{}[services.free]\ncommand = 'exec sleep 600'\n",
+        service("right", right, "\"$ZOO\" setsid \"$ZOO\" listen $PORT & wait"),
+        service("wrong", wrong, &format!("exec \"$ZOO\" listen {other}")),
+        service("six", six, "exec \"$ZOO\" listen $PORT ::1"),
+        service("silent", silent, "exec sleep 600"),
+        service("robbed", robbed, "exec sleep 600"),
+    ));
+    site.locald("up right wrong silent robbed free").run().ok();
+    let told = |service: &str, note: &str| {
+        site.eventually(note, || (notes(&site, service) == [note]).then_some(()));
+    };
+    told("wrong", &format!("listens on {other}, not on {wrong}"));
+    site.locald("status").run().ok().says(&format!("listens on {other}, not on {wrong}"));
+    told("silent", &format!("nothing listens on {silent}"));
+    let stranger = TcpListener::bind(("127.0.0.1", robbed)).expect("free");
+    let robber = notes(&site, "robbed").join("\n");
+    assert!(robber.starts_with(&format!("pid {} (", std::process::id())), "{robber}");
+    assert!(robber.ends_with(&format!(") listens on {robbed}, not this service")), "{robber}");
+    drop(stranger);
+    told("robbed", &format!("nothing listens on {robbed}"));
+    site.eventually("a listener", || notes(&site, "right").is_empty().then_some(()));
+    assert_eq!(notes(&site, "free"), [""; 0]);
+    // Where there is no IPv6 nobody listens there alone.
+    if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
+        site.locald("up six").run().ok();
+        told("six", "listens on ::1 only");
+    }
+    // What is stopped listens nowhere, which is no news.
+    site.down();
+    assert_eq!(notes(&site, "silent"), [""; 0]);
+}
+
+#[test]
+fn a_service_that_starts_on_another_port_is_told_while_it_is_waited_for() {
+    let [port, other] = std::array::from_fn(|_| free_port());
+    let site = Site::new(&format!("[services.web]\ncommand = 'exec \"$ZOO\" listen {other}'\nport = {port}\n"));
+    site.locald("up --timeout 1ms").run().code(124);
+    site.eventually("the note", || {
+        notes(&site, "web").contains(&format!("listens on {other}, not on {port}")).then_some(())
+    });
+    assert_eq!(site.service("web")["state"], "starting");
+}
+
+#[test]
+fn ports_lists_those_of_all_projects_with_their_owners_and_who_listens() {
+    let [fixed, besides, written] = std::array::from_fn(|_| free_port());
+    let zoo = "'\"$ZOO\" listen $PORT & exec \"$ZOO\" listen";
+    let site = Site::new(&format!(
+        "[services.web]\ncommand = {zoo} {besides}'\nport = {fixed}\n[services.off]\ncommand = 'x'\nport = {written}\n"
+    ));
+    // Without a daemon there is the file.
+    let alone = site.locald("ports").run().ok();
+    alone.says(&format!("{fixed}  shop     web")).says("stopped").says("no daemon runs");
+    assert!(site.processes().is_empty());
+
+    let twin = site.another("twin", AUTO);
+    site.locald("up web").run().ok();
+    site.locald("up").dir(&twin).run().ok();
+    let listed = |words: &str| site.locald(words).run().ok().json()["ports"].as_array().expect("a list").clone();
+    let of = |ports: &[serde_json::Value], port: u64| ports.iter().find(|row| row["port"] == port).cloned();
+    let ports = site.eventually("both listeners", || {
+        let ports = listed("ports --json");
+        of(&ports, u64::from(besides)).is_some().then_some(ports)
+    });
+    let numbers: Vec<u64> = ports.iter().filter_map(|row| row["port"].as_u64()).collect();
+    assert!(numbers.is_sorted() && numbers.len() == 4, "{ports:?}");
+    let web = of(&ports, u64::from(fixed)).expect("listed");
+    assert_eq!((&web["service"], &web["state"], &web["declared"]), (&"web".into(), &"ready".into(), &true.into()));
+    assert_eq!((&web["own"], &web["notes"]), (&true.into(), &serde_json::json!([])));
+    assert_eq!(web["listeners"][0]["addresses"], serde_json::json!(["127.0.0.1"]));
+    let second = of(&ports, u64::from(besides)).expect("listed");
+    assert_eq!((&second["declared"], &second["listeners"][0]["pid"]), (&false.into(), &site.leader("web").pid.into()));
+    let off = of(&ports, u64::from(written)).expect("listed");
+    assert_eq!(
+        (&off["state"], &off["own"], &off["listeners"]),
+        (&"stopped".into(), &false.into(), &serde_json::json!([]))
+    );
+    let auto = ports.iter().find(|row| row["project"]["name"] == "twin").expect("listed").clone();
+    assert_eq!(auto["project"]["dir"], twin.to_str().expect("text"));
+    let quiet = site.locald("ports --quiet").run().ok();
+    assert_eq!(quiet.stdout, numbers.iter().map(|port| format!("{port}\n")).collect::<String>());
+
+    // A port that was assigned is listed when nothing of its project runs, and who has taken it meanwhile.
+    site.locald("down").dir(&twin).run().ok();
+    let port = u16::try_from(auto["port"].as_u64().expect("a port")).expect("a port");
+    let stranger = TcpListener::bind(("127.0.0.1", port)).expect("free");
+    let held = of(&listed("ports --json"), u64::from(port)).expect("listed");
+    assert_eq!((&held["notes"][0], &held["project"]["name"]), (&"held by another process".into(), &"twin".into()));
+    assert_eq!((&held["listeners"][0]["pid"], &held["own"]), (&std::process::id().into(), &false.into()));
+    drop(stranger);
+    site.locald("ports").run().ok().says(&format!("{port}  twin     web      stopped  -"));
+
+    // What runs without a daemon listens all the same.
+    site.locald("daemon stop").run().ok();
+    let orphan = of(&listed("ports --json"), u64::from(fixed)).expect("listed");
+    assert_eq!(
+        (&orphan["state"], &orphan["own"], &orphan["declared"]),
+        (&"unknown".into(), &true.into(), &true.into())
+    );
+}

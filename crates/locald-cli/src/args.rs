@@ -114,6 +114,15 @@ Exits with 0 when you detach, and with the service's own exit code when it ends.
     Screen(ScreenArgs),
     /// List all projects that the daemon knows. [read-only]
     Ls,
+    /// List the ports of all projects, and who listens on them. [read-only]
+    #[command(after_help = "Examples:
+  locald ports
+  locald ports --quiet      only the numbers
+  locald ports --json
+
+Lists every port that a service of this home has, and every other on which its processes listen. NOTE
+tells where the two differ. Without a daemon it lists what locald.toml here says, and what still runs.")]
+    Ports,
     /// Check locald.toml; needs no daemon. [read-only]
     Check,
     /// Wait until services are ready, completed or stopped. [read-only]
@@ -156,6 +165,7 @@ impl Verb {
             Self::Attach(_) => "attach",
             Self::Screen(_) => "screen",
             Self::Ls => "ls",
+            Self::Ports => "ports",
             Self::Check => "check",
             Self::Wait(_) => "wait",
             Self::Daemon(args) => args.verb.name(),

@@ -12,8 +12,8 @@ use locald_utils::frame::{self, Decoder, Frame};
 use locald_utils::name::ProjectId;
 use locald_utils::paths::Home;
 use locald_utils::protocol::{
-    Before, ClientMessage, DaemonStatus, Event, Failure, FailureCode, Hello, PROTOCOL, ProjectStatus, Reply, Request,
-    ServerMessage, ServiceStatus, WaitFor,
+    AssignedPort, Before, ClientMessage, DaemonStatus, Event, Failure, FailureCode, Hello, PROTOCOL, ProjectStatus,
+    Reply, Request, ServerMessage, ServiceStatus, WaitFor,
 };
 use locald_utils::time::human;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -205,7 +205,7 @@ impl Client {
                 true
             }
             // What they ask about, or for, went with it.
-            Request::Status { .. } | Request::Daemon | Request::Shutdown { all: false } => false,
+            Request::Status { .. } | Request::Ports | Request::Daemon | Request::Shutdown { all: false } => false,
         };
         let can_go_on = |awaited: &Awaited| awaited.lost < MOST_LOST && is_lasting(&awaited.request);
         self.is_gone && self.awaited.as_ref().is_some_and(can_go_on)
@@ -332,7 +332,15 @@ impl Client {
     pub(crate) fn status(&mut self, project: Option<&ProjectId>) -> Result<Vec<ProjectStatus>, Failure> {
         match self.ask(Request::Status { project: project.cloned() })? {
             Reply::Status { projects } => Ok(projects),
-            other @ (Reply::Outcome(_) | Reply::Daemon(_)) => Err(unexpected(&other)),
+            other @ (Reply::Outcome(_) | Reply::Ports { .. } | Reply::Daemon(_)) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Asks which ports are assigned.
+    pub(crate) fn ports(&mut self) -> Result<Vec<AssignedPort>, Failure> {
+        match self.ask(Request::Ports)? {
+            Reply::Ports { assigned } => Ok(assigned),
+            other @ (Reply::Outcome(_) | Reply::Status { .. } | Reply::Daemon(_)) => Err(unexpected(&other)),
         }
     }
 
@@ -340,7 +348,7 @@ impl Client {
     pub(crate) fn about(&mut self) -> Result<DaemonStatus, Failure> {
         match self.ask(Request::Daemon)? {
             Reply::Daemon(status) => Ok(status),
-            other @ (Reply::Outcome(_) | Reply::Status { .. }) => Err(unexpected(&other)),
+            other @ (Reply::Outcome(_) | Reply::Status { .. } | Reply::Ports { .. }) => Err(unexpected(&other)),
         }
     }
 
@@ -438,6 +446,7 @@ pub(crate) fn unexpected(reply: &Reply) -> Failure {
     let kind = match reply {
         Reply::Outcome(_) => "an outcome",
         Reply::Status { .. } => "a status",
+        Reply::Ports { .. } => "a list of ports",
         Reply::Daemon(_) => "its own status",
     };
     Failure::new(FailureCode::Protocol, format!("the daemon answered with {kind}, which was not asked for"))

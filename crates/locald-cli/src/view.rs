@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
+use locald_utils::name::ServiceName;
 use locald_utils::protocol::{
     Desired, FailedReason, Outcome, OutcomeResult, ProjectStatus, ServiceOutcome, ServiceStatus, State,
 };
 use locald_utils::record::{Ended, ExitStatus, Stray, Survivor};
-use locald_utils::spec::{Kind, ProjectSpec, ServiceSpec};
+use locald_utils::spec::{Kind, ProjectSpec};
 use locald_utils::time::{UnixMillis, human};
 
 use crate::sample::Usage;
@@ -145,6 +146,8 @@ pub(crate) struct Row {
     pub(crate) is_changed: bool,
     /// Processes of its run that have lost their parents.
     pub(crate) strays: Vec<Stray>,
+    /// How where it listens differs from its port, when that was looked at.
+    pub(crate) listening: Option<String>,
     /// What its run uses, when that was asked for.
     pub(crate) usage: Option<Usage>,
 }
@@ -152,7 +155,7 @@ pub(crate) struct Row {
 impl Row {
     /// A service that is as it should be, and has not been looked at.
     pub(crate) fn of(status: ServiceStatus) -> Self {
-        Self { status, is_configured: true, is_changed: false, strays: Vec::new(), usage: None }
+        Self { status, is_configured: true, is_changed: false, strays: Vec::new(), listening: None, usage: None }
     }
 
     /// Whether a process of it runs, as far as anybody knows.
@@ -176,6 +179,7 @@ impl Row {
         }
         notes.extend(failure_note(&self.status));
         notes.extend(health_note(&self.status, now));
+        notes.extend(self.listening.clone());
         notes.extend(self.status.last.as_ref().filter(|_| !self.is_alive()).and_then(force_note));
         let lost = self.status.last.as_ref().map_or(0, |ended| ended.lost_output);
         if lost > 0 {
@@ -238,7 +242,7 @@ pub(crate) fn rows(spec: Option<&ProjectSpec>, known: Option<&ProjectStatus>) ->
         .iter()
         .map(|declared| {
             let status = known.iter().find(|status| status.name == declared.name).cloned();
-            let status = status.unwrap_or_else(|| never_started(declared));
+            let status = status.unwrap_or_else(|| never_started(declared.name.clone(), declared.kind));
             let digest = status.spec_digest.as_ref().filter(|_| is_alive(&status.state));
             let is_changed = digest.is_some_and(|digest| *digest != declared.digest());
             Row { is_changed, ..Row::of(status) }
@@ -266,11 +270,11 @@ fn has_something_left(state: &State) -> bool {
     }
 }
 
-/// A declared service that the daemon has never heard of.
-fn never_started(declared: &ServiceSpec) -> ServiceStatus {
+/// A service that the daemon has never heard of.
+pub(crate) fn never_started(name: ServiceName, kind: Kind) -> ServiceStatus {
     ServiceStatus {
-        name: declared.name.clone(),
-        kind: declared.kind,
+        name,
+        kind,
         desired: Desired::Down,
         state: State::Stopped,
         run: None,

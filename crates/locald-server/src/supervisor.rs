@@ -26,7 +26,7 @@ use crate::core::Time;
 use crate::core::fleet::{Effect, Fleet, Found, How};
 use crate::core::goal::Goal;
 use crate::core::lifecycle::News;
-use crate::ledger::{BaseEnvironment, Left};
+use crate::ledger::{BaseEnvironment, LedgerError, Left};
 use crate::session::Client;
 use crate::view::{self, Now};
 
@@ -318,6 +318,10 @@ impl Supervisor {
                     projects.cloned().collect::<Vec<_>>().iter().filter_map(|id| self.project_status(id)).collect();
                 client.send(ServerMessage::Reply { id, reply: Box::new(Reply::Status { projects }) });
             }
+            Request::Ports => {
+                let assigned = self.context.ledger.assigned_ports().await.map_err(|error| self.unusable(&error))?;
+                client.send(ServerMessage::Reply { id, reply: Box::new(Reply::Ports { assigned }) });
+            }
             Request::Daemon => {
                 let reply = Box::new(Reply::Daemon(self.daemon_status()));
                 client.send(ServerMessage::Reply { id, reply });
@@ -341,10 +345,7 @@ impl Supervisor {
                 Failure::new(FailureCode::ShuttingDown, "the daemon is going down").hint("try again in a moment")
             );
         }
-        let known = self.context.ledger.known(&project).await.map_err(|error| {
-            let path = self.context.home.ledger();
-            Failure::new(FailureCode::Failed, format!("the ledger {} cannot be used: {error}", path.display()))
-        })?;
+        let known = self.context.ledger.known(&project).await.map_err(|error| self.unusable(&error))?;
         let id = project.id.clone();
         let mut effects = Vec::new();
         let goals = self.fleet.apply(self.now(), project.clone(), &known.newest, services, how, &mut effects)?;
@@ -371,6 +372,11 @@ impl Supervisor {
         accept(client, request, &goals);
         self.carry_out(effects);
         Ok(goals)
+    }
+
+    fn unusable(&self, error: &LedgerError) -> Failure {
+        let path = self.context.home.ledger();
+        Failure::new(FailureCode::Failed, format!("the ledger {} cannot be used: {error}", path.display()))
     }
 
     /// Writes down who asked for what.

@@ -143,6 +143,8 @@ pub enum Request {
         /// One project, or all when `None`.
         project: Option<ProjectId>,
     },
+    /// Asks which ports are assigned, to services of whatever project that ever was up here. Answered by [`Reply::Ports`].
+    Ports,
     /// Asks the daemon about itself. Answered by [`Reply::Daemon`].
     Daemon,
     /// Ends the daemon. Answered by [`Reply::Outcome`] before it goes.
@@ -200,8 +202,26 @@ pub enum Reply {
         /// The projects asked about that the daemon knows.
         projects: Vec<ProjectStatus>,
     },
+    /// Every port that was assigned.
+    Ports {
+        /// In the order of their numbers.
+        assigned: Vec<AssignedPort>,
+    },
     /// The daemon about itself.
     Daemon(DaemonStatus),
+}
+
+/// A port that was assigned to a service, and is kept for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignedPort {
+    /// The port.
+    pub port: u16,
+    /// The instance of the project.
+    pub project: ProjectId,
+    /// Its name when a service of it last ran, if one ever did.
+    pub project_name: Option<ProjectName>,
+    /// The service.
+    pub service: ServiceName,
 }
 
 /// What became of each service that a request was about.

@@ -41,6 +41,7 @@ fn request_name(request: &Request) -> &'static str {
         Request::Stop { .. } => "stop",
         Request::Wait { .. } => "wait",
         Request::Status { .. } => "status",
+        Request::Ports => "ports",
         Request::Daemon => "daemon",
         Request::Shutdown { .. } => "shutdown",
     }
@@ -53,6 +54,7 @@ fn answer_name(message: &ServerMessage) -> &'static str {
         ServerMessage::Reply { reply, .. } => match **reply {
             Reply::Outcome(_) => "outcome",
             Reply::Status { .. } => "status",
+            Reply::Ports { .. } => "ports",
             Reply::Daemon(_) => "daemon",
         },
         ServerMessage::Failure { .. } => "failure",
@@ -119,7 +121,7 @@ fn from_shim_name(message: &FromShim) -> &'static str {
 /// Every message that the page must show, as the functions above name them. They match exhaustively, so a new message
 /// does not compile until it has a name there; give it a place here and an example on the page.
 const SHOWN: &[(&str, &[&str])] = &[
-    ("ClientMessage", &["apply", "daemon", "shutdown", "status", "stop", "wait"]),
+    ("ClientMessage", &["apply", "daemon", "ports", "shutdown", "status", "stop", "wait"]),
     ("DaemonStart", &["already running", "failed", "ready"]),
     (
         "FromShim",
@@ -140,7 +142,7 @@ const SHOWN: &[(&str, &[&str])] = &[
             "unsupported",
         ],
     ),
-    ("ServerMessage", &["accepted", "daemon", "event", "failure", "outcome", "status"]),
+    ("ServerMessage", &["accepted", "daemon", "event", "failure", "outcome", "ports", "status"]),
     (
         "State",
         &[

@@ -8,6 +8,7 @@ use locald_utils::protocol::{
 use locald_utils::time::{UnixMillis, human};
 
 use crate::diagnosis::{Facts, LeftoverKind, Line, Problem, Report, Verdict};
+use crate::ports::PortRow;
 use crate::screen::{Paint, Tone};
 use crate::view::{self, Row, StopTotals, Word, bytes, clean, count};
 
@@ -76,6 +77,37 @@ pub(crate) fn projects(projects: &[ProjectStatus], paint: Paint) -> String {
         })
         .collect();
     table(&["PROJECT", "SERVICES", "DIRECTORY"], &cells, paint)
+}
+
+/// The table of `ports`.
+pub(crate) fn ports(rows: &[PortRow], now: UnixMillis, paint: Paint) -> String {
+    /// A command line may be longer than a screen is wide, and there is a column after it.
+    const WIDEST: usize = 40;
+    let listener = |row: &PortRow| {
+        let Some(first) = row.listeners.first() else { return dash() };
+        let command = clean(&first.command);
+        let shown: String = command.chars().take(WIDEST).collect();
+        let cut = if shown.len() < command.len() { "..." } else { "" };
+        let more = match row.listeners.len() {
+            0 | 1 => String::new(),
+            all => format!(" and {} more", all - 1),
+        };
+        format!("{} ({shown}{cut}){more}", first.pid)
+    };
+    let cells: Vec<Vec<Word>> = rows
+        .iter()
+        .map(|row| {
+            vec![
+                plain(row.port.to_string()),
+                plain(row.project.name.clone().unwrap_or_else(|| row.project.id.to_string())),
+                plain(row.service.name.to_string()),
+                view::word(&row.service, now),
+                plain(listener(row)),
+                plain(row.note.clone().unwrap_or_default()),
+            ]
+        })
+        .collect();
+    table(&["PORT", "PROJECT", "SERVICE", "STATE", "LISTENER", "NOTE"], &cells, paint)
 }
 
 /// The daemon about itself.

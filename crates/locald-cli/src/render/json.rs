@@ -8,6 +8,7 @@
 //! These types are apart from the protocol's on purpose: what crosses the socket may change with a release, this not.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::path::Path;
 
 use locald_utils::config::{ConfigErrors, Diagnostic};
@@ -22,6 +23,7 @@ use locald_utils::time::UnixMillis;
 use serde::Serialize;
 
 use crate::diagnosis::{DaemonFacts, Facts, LeftoverKind, Problem, ProgramCondition, Report};
+use crate::ports::{Listener, Owner, PortRow};
 use crate::view::{self, Row, StopTotals};
 
 /// Grows only if a field changes its meaning or goes.
@@ -134,6 +136,68 @@ pub(crate) fn projects(projects: &[ProjectStatus]) -> String {
         total: status.services.len(),
     });
     line(&Projects { schema: SCHEMA, verb: "ls", projects: known.collect() })
+}
+
+/// `ports`: `ports`, each with `port`, `project` (`name`, `id`, `dir`; name and dir null where unknown), `service`, `state`, `text`,
+/// `declared` (false: it listens there besides its port), `own` (whether the listeners are its processes), `listeners` (`pid`,
+/// `command`, `addresses`), `notes`.
+pub(crate) fn ports(rows: &[PortRow], now: UnixMillis) -> String {
+    #[derive(Serialize)]
+    struct Project<'a> {
+        name: Option<&'a str>,
+        id: &'a str,
+        dir: Option<Cow<'a, str>>,
+    }
+    #[derive(Serialize)]
+    struct Listens<'a> {
+        pid: i32,
+        command: &'a str,
+        addresses: &'a [IpAddr],
+    }
+    impl<'a> Listens<'a> {
+        fn of(listener: &'a Listener) -> Self {
+            Self { pid: listener.pid, command: &listener.command, addresses: &listener.addresses }
+        }
+    }
+    #[derive(Serialize)]
+    struct Listed<'a> {
+        port: u16,
+        project: Project<'a>,
+        service: &'a str,
+        state: &'static str,
+        text: String,
+        declared: bool,
+        own: bool,
+        listeners: Vec<Listens<'a>>,
+        notes: Vec<&'a str>,
+    }
+    impl<'a> Listed<'a> {
+        fn of(row: &'a PortRow, now: UnixMillis) -> Self {
+            let Owner { id, name, dir } = &row.project;
+            Self {
+                port: row.port,
+                project: Project {
+                    name: name.as_deref(),
+                    id: id.as_str(),
+                    dir: dir.as_ref().map(|dir| dir.to_string_lossy()),
+                },
+                service: row.service.name.as_str(),
+                state: state_name(&row.service.state),
+                text: view::word(&row.service, now).text,
+                declared: row.is_declared,
+                own: row.is_own,
+                listeners: row.listeners.iter().map(Listens::of).collect(),
+                notes: row.note.as_deref().into_iter().collect(),
+            }
+        }
+    }
+    #[derive(Serialize)]
+    struct Ports<'a> {
+        schema: u32,
+        verb: &'static str,
+        ports: Vec<Listed<'a>>,
+    }
+    line(&Ports { schema: SCHEMA, verb: "ports", ports: rows.iter().map(|row| Listed::of(row, now)).collect() })
 }
 
 /// A verb that starts, stops or waits: `ok`, `project` (absent for `daemon stop`), `took_ms`, `totals` of what was

@@ -11,6 +11,7 @@ mod down;
 mod follow;
 pub(crate) mod logs;
 mod ls;
+mod ports;
 mod restart;
 mod start;
 mod status;
@@ -64,6 +65,7 @@ pub(crate) fn run(verb: &Verb, context: &Context, screen: &mut Screen) -> Result
         Verb::Attach(args) => attach::run(args, context, screen),
         Verb::Screen(args) => attach::screen(args, context, screen),
         Verb::Ls => ls::run(context, screen),
+        Verb::Ports => ports::run(context, screen),
         Verb::Check => check::run(context, screen),
         Verb::Wait(args) => wait::run(args, context, screen),
         Verb::Daemon(args) => daemon::run(&args.verb, context, screen),
@@ -121,7 +123,9 @@ fn attend(
         match news {
             News::Service(status) => reporter.observe(&status),
             News::Reply(Reply::Outcome(outcome)) => return Ok(Some(outcome)),
-            News::Reply(other @ (Reply::Status { .. } | Reply::Daemon(_))) => return Err(client::unexpected(&other)),
+            News::Reply(other @ (Reply::Status { .. } | Reply::Ports { .. } | Reply::Daemon(_))) => {
+                return Err(client::unexpected(&other));
+            }
             News::Quiet if left.is_zero() => return Err(no_outcome(client, limit.unwrap_or_default())),
             News::Quiet => {}
             News::Interrupted => return Ok(None),

@@ -10,6 +10,7 @@ use crate::args::StatusArgs;
 use crate::client::Client;
 use crate::context::{Context, Project};
 use crate::failure::Problem;
+use crate::listening;
 use crate::orphans;
 use crate::render::{human, json};
 use crate::sample;
@@ -37,6 +38,12 @@ pub(super) fn run(args: &StatusArgs, context: &Context, screen: &mut Screen) -> 
     }
     for row in &mut rows {
         row.strays = strays(home, &row.status);
+    }
+    if !args.short && !screen.quiet() {
+        let notes = listening::notes(project.name(), rows.iter().map(|row| &row.status));
+        for (row, note) in rows.iter_mut().zip(notes) {
+            row.listening = note;
+        }
     }
     if args.wide {
         let usages = sample::usage(rows.iter().map(|row| &row.status));

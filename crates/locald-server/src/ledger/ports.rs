@@ -7,13 +7,45 @@
 use std::collections::BTreeSet;
 
 use locald_utils::name::{ProjectId, ServiceName};
+use locald_utils::protocol::AssignedPort;
 use locald_utils::spec::{PortSpec, Ports, ProjectSpec};
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::LedgerError;
+use super::{Ledger, LedgerError};
 
 /// Where `port = "auto"` looks: below the ephemeral ports of Linux (32768) and macOS (49152), above what people choose.
 pub(super) const AUTO_PORTS: std::ops::RangeInclusive<u16> = 20_000..=32_000;
+
+impl Ledger {
+    /// Every port that was ever assigned, in the order of their numbers.
+    pub(crate) async fn assigned_ports(&self) -> Result<Vec<AssignedPort>, LedgerError> {
+        self.run(|transaction| {
+            let mut statement = transaction.prepare_cached(
+                "SELECT port, project, service, (
+                     SELECT project_name FROM runs WHERE runs.project = ports.project ORDER BY asked_at DESC LIMIT 1
+                 ) FROM ports ORDER BY port",
+            )?;
+            let rows = statement.query_map([], |row| {
+                Ok((row.get(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?, row.get::<_, Option<String>>(3)?))
+            })?;
+            let mut assigned = Vec::new();
+            for row in rows {
+                let (port, project, service, name) = row?;
+                // What is no name was none of a service.
+                let Ok(service) = service.parse() else { continue };
+                let project_name = name.and_then(|name| name.parse().ok());
+                assigned.push(AssignedPort {
+                    port,
+                    project: ProjectId::from_recorded(&project),
+                    project_name,
+                    service,
+                });
+            }
+            Ok(assigned)
+        })
+        .await
+    }
+}
 
 pub(super) fn ports(
     transaction: &Transaction<'_>,
@@ -109,11 +141,13 @@ mod tests {
     use std::net::TcpListener;
 
     use locald_utils::protocol::Desired;
+    use locald_utils::record::RunRef;
     use locald_utils::spec::ServiceSpec;
+    use locald_utils::time::UnixMillis;
 
     use super::super::tests::{block_on, intent, open, project};
     use super::*;
-    use crate::ledger::{Intent, Ledger};
+    use crate::ledger::Intent;
 
     /// A project of one service that leaves its port to locald, or has this one.
     fn with_port(id: &str, port: PortSpec) -> ProjectSpec {
@@ -180,6 +214,28 @@ mod tests {
             drop(holder);
             assert_eq!(ports_of(&ledger, &spec), [port]);
         }
+    }
+
+    #[test]
+    fn every_assigned_port_is_listed_with_its_owner_as_far_as_that_is_known() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (ledger, _) = open(&dir);
+        let specs = ["p", "q"].map(|id| with_port(id, PortSpec::Auto));
+        let mut ports = specs.each_ref().map(|spec| ports_of(&ledger, spec)[0]).to_vec();
+        let earlier = Intent { asked_at: UnixMillis(0), ..intent(1) };
+        let named = RunRef { project_name: "store".parse().expect("valid"), ..intent(2).run };
+        for intent in [earlier, Intent { run: named, ..intent(2) }] {
+            block_on(ledger.intend(intent)).expect("recorded");
+        }
+        let listed = block_on(ledger.assigned_ports()).expect("readable");
+        let of = |port| {
+            let found = listed.iter().find(|listed: &&AssignedPort| listed.port == port).expect("listed");
+            (found.project.as_str(), found.project_name.as_ref().map(ToString::to_string), found.service.as_str())
+        };
+        assert_eq!(of(ports[0]), ("p", Some("store".to_owned()), "web"));
+        assert_eq!(of(ports[1]), ("q", None, "web"));
+        ports.sort_unstable();
+        assert_eq!(listed.iter().map(|listed| listed.port).collect::<Vec<_>>(), ports);
     }
 
     // Both used to have the same port, and whichever started second never came up.

@@ -132,7 +132,7 @@ mod tests {
                 Environment::Shown(entries) => most(entries.len(), 1),
             }
         }
-        let _ = (ListeningSocket::parse(bytes), UniqueId::parse(bytes), working_directory(bytes));
+        let _ = (ListeningSocket::parse(bytes), UniqueId::parse(bytes), working_directory(bytes), local_address(bytes));
     }
 
     /// One valid answer of each kind.

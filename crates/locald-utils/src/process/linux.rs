@@ -1,8 +1,9 @@
 //! How Linux is asked about processes: `/proc`, pidfds, the subreaper attribute.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::{Listener, Process, ProcessId, ProcessState, SignalError, Socket, sent, sys};
+use super::{Listener, Listening, Process, ProcessId, ProcessState, SignalError, Socket, sent, sys};
 
 /// The id of this boot (random(4), `/proc/sys/kernel/random/boot_id`).
 ///
@@ -309,7 +310,8 @@ pub fn listeners(port: u16, among: Option<&[i32]>) -> io::Result<Vec<Listener>> 
     let mut sockets = listening()?;
     sockets.retain(|(socket, _)| socket.port == port);
     let holders = holders(&sockets.iter().map(|(socket, _)| *socket).collect::<Vec<_>>(), among)?;
-    Ok(sockets.into_iter().zip(holders).map(|((_, v6), process)| Listener { process, v6 }).collect())
+    let listener = |((_, address), process): ((_, IpAddr), _)| Listener { process, v6: address.is_ipv6() };
+    Ok(sockets.into_iter().zip(holders).map(listener).collect())
 }
 
 /// The listening TCP sockets of these processes.
@@ -326,6 +328,24 @@ pub fn sockets_of(pids: &[i32]) -> io::Result<Vec<Socket>> {
     Ok(sockets.filter(|socket| held.contains(&socket.number)).collect())
 }
 
+/// Where these processes listen, each socket once for each process that holds it.
+///
+/// # Errors
+/// When the tables cannot be read.
+pub fn listening_by(pids: &[i32]) -> io::Result<Vec<Listening>> {
+    let held: Vec<(i32, BTreeSet<u64>)> = pids.iter().map(|&pid| (pid, socket_inodes(pid).collect())).collect();
+    if held.iter().all(|(_, inodes)| inodes.is_empty()) {
+        return Ok(Vec::new());
+    }
+    let sockets: BTreeMap<u64, (u16, IpAddr)> =
+        listening()?.into_iter().map(|(socket, address)| (socket.number, (socket.port, address))).collect();
+    let of = |(pid, inodes): (i32, BTreeSet<u64>)| {
+        let found: Vec<_> = inodes.iter().filter_map(|inode| sockets.get(inode)).copied().collect();
+        found.into_iter().map(move |(port, address)| Listening { pid, port, address })
+    };
+    Ok(held.into_iter().flat_map(of).collect())
+}
+
 /// Those of `sockets` that somebody still listens on, and who, where the kernel shows it.
 ///
 /// # Errors
@@ -337,12 +357,12 @@ pub fn still_open(sockets: &[Socket]) -> io::Result<Vec<(Socket, Option<Process>
     Ok(open.into_iter().zip(holders).collect())
 }
 
-/// Every listening TCP socket, and whether it is of IPv6.
-fn listening() -> io::Result<Vec<(Socket, bool)>> {
+/// Every listening TCP socket, and its address.
+fn listening() -> io::Result<Vec<(Socket, IpAddr)>> {
     let mut sockets = Vec::new();
     for (table, v6) in [("/proc/net/tcp", false), ("/proc/net/tcp6", true)] {
         match fs::read_to_string(table) {
-            Ok(text) => sockets.extend(parse_listening(&text).map(|socket| (socket, v6))),
+            Ok(text) => sockets.extend(parse_listening(&text)),
             // A kernel without IPv6.
             Err(error) if error.kind() == io::ErrorKind::NotFound && v6 => {}
             Err(error) => return Err(error),
@@ -372,19 +392,32 @@ fn holders(sockets: &[Socket], among: Option<&[i32]>) -> io::Result<Vec<Option<P
 }
 
 /// Reads the sockets that listen out of `/proc/net/tcp` or `tcp6` (proc_pid_net(5)).
-fn parse_listening(table: &str) -> impl Iterator<Item = Socket> {
+fn parse_listening(table: &str) -> impl Iterator<Item = (Socket, IpAddr)> {
     const LISTEN: &str = "0A";
     table.lines().skip(1).filter_map(move |line| {
         let mut fields = line.split_ascii_whitespace();
         let local = fields.nth(1)?;
         let state = fields.nth(1)?;
-        let (_, hex) = local.rsplit_once(':')?;
+        let (address, port) = local.rsplit_once(':')?;
         if state != LISTEN {
             return None;
         }
-        let port = u16::from_str_radix(hex, 16).ok()?;
-        Some(Socket { port, number: fields.nth(5)?.parse().ok()? })
+        let port = u16::from_str_radix(port, 16).ok()?;
+        Some((Socket { port, number: fields.nth(5)?.parse().ok()? }, parse_address(address)?))
     })
+}
+
+/// Reads an address: one or four words of 32 bits, each in network order and written as a number of this machine.
+fn parse_address(hex: &str) -> Option<IpAddr> {
+    let word = |at: usize| Some(u32::from_str_radix(hex.get(at * 8..at * 8 + 8)?, 16).ok()?.to_ne_bytes());
+    match hex.len() {
+        8 => Some(word(0)?.into()),
+        32 => {
+            let bytes: [u8; 16] = [word(0)?, word(1)?, word(2)?, word(3)?].concat().try_into().ok()?;
+            Some(bytes.into())
+        }
+        _ => None,
+    }
 }
 
 fn socket_inodes(pid: i32) -> impl Iterator<Item = u64> {
@@ -461,8 +494,16 @@ mod tests {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
             0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4242 1 0\n\
             1: 0100007F:1F90 0100007F:C350 01 00000000:00000000 00:00000000 00000000     0        0 4343 1 0\n\
-            2: 00000000:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4444 1 0\n";
-        let found: Vec<Socket> = parse_listening(table).collect();
-        assert_eq!(found, [Socket { port: 0x1f90, number: 4242 }, Socket { port: 0x1f91, number: 4444 }]);
+            2: 00000000000000000000000001000000:1F91 00000000000000000000000000000000:0000 0A 00000000:00000000 \
+            00:00000000 00000000     0        0 4444 1 0\n";
+        // Its words are written as numbers of a machine that counts from the little end.
+        let [v4, v6] = if cfg!(target_endian = "little") { ["127.0.0.1", "::1"] } else { ["1.0.0.127", "::100:0"] };
+        let found: Vec<(Socket, IpAddr)> = parse_listening(table).collect();
+        let expected = [
+            (Socket { port: 0x1f90, number: 4242 }, v4.parse().expect("an address")),
+            (Socket { port: 0x1f91, number: 4444 }, v6.parse().expect("an address")),
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(parse_address("0100007"), None);
     }
 }

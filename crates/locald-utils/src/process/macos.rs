@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getsid};
 
 use super::darwin::{self, Arguments, ListeningSocket, UniqueId};
-use super::{Listener, Process, ProcessId, SignalError, Socket, sent, sys};
+use super::{Listener, Listening, Process, ProcessId, SignalError, Socket, sent, sys};
 
 /// `PROC_PIDFDSOCKETINFO` (sys/proc_info.h), which libc does not name.
 const PROC_PIDFDSOCKETINFO: libc::c_int = 3;
@@ -243,6 +243,22 @@ pub fn sockets_of(pids: &[i32]) -> io::Result<Vec<Socket>> {
     Ok(sockets)
 }
 
+/// Where these processes listen, each socket once for each process that holds it.
+///
+/// # Errors
+/// Never on macOS: sockets that may not be seen are left out.
+pub fn listening_by(pids: &[i32]) -> io::Result<Vec<Listening>> {
+    let of = |&pid: &i32| {
+        let addresses = socket_records(pid).into_iter().filter_map(|record| {
+            let socket = ListeningSocket::parse(&record)?;
+            Some((socket.handle, Listening { pid, port: socket.port, address: darwin::local_address(&record)? }))
+        });
+        // A descriptor that was duplicated is one socket.
+        addresses.collect::<std::collections::BTreeMap<u64, Listening>>().into_values()
+    };
+    Ok(pids.iter().flat_map(of).collect())
+}
+
 /// Those of `sockets` that some process of ours still listens on, and which.
 ///
 /// # Errors
@@ -271,13 +287,19 @@ pub fn terminal_number(terminal: impl AsFd) -> io::Result<u64> {
 
 /// The listening sockets of a process; none where we may not see them.
 fn sockets(pid: i32) -> Vec<ListeningSocket> {
+    socket_records(pid).iter().filter_map(|record| ListeningSocket::parse(record)).collect()
+}
+
+/// What the kernel tells of the sockets of a process; nothing where we may not see them.
+fn socket_records(pid: i32) -> Vec<Vec<u8>> {
     const FIRST: usize = 1024 * darwin::FD_INFO_SIZE;
     let listed = darwin::read_growing(FIRST, |buffer| sys::proc_pidinfo(pid, libc::PROC_PIDLISTFDS, 0, buffer));
     let listed = listed.unwrap_or_default();
     let sockets = darwin::socket_descriptors(&listed).filter_map(|fd| {
-        let mut buffer = [0; darwin::SOCKET_FD_INFO_SIZE];
+        let mut buffer = vec![0; darwin::SOCKET_FD_INFO_SIZE];
         let count = sys::proc_pidfdinfo(pid, fd, PROC_PIDFDSOCKETINFO, &mut buffer).ok()?;
-        ListeningSocket::parse(buffer.get(..count)?)
+        buffer.truncate(count);
+        Some(buffer)
     });
     sockets.collect()
 }

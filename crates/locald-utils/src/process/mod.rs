@@ -7,6 +7,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -38,8 +39,8 @@ mod os;
 mod os;
 
 pub use os::{
-    all, become_subreaper, boot_id, children, command, descendants, exit_watch, listeners, look, marker, own_children,
-    own_executable, release_memory, sockets_of, still_open, terminal_number, working_directory,
+    all, become_subreaper, boot_id, children, command, descendants, exit_watch, listeners, listening_by, look, marker,
+    own_children, own_executable, release_memory, sockets_of, still_open, terminal_number, working_directory,
 };
 pub use spawn::Spawn;
 
@@ -156,6 +157,17 @@ pub struct Socket {
     pub port: u16,
     /// Its number: the inode on Linux, the address of the kernel's structure on macOS.
     pub number: u64,
+}
+
+/// Where a process waits for TCP connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listening {
+    /// The number of the process.
+    pub pid: i32,
+    /// The port.
+    pub port: u16,
+    /// The address; that of all addresses of IPv6 takes connections of IPv4 too, as a rule.
+    pub address: IpAddr,
 }
 
 /// A process that holds something we want, described for people.
@@ -485,5 +497,25 @@ mod tests {
         assert!(holders.iter().flatten().any(|holder| holder.process.id.pid == own));
         drop(socket);
         assert_eq!(listens_on(&[own], port).expect("readable"), (false, false));
+    }
+
+    #[test]
+    fn where_a_process_listens_is_told_with_its_address() {
+        let own = std::process::id().cast_signed();
+        let addresses: [IpAddr; 4] = [
+            std::net::Ipv4Addr::new(127, 0, 0, 1).into(),
+            std::net::Ipv4Addr::UNSPECIFIED.into(),
+            std::net::Ipv6Addr::LOCALHOST.into(),
+            std::net::Ipv6Addr::UNSPECIFIED.into(),
+        ];
+        for address in addresses {
+            // Where there is no IPv6 nobody listens there.
+            let Ok(socket) = std::net::TcpListener::bind((address, 0)) else { continue };
+            let port = socket.local_addr().expect("bound").port();
+            let found = listening_by(&[own, 1]).expect("readable");
+            let here: Vec<&Listening> = found.iter().filter(|found| found.port == port).collect();
+            assert_eq!(here, [&Listening { pid: own, port, address }]);
+        }
+        assert_eq!(listening_by(&[]).expect("readable"), []);
     }
 }

@@ -1,5 +1,7 @@
 //! Sockets that wait for connections, as the descriptors of a process show them, and as the network shows everybody's.
 
+use std::net::IpAddr;
+
 use super::{bytes_at, i32_at};
 
 /// The size of a `struct proc_fdinfo` (sys/proc_info.h).
@@ -13,6 +15,7 @@ mod socket {
     pub(super) const FAMILY: usize = 184;
     pub(super) const KIND: usize = 256;
     pub(super) const LOCAL_PORT: usize = 268;
+    pub(super) const LOCAL_ADDRESS: usize = 312;
     pub(super) const TCP_STATE: usize = 344;
     /// `AF_INET` (sys/socket.h).
     pub(super) const INET: i32 = 2;
@@ -60,6 +63,18 @@ impl ListeningSocket {
         // The field is an `int`, but its first two bytes are the port in network order.
         let port = u16::from_be_bytes(bytes_at(bytes, socket::LOCAL_PORT)?);
         Some(Self { handle: u64::from_le_bytes(bytes_at(bytes, socket::HANDLE)?), port, v6 })
+    }
+}
+
+/// The address that a socket has here, out of a `struct socket_fdinfo`. `None` for any family but the two of the internet.
+#[must_use]
+pub fn local_address(bytes: &[u8]) -> Option<IpAddr> {
+    let address: [u8; 16] = bytes_at(bytes, socket::LOCAL_ADDRESS)?;
+    match i32_at(bytes, socket::FAMILY)? {
+        // Four bytes at the end of the sixteen (`struct in4in6_addr`).
+        socket::INET => Some(IpAddr::from(bytes_at::<4>(&address, 12)?)),
+        socket::INET6 => Some(address.into()),
+        _ => None,
     }
 }
 
@@ -181,7 +196,7 @@ mod tests {
             insi_ip_ttl: u8,
             rfu_1: u32,
             insi_faddr: [u32; 4],
-            insi_laddr: [u32; 4],
+            pub(super) insi_laddr: [u32; 4],
             in4_tos: u8,
             insi_v6: In6Sockinfo,
         }
@@ -265,6 +280,7 @@ mod tests {
         assert!(offset_of!(SocketFdinfo, soi_family) == socket::FAMILY);
         assert!(offset_of!(SocketFdinfo, soi_kind) == socket::KIND);
         assert!(PROTO + offset_of!(TcpSockinfo, tcpsi_ini.insi_lport) == socket::LOCAL_PORT);
+        assert!(PROTO + offset_of!(TcpSockinfo, tcpsi_ini.insi_laddr) == socket::LOCAL_ADDRESS);
         assert!(PROTO + offset_of!(TcpSockinfo, tcpsi_state) == socket::TCP_STATE);
     };
 
@@ -284,6 +300,17 @@ mod tests {
         assert_eq!(ListeningSocket::parse(&socket_record(2, 2, 1, 8080).0), Some(expected));
         let v6 = ListeningSocket { v6: true, ..expected };
         assert_eq!(ListeningSocket::parse(&socket_record(2, 30, 1, 8080).0), Some(v6));
+    }
+
+    #[test]
+    fn the_address_of_a_socket_is_read_in_both_families() {
+        let localhost = |family| {
+            let record = socket_record(2, family, 1, 8080);
+            local_address(&record.with(socket::LOCAL_ADDRESS + 12, [127, 0, 0, 1]).0)
+        };
+        assert_eq!(localhost(socket::INET), Some("127.0.0.1".parse().expect("an address")));
+        assert_eq!(localhost(socket::INET6), Some("::7f00:1".parse().expect("an address")));
+        assert_eq!(localhost(10), None);
     }
 
     #[test]
