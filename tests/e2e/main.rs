@@ -29,6 +29,7 @@ mod limits;
 mod order;
 mod output;
 mod ports;
+mod profiles;
 mod shim;
 mod succession;
 mod survivors;

@@ -183,6 +183,15 @@ pub(crate) struct Services {
     pub(crate) patterns: Vec<String>,
 }
 
+/// Services by profile.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Profiles {
+    /// Start also the services with this profile; may be given several times. Without it and without names,
+    /// LOCALD_PROFILES counts.
+    #[arg(long = "profile", id = "profile", value_name = "PROFILE")]
+    pub(crate) patterns: Vec<String>,
+}
+
 /// How long to wait for the outcome.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Limit {
@@ -196,8 +205,12 @@ pub(crate) struct Limit {
 #[command(after_help = "Examples:
   locald up                  everything
   locald up web              web and what it depends on
+  locald up --profile full   what belongs to the profile as well
   locald up -f               everything, and show what it writes
   locald up --timeout 5m     for a slow first build
+
+A service with `profiles` is started only when one of them is asked for, it is named, or another
+that starts depends on it; from then on it belongs to the project until it is stopped.
 
 Services run on after this command ends. `up` twice is fine: what runs is left alone, unless its
 part of locald.toml changed. Interrupting it ends only the waiting.
@@ -211,6 +224,8 @@ pub(crate) struct UpArgs {
     pub(crate) follow: bool,
     #[command(flatten)]
     pub(crate) services: Services,
+    #[command(flatten)]
+    pub(crate) profiles: Profiles,
     #[command(flatten)]
     pub(crate) limit: Limit,
     /// Start also where processes of an earlier run could not be ended. They are left alone, and shown.
@@ -240,6 +255,8 @@ pub(crate) struct StartArgs {
     #[command(flatten)]
     pub(crate) services: Services,
     #[command(flatten)]
+    pub(crate) profiles: Profiles,
+    #[command(flatten)]
     pub(crate) limit: Limit,
     /// Start also where processes of an earlier run could not be ended. They are left alone, and shown.
     #[arg(long)]
@@ -267,6 +284,8 @@ pub(crate) struct StopArgs {
 pub(crate) struct RestartArgs {
     #[command(flatten)]
     pub(crate) services: Services,
+    #[command(flatten)]
+    pub(crate) profiles: Profiles,
     #[command(flatten)]
     pub(crate) limit: Limit,
     /// Start also where processes of an earlier run could not be ended. They are left alone, and shown.

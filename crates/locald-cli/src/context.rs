@@ -47,6 +47,11 @@ impl Context {
         self.home.as_ref()
     }
 
+    /// The profiles that this person usually wants, as they have written them down.
+    pub(crate) fn usual_profiles(&self) -> String {
+        std::env::var("LOCALD_PROFILES").unwrap_or_default()
+    }
+
     /// The environment that services start from.
     pub(crate) fn environment(&self) -> Environment {
         environment::for_services(std::env::vars_os())

@@ -13,7 +13,7 @@
 //!   (`*_API_KEY`) stay;
 //! - what names descriptors of the caller that no service inherits: `MAKEFLAGS`, `MFLAGS`, `MAKELEVEL`,
 //!   `CARGO_MAKEFLAGS`, `NOTIFY_SOCKET`, `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`;
-//! - locald's own about the caller: `LOCALD_SERVICE`, `LOCALD_RUN`, `LOCALD_SUPERVISOR`, `LOCALD_FILE`, and the ports of the
+//! - locald's own about the caller: `LOCALD_SERVICE`, `LOCALD_RUN`, `LOCALD_SUPERVISOR`, `LOCALD_FILE`, `LOCALD_PROFILES`, and the ports of the
 //!   caller's project, `LOCALD_PORT_*` and `LOCALD_URL_*`. `LOCALD_HOME` stays, so that a locald within a service finds the
 //!   same home.
 //!
@@ -41,6 +41,7 @@ const DROPPED: &[&str] = &[
     "LISTEN_FDS",
     "LISTEN_PID",
     "LOCALD_FILE",
+    "LOCALD_PROFILES",
     "LOCALD_RUN",
     "LOCALD_SERVICE",
     "LOCALD_SUPERVISOR",
@@ -140,6 +141,7 @@ mod tests {
             "LOCALD_RUN",
             "LOCALD_FILE",
             "LOCALD_PORT_DB",
+            "LOCALD_PROFILES",
             "LOCALD_URL_DB",
         ] {
             assert!(!is_kept(name), "{name}");

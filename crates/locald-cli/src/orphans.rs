@@ -30,7 +30,7 @@ pub(crate) fn find(home: &Home, spec: &ProjectSpec) -> Option<ProjectStatus> {
     let dir = home.project(&spec.id, &spec.name);
     let orphans = spec.services.iter().filter_map(|service| {
         let (_, found) = orphan(home, &service_dir(&dir, &service.name))?;
-        Some(ServiceStatus { kind: service.kind, ..found })
+        Some(ServiceStatus { kind: service.kind, profiles: service.profiles.clone(), ..found })
     });
     let services: Vec<ServiceStatus> = orphans.collect();
     (!services.is_empty()).then(|| ProjectStatus {
@@ -88,6 +88,7 @@ fn orphan(home: &Home, dir: &Path) -> Option<(ShimRecord, ServiceStatus)> {
         spec_digest: None,
         note: Some(NOTE.to_owned()),
         left: Vec::new(),
+        profiles: Vec::new(),
     };
     Some((shim, status))
 }

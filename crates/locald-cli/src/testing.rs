@@ -56,6 +56,7 @@ pub(crate) fn service(service: &str, state: State) -> ServiceStatus {
         spec_digest: None,
         note: None,
         left: Vec::new(),
+        profiles: Vec::new(),
     }
 }
 
@@ -121,6 +122,7 @@ pub(crate) fn spec(services: &[&str]) -> ProjectSpec {
         restart: RestartPolicy::default(),
         stop: StopPolicy::default(),
         log: LogPolicy::default(),
+        profiles: Vec::new(),
     };
     let project = project_status("shop", &[]);
     let services = services.iter().map(service).collect();

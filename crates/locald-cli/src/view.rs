@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use locald_utils::name::ServiceName;
+use locald_utils::name::{ProfileName, ServiceName};
 use locald_utils::protocol::{
     Desired, FailedReason, Outcome, OutcomeResult, ProjectStatus, ServiceOutcome, ServiceStatus, State,
 };
@@ -177,6 +177,10 @@ impl Row {
         if self.is_changed {
             notes.push("changed since it started".to_owned());
         }
+        if is_optional(&self.status) {
+            let profiles: Vec<&str> = self.status.profiles.iter().map(ProfileName::as_str).collect();
+            notes.push(format!("only with profile {}", profiles.join(" or ")));
+        }
         notes.extend(failure_note(&self.status));
         notes.extend(health_note(&self.status, now));
         notes.extend(self.listening.clone());
@@ -242,7 +246,9 @@ pub(crate) fn rows(spec: Option<&ProjectSpec>, known: Option<&ProjectStatus>) ->
         .iter()
         .map(|declared| {
             let status = known.iter().find(|status| status.name == declared.name).cloned();
-            let status = status.unwrap_or_else(|| never_started(declared.name.clone(), declared.kind));
+            let never = || never_started(declared.name.clone(), declared.kind);
+            // What the file says now is what counts for the next start.
+            let status = ServiceStatus { profiles: declared.profiles.clone(), ..status.unwrap_or_else(never) };
             let digest = status.spec_digest.as_ref().filter(|_| is_alive(&status.state));
             let is_changed = digest.is_some_and(|digest| *digest != declared.digest());
             Row { is_changed, ..Row::of(status) }
@@ -289,6 +295,7 @@ pub(crate) fn never_started(name: ServiceName, kind: Kind) -> ServiceStatus {
         spec_digest: None,
         note: None,
         left: Vec::new(),
+        profiles: Vec::new(),
     }
 }
 
@@ -337,6 +344,17 @@ pub(crate) fn health<'a>(services: impl Iterator<Item = &'a ServiceStatus>) -> H
     } else {
         Health::Fine
     }
+}
+
+/// Whether a service does not run because it only does when somebody asks for it.
+fn is_optional(service: &ServiceStatus) -> bool {
+    let is_wanted = service.desired == Desired::Up || service.state != State::Stopped;
+    !service.profiles.is_empty() && !is_wanted
+}
+
+/// How many services there are, less those that only run when somebody asks for them, and nobody has.
+pub(crate) fn total<'a>(services: impl Iterator<Item = &'a ServiceStatus>) -> usize {
+    services.filter(|service| !is_optional(service)).count()
 }
 
 /// How many services are ready or completed.

@@ -8,15 +8,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use locald_utils::exports;
-use locald_utils::name::{ProjectId, RunNumber, ServiceKey, ServiceName};
+use locald_utils::name::{ProfileName, ProjectId, RunNumber, ServiceKey, ServiceName};
 use locald_utils::protocol::{
     Action, Before, ClientMessage, DaemonStatus, Desired, Event, Failure, FailureCode, Outcome, OutcomeResult,
-    PROTOCOL, ProjectStatus, Reply, Request, ServerMessage, ServiceOutcome, ServiceStatus,
+    PROTOCOL, ProjectStatus, Reply, Request, ServerMessage, ServiceOutcome, ServiceStatus, WaitFor,
 };
 use locald_utils::record::Ended;
 use locald_utils::spec::{Environment, Ports, ProjectSpec};
 use locald_utils::time::UnixMillis;
+use locald_utils::{exports, selection};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -288,9 +288,10 @@ impl Supervisor {
     async fn serve(&mut self, client: &Client, message: ClientMessage) -> Result<(), Failure> {
         let ClientMessage { id, request, resumes } = message;
         match request {
-            Request::Apply { project, environment, services, action, force, timeout } => {
+            Request::Apply { project, environment, services, profiles, action, force, timeout } => {
                 let project_id = project.id.clone();
                 let how = How { action, force, resumes: resumes.as_ref() };
+                let services = self.meant(&project, &services, &profiles)?;
                 let goals = self.apply((client, id), *project, environment, &services, how).await?;
                 self.await_outcome(client, id, project_id, goals, Some(timeout));
             }
@@ -308,6 +309,7 @@ impl Supervisor {
                 self.judge_all();
             }
             Request::Wait { project, services, until, timeout } => {
+                let services = if services.is_empty() { self.awaited(&project, until) } else { services };
                 let goals = self.fleet.wait(&project, &services, until)?;
                 self.await_outcome(client, id, project, goals, Some(timeout));
             }
@@ -329,6 +331,38 @@ impl Supervisor {
             Request::Shutdown { all } => self.shut_down(client, id, all, resumes.as_ref()),
         }
         Ok(())
+    }
+
+    /// The services that a start is about, without what they depend on.
+    fn meant(
+        &self,
+        project: &ProjectSpec,
+        services: &[ServiceName],
+        profiles: &[ProfileName],
+    ) -> Result<Vec<ServiceName>, Failure> {
+        let known = self.fleet.projects().get(&project.id);
+        let is_wanted = |name: &ServiceName| {
+            known.and_then(|known| known.services.get(name)).is_some_and(|service| service.life.desired == Desired::Up)
+        };
+        let meant = selection::meant(project, services, profiles, is_wanted);
+        if meant.is_empty() {
+            let message = format!("every service of {} has profiles, and none of them was asked for", project.name);
+            return Err(Failure::new(FailureCode::Usage, message).hint("name services, or a profile: `--profile NAME`"));
+        }
+        Ok(meant)
+    }
+
+    /// The services that are waited for when none is named: not those that only a profile starts, and that nobody wants. Empty,
+    /// which means all, when there are no others.
+    fn awaited(&self, project: &ProjectId, until: WaitFor) -> Vec<ServiceName> {
+        let Some(known) = self.fleet.projects().get(project).filter(|_| until != WaitFor::Stopped) else {
+            return Vec::new();
+        };
+        let belongs = |name: &&ServiceName| {
+            let service = &known.services[*name];
+            service.spec.profiles.is_empty() || service.life.desired == Desired::Up
+        };
+        known.order.iter().filter(belongs).cloned().collect()
     }
 
     async fn apply(

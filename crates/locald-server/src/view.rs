@@ -64,6 +64,7 @@ pub(crate) fn service(
         spec_digest: life.running.as_ref().map(|spec| spec.digest()),
         note: note(service),
         left: life.abandoned.values().flatten().cloned().collect(),
+        profiles: service.spec.profiles.clone(),
     }
 }
 

@@ -16,6 +16,7 @@ pub mod paths;
 pub mod process;
 pub mod protocol;
 pub mod record;
+pub mod selection;
 pub mod shim_protocol;
 pub mod spec;
 pub mod time;

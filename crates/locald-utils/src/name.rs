@@ -108,6 +108,10 @@ name_type!(
     ServiceName
 );
 name_type!(
+    /// The name of a profile: services that are started when it is asked for.
+    ProfileName
+);
+name_type!(
     /// The name of a project: `[project] name`, or the name of its directory.
     ProjectName
 );

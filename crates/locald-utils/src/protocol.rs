@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::{ProjectId, ProjectName, RunNumber, ServiceName};
+use crate::name::{ProfileName, ProjectId, ProjectName, RunNumber, ServiceName};
 use crate::process::ProcessId;
 use crate::record::{Ended, StartFailure, Survivor};
 use crate::spec::{Environment, Kind, ProjectSpec};
@@ -106,8 +106,11 @@ pub enum Request {
         project: Box<ProjectSpec>,
         /// The caller's environment.
         environment: Environment,
-        /// The services meant; empty means all.
+        /// The services meant; empty means all that belong to the project without being asked for.
         services: Vec<ServiceName>,
+        /// Services with one of these profiles are meant as well.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        profiles: Vec<ProfileName>,
         /// What to do with those that run already.
         action: Action,
         /// Whether to start also beside what is left of a run that could not be ended.
@@ -130,7 +133,8 @@ pub enum Request {
     Wait {
         /// The project.
         project: ProjectId,
-        /// The services meant; empty means all that the daemon knows.
+        /// The services meant; empty means all that the daemon knows, but for those that only a profile starts and that nobody
+        /// wants.
         services: Vec<ServiceName>,
         /// What to wait for.
         until: WaitFor,
@@ -314,6 +318,9 @@ pub struct ServiceStatus {
     /// What is left of runs that could not be ended, and beside which a new one was started.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left: Vec<Survivor>,
+    /// The profiles without which it is not started unless it is named or needed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub profiles: Vec<ProfileName>,
 }
 
 /// What a check of a run has come to.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::digest;
 use crate::health::{HealthCheck, Probe};
-use crate::name::{ProjectId, ProjectName, ServiceName};
+use crate::name::{ProfileName, ProjectId, ProjectName, ServiceName};
 
 /// A project instance and all services its file declares.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +63,10 @@ pub struct ServiceSpec {
     /// How much of its output is kept.
     #[serde(default)]
     pub log: LogPolicy,
+    /// With any, it is started only when one of them is asked for, it is named, or another that starts needs it; see
+    /// [`crate::selection`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub profiles: Vec<ProfileName>,
 }
 
 impl ServiceSpec {
@@ -81,6 +85,7 @@ impl ServiceSpec {
             restart: RestartPolicy::default(),
             stop: StopPolicy::default(),
             log: LogPolicy::default(),
+            profiles: Vec::new(),
         }
     }
 
@@ -103,11 +108,24 @@ impl ServiceSpec {
 
     /// A digest of everything that makes a difference to a running service: if it changes, `up` restarts the service.
     ///
-    /// Restart policy and dependencies are left out, for they take effect without a restart, and so is how much of its
-    /// output is kept, which takes effect with the next run.
+    /// Restart policy, dependencies and profiles are left out, for they take effect without a restart, and so is how much of
+    /// its output is kept, which takes effect with the next run.
     #[must_use]
     pub fn digest(&self) -> String {
-        let Self { name, kind, command, workdir, env, port, depends_on: _, health, restart: _, stop, log: _ } = self;
+        let Self {
+            name,
+            kind,
+            command,
+            workdir,
+            env,
+            port,
+            health,
+            stop,
+            depends_on: _,
+            restart: _,
+            log: _,
+            profiles: _,
+        } = self;
         let mut text = serde_json::to_vec(&(name, kind, command, workdir, env, port, stop)).unwrap_or_default();
         // A service without checks has the digest that it had before there were any.
         if !health.is_empty() {

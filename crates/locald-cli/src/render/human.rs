@@ -72,7 +72,7 @@ pub(crate) fn projects(projects: &[ProjectStatus], paint: Paint) -> String {
                 view::Health::Idle => Tone::Faint,
             };
             let ready = view::ready_count(project.services.iter());
-            let text = format!("{ready}/{} ready", project.services.len());
+            let text = format!("{ready}/{} ready", view::total(project.services.iter()));
             vec![plain(project.name.to_string()), Word { text, tone }, plain(project.dir.display().to_string())]
         })
         .collect();

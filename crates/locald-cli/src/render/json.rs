@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use locald_utils::config::{ConfigErrors, Diagnostic};
-use locald_utils::name::{RunNumber, ServiceName};
+use locald_utils::name::{ProfileName, RunNumber, ServiceName};
 use locald_utils::protocol::{
     CheckStatus, DaemonStatus, Desired, FailedReason, Failure, FailureCode, Outcome, OutcomeResult, ProjectStatus,
     ServiceStatus, State,
@@ -76,7 +76,7 @@ pub(crate) fn status(project: &Project<'_>, rows: &[Row], now: UnixMillis) -> St
         project,
         health: health(view::health(services())),
         ready: view::ready_count(services()),
-        total: rows.len(),
+        total: view::total(services()),
         services: rows.iter().map(|row| Service::of_row(row, now)).collect(),
     })
 }
@@ -133,7 +133,7 @@ pub(crate) fn projects(projects: &[ProjectStatus]) -> String {
         project: Project::of_status(status),
         health: health(view::health(status.services.iter())),
         ready: view::ready_count(status.services.iter()),
-        total: status.services.len(),
+        total: view::total(status.services.iter()),
     });
     line(&Projects { schema: SCHEMA, verb: "ls", projects: known.collect() })
 }
@@ -571,6 +571,9 @@ struct Service<'a> {
     /// What is left of earlier runs that could not be ended; absent unless there is any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     left: Vec<Process<'a>>,
+    /// Absent unless it has profiles.
+    #[serde(skip_serializing_if = "<[ProfileName]>::is_empty")]
+    profiles: &'a [ProfileName],
     /// Absent outside of `status`.
     #[serde(skip_serializing_if = "Option::is_none")]
     configured: Option<bool>,
@@ -624,6 +627,7 @@ impl<'a> Service<'a> {
             last: status.last.as_ref().map(End::of),
             notes: row.notes(now),
             left: status.left.iter().map(Process::of_survivor).collect(),
+            profiles: &status.profiles,
             configured: None,
             changed: None,
             strays: Vec::new(),

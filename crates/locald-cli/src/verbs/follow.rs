@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use locald_utils::name::ServiceName;
 use locald_utils::protocol::{Failure, FailureCode, Outcome, Request, ServiceStatus, State, WaitFor};
+use locald_utils::selection;
 use locald_utils::spec::ProjectSpec;
 use locald_utils::time::UnixMillis;
 
 use super::logs::{self, LogsArgs, Output, Source};
-use super::{Limit, Start, attend, names, show_stop, width, with_daemon};
+use super::{Limit, Start, attend, show_stop, width, with_daemon};
 use crate::client::Client;
 use crate::context::{Context, Place};
 use crate::failure::{self, Problem};
@@ -37,11 +38,14 @@ pub(super) fn run(start: &Start<'_>, context: &Context, screen: &mut Screen) -> 
     let project = place.load()?;
     screen.mention(&format!("project file: {}", project.file.display()));
     let known: Vec<_> = project.services.iter().map(|service| service.name.clone()).collect();
-    let named = names::select(&start.services.patterns, &known, project.name.as_str())?;
+    let (services, profiles) = start.asked(&project, context)?;
+    // Who names some is about those, and about no other that somebody wants already.
+    let named =
+        if services.is_empty() { Vec::new() } else { selection::meant(&project, &services, &profiles, |_| false) };
     let about = if named.is_empty() { known } else { named.clone() };
     let mut person = Person::attend().map_err(|error| failure::io("watch for interrupts", &error))?;
 
-    let request = start.request(&project, named.clone(), context);
+    let request = start.request(&project, services, profiles, context);
     let (client, up) = with_daemon(context, screen, |client, screen| {
         client.send(request.clone())?;
         let mut reporter = Reporter::new(screen, Goal::Up, width(&about));

@@ -25,13 +25,13 @@ mod watch;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use locald_utils::name::ServiceName;
+use locald_utils::name::{ProfileName, ServiceName};
 use locald_utils::process::user_name;
 use locald_utils::protocol::{Action, Failure, FailureCode, Outcome, OutcomeResult, Reply, Request, ServiceOutcome};
 use locald_utils::spec::ProjectSpec;
 use locald_utils::time::UnixMillis;
 
-use crate::args::{Limit, Services, Verb};
+use crate::args::{Limit, Profiles, Services, Verb};
 use crate::client::{self, Client, News};
 use crate::context::Context;
 use crate::daemon as starter;
@@ -145,6 +145,7 @@ struct Start<'a> {
     verb: &'static str,
     action: Action,
     services: &'a Services,
+    profiles: &'a Profiles,
     limit: Limit,
     /// Whether to start also beside what could not be ended.
     force: bool,
@@ -164,7 +165,7 @@ impl Start<'_> {
 
     fn carry_out(&self, project: &ProjectSpec, context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
         let known: Vec<_> = project.services.iter().map(|service| service.name.clone()).collect();
-        let services = names::select(&self.services.patterns, &known, project.name.as_str())?;
+        let (services, profiles) = self.asked(project, context)?;
         let wait = Wait {
             goal: Goal::Up,
             width: width(&known),
@@ -172,17 +173,36 @@ impl Start<'_> {
             interrupted: "interrupted; the services go on starting",
             advice: "`locald status` shows them, `locald down` ends them",
         };
-        let request = self.request(project, services, context);
+        let request = self.request(project, services, profiles, context);
         let attempt = |client: &mut Client, screen: &mut Screen| carry_out(client, request.clone(), &wait, screen);
         with_daemon(context, screen, attempt).map(|(_, outcome)| outcome)
     }
 
+    /// The services and the profiles that the person asks for.
+    fn asked(&self, project: &ProjectSpec, context: &Context) -> Result<(Vec<ServiceName>, Vec<ProfileName>), Failure> {
+        let known: Vec<_> = project.services.iter().map(|service| service.name.clone()).collect();
+        let services = names::select(&self.services.patterns, &known, project.name.as_str())?;
+        let profiles = names::profiles(&self.profiles.patterns, project)?;
+        if services.is_empty() && profiles.is_empty() {
+            let usual = context.usual_profiles();
+            return Ok((services, names::usual_profiles(&usual, project)));
+        }
+        Ok((services, profiles))
+    }
+
     /// What is asked of the daemon.
-    fn request(&self, project: &ProjectSpec, services: Vec<ServiceName>, context: &Context) -> Request {
+    fn request(
+        &self,
+        project: &ProjectSpec,
+        services: Vec<ServiceName>,
+        profiles: Vec<ProfileName>,
+        context: &Context,
+    ) -> Request {
         Request::Apply {
             project: Box::new(project.clone()),
             environment: context.environment(),
             services,
+            profiles,
             action: self.action,
             force: self.force,
             timeout: self.limit.timeout,

@@ -9,7 +9,7 @@ use crate::failure::Problem;
 use crate::screen::Screen;
 
 pub(super) fn run(args: &RestartArgs, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
-    let (services, limit) = (&args.services, args.limit);
-    Start { verb: "restart", action: Action::Restart, services, limit, force: args.force, farewell: None }
+    let (services, profiles, limit) = (&args.services, &args.profiles, args.limit);
+    Start { verb: "restart", action: Action::Restart, services, profiles, limit, force: args.force, farewell: None }
         .run(context, screen)
 }

@@ -9,7 +9,7 @@ use crate::failure::Problem;
 use crate::screen::Screen;
 
 pub(super) fn run(args: &StartArgs, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
-    let (services, limit) = (&args.services, args.limit);
-    Start { verb: "start", action: Action::Start, services, limit, force: args.force, farewell: None }
+    let (services, profiles, limit) = (&args.services, &args.profiles, args.limit);
+    Start { verb: "start", action: Action::Start, services, profiles, limit, force: args.force, farewell: None }
         .run(context, screen)
 }

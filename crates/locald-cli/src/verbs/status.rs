@@ -76,7 +76,8 @@ fn show(args: &StatusArgs, project: &Project, rows: &[Row], health: Health, scre
         }
     } else if args.short {
         let ready = view::ready_count(rows.iter().map(|row| &row.status));
-        screen.answer(&format!("{ready}/{} ready", rows.len()));
+        let total = view::total(rows.iter().map(|row| &row.status));
+        screen.answer(&format!("{ready}/{total} ready"));
     } else if screen.quiet() {
         screen.answer(&rows.iter().map(|row| format!("{}\n", row.status.name)).collect::<String>());
     } else {

@@ -308,12 +308,14 @@ fn up(daemon: &FakeDaemon, json: bool) -> Ran {
         follow: false,
         force: false,
         services: Services::default(),
+        profiles: Profiles::default(),
         limit: Limit { timeout: Duration::from_secs(60) },
     };
     let start = Start {
         verb: "up",
         action: Action::Up,
         services: &args.services,
+        profiles: &args.profiles,
         limit: args.limit,
         force: false,
         farewell: Some("follow with `locald logs -f`, stop with `locald down`"),
@@ -345,10 +347,11 @@ fn up_shows_every_step_and_how_to_go_on() {
     assert_eq!(ran.stderr, "db   starting\ndb   ready in 1.2s\nweb  ready in 1.2s\n");
     assert_eq!(ran.stdout, "shop: 2 services ready in 200ms\nfollow with `locald logs -f`, stop with `locald down`\n");
     assert_eq!(ran.code, 0);
-    let Request::Apply { project, environment, services, action, force, timeout } = &daemon.requests()[0] else {
+    let Request::Apply { project, environment, services, profiles, action, force, timeout } = &daemon.requests()[0]
+    else {
         panic!("not an Apply");
     };
-    assert!(!force);
+    assert!(!force && profiles.is_empty());
     assert_eq!(**project, spec(&["db", "web"]));
     assert_eq!((services.as_slice(), *action, *timeout), (&[][..], Action::Up, Duration::from_secs(60)));
     assert!(environment.contains_key("PATH") && !environment.contains_key("PWD"));
@@ -396,7 +399,8 @@ fn up_that_follows_has_no_json_and_says_so_before_it_starts_anything() {
     let daemon = FakeDaemon::start(Vec::new());
     let captured = Captured::default();
     let limit = Limit { timeout: Duration::from_secs(60) };
-    let args = UpArgs { follow: true, force: false, services: Services::default(), limit };
+    let args =
+        UpArgs { follow: true, force: false, services: Services::default(), profiles: Profiles::default(), limit };
     let context = Context::within(&daemon.home, &daemon.project);
     let Err(Problem::Failure(failure)) = run(&Verb::Up(args), &context, &mut captured.json_screen()) else {
         panic!("not refused")

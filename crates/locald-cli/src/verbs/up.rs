@@ -13,9 +13,9 @@ use crate::screen::Screen;
 pub(super) const FAREWELL: &str = "follow with `locald logs -f`, stop with `locald down`";
 
 pub(super) fn run(args: &UpArgs, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
-    let (services, limit) = (&args.services, args.limit);
+    let (services, profiles, limit) = (&args.services, &args.profiles, args.limit);
     let farewell = (!args.follow).then_some(FAREWELL);
-    let start = Start { verb: "up", action: Action::Up, services, limit, force: args.force, farewell };
+    let start = Start { verb: "up", action: Action::Up, services, profiles, limit, force: args.force, farewell };
     if !args.follow {
         return start.run(context, screen);
     }

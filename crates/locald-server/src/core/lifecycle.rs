@@ -646,6 +646,7 @@ pub(crate) mod tests {
             restart: RestartPolicy::default(),
             stop: StopPolicy::default(),
             log: LogPolicy::default(),
+            profiles: Vec::new(),
         }
     }
 

@@ -14,7 +14,7 @@ use super::value::{Command, Needed, OneOrMany, Text};
 use super::written::{File, Key, Named, NamedEntry, Restart, RestartTable, Service};
 use super::{decode, dotenv, read_bytes, reason, template};
 use crate::exports;
-use crate::name::{ProjectId, ProjectName, ServiceName, nearest};
+use crate::name::{ProfileName, ProjectId, ProjectName, ServiceName, nearest};
 use crate::spec::{
     CommandSpec, Condition, Dependency, Kind, LogPolicy, PortSpec, ProjectSpec, RestartPolicy, RestartWhen,
     ServiceSpec, StopPolicy, Template,
@@ -165,6 +165,7 @@ impl Resolver<'_> {
         let health = self.health(service);
         let stop = self.stop(service);
         let log = log(service);
+        let profiles = self.profiles(service);
         Some(ServiceSpec {
             name: name?,
             kind: value(&service.r#type).map_or_else(Kind::default, |kind| kind.0),
@@ -177,6 +178,7 @@ impl Resolver<'_> {
             restart,
             stop,
             log,
+            profiles,
         })
     }
 
@@ -320,6 +322,25 @@ impl Resolver<'_> {
             }
         }
         dependencies
+    }
+
+    fn profiles(&mut self, service: &Service) -> Vec<ProfileName> {
+        let written = value(&service.profiles).map_or(&[] as &[Text], |profiles| &profiles.0);
+        let mut profiles: Vec<ProfileName> = Vec::new();
+        let mut seen: BTreeMap<&str, Range<usize>> = BTreeMap::new();
+        for Text { text, span } in written {
+            if let Some(first) = seen.insert(text, span.clone()) {
+                let message = format!("`{}` is named twice in `profiles`", text.escape_debug());
+                let mistake = Mistake::at(span.clone(), message).also(first, "first here");
+                self.mistakes.push(mistake.help("once is enough"));
+                continue;
+            }
+            match text.parse() {
+                Ok(profile) => profiles.push(profile),
+                Err(error) => self.mistakes.push(invalid_name(span.clone(), "profile", text, &error)),
+            }
+        }
+        profiles
     }
 
     fn restart(&mut self, service: &Service) -> RestartPolicy {

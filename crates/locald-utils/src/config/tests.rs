@@ -184,6 +184,7 @@ fn plain_service(service: &str, dir: &Path) -> ServiceSpec {
         restart: RestartPolicy::default(),
         stop: StopPolicy::default(),
         log: LogPolicy::default(),
+        profiles: Vec::new(),
     }
 }
 
@@ -206,6 +207,7 @@ stop_signal = "int"
 stop_grace = "0s"
 stop_command = ["./quiesce", "${services.web.port}"]
 log = { max_size = "1.5GB", max_age = "1d12h" }
+profiles = ["full", "debug"]
 
 [services.migrate]
 type = "job"
@@ -257,6 +259,7 @@ restart = "always"
             command: Some(CommandSpec::Argv(vec![Template::text("./quiesce"), Template(vec![web_port()])])),
         },
         log: LogPolicy { max_size: 1_500_000_000, max_age: Duration::from_secs(36 * 3600) },
+        profiles: ["full", "debug"].map(|profile| profile.parse().expect("valid")).to_vec(),
         ..plain_service("web", &dir)
     };
     let migrate = ServiceSpec {

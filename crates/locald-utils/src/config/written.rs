@@ -144,6 +144,8 @@ table! {
         stop_command: Command,
         /// How much of its output is kept.
         log: Log,
+        /// With any, it is started only when one of them is asked for (`--profile`), it is named, or another needs it.
+        profiles: OneOrMany,
     }
 }
 
@@ -376,7 +378,7 @@ fn key_name(identifier: &'static str) -> &'static str {
 }
 
 /// Keys of a service that are planned; a file that has them is for a newer version.
-const NOT_YET: &[&str] = &["watch", "profiles"];
+const NOT_YET: &[&str] = &["watch"];
 
 /// What other tools call a key.
 const ALIASES: &[(&str, &str)] = &[
