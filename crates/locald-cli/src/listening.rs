@@ -1,8 +1,9 @@
 //! Where runs listen, beside where they shall: asked of the system when asked for, in one pass for all of them.
 //!
-//! [`note`] compares, and is pure; [`of_runs`] and [`holder`] ask. A port that cannot be seen is never called closed: what runs
+//! [`note`] compares, and is pure; [`of_runs`] and [`Holders`] ask. A port that cannot be seen is never called closed: what runs
 //! as another user hides where it listens, and then nothing is said.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -138,8 +139,21 @@ pub(crate) fn of_runs<'a>(services: impl Iterator<Item = Option<&'a ServiceStatu
     members.into_iter().map(|members| members.map(of)).collect()
 }
 
-/// Finds out who else listens on the port of a service, `project:service`, none of whose known processes does.
-pub(crate) fn holder(port: u16, service: &str) -> Holder {
+/// Who listens on ports, looked up when asked for; which ports are open at all is asked once.
+#[derive(Debug, Default)]
+pub(crate) struct Holders(OnceCell<Option<BTreeSet<u16>>>);
+
+impl Holders {
+    /// Finds out who else listens on the port of a service, `project:service`, none of whose known processes does.
+    pub(crate) fn of(&self, port: u16, service: &str) -> Holder {
+        match self.0.get_or_init(|| process::open_ports().ok()) {
+            Some(open) if !open.contains(&port) => Holder::Nobody,
+            Some(_) | None => holder(port, service),
+        }
+    }
+}
+
+fn holder(port: u16, service: &str) -> Holder {
     let Ok(holders) = process::port_holders(port) else { return Holder::Hidden };
     let mut found = Holder::Nobody;
     for holder in holders {
@@ -156,19 +170,31 @@ pub(crate) fn holder(port: u16, service: &str) -> Holder {
 /// What there is to say of where services listen that shall listen somewhere, in their order; `project` is the name of theirs.
 pub(crate) fn notes<'a>(project: &str, services: impl Iterator<Item = &'a ServiceStatus>) -> Vec<Option<String>> {
     let services: Vec<&ServiceStatus> = services.collect();
-    let with_port =
-        services.iter().map(|status| Some(*status).filter(|status| status.port.is_some() && is_askable(status)));
-    let places = of_runs(with_port);
-    services.iter().zip(places).map(|(status, places)| note_of(project, status, &places?)).collect()
+    let has_port = |status: &ServiceStatus| status.port.is_some() && is_askable(status);
+    let leaders: Vec<Option<i32>> =
+        services.iter().map(|status| status.leader.filter(|_| has_port(status)).map(|leader| leader.pid)).collect();
+    // Most leaders listen themselves. Then there is no need to look for other processes.
+    let of_leaders = process::listening_by(&leaders.iter().flatten().copied().collect::<Vec<_>>()).unwrap_or_default();
+    let is_fine = |status: &ServiceStatus, leader: i32| {
+        let places: Vec<Listening> = of_leaders.iter().filter(|place| place.pid == leader).copied().collect();
+        status.port.is_some_and(|port| reach(port, &places) == Reach::Fine)
+    };
+    let open = services.iter().zip(leaders).map(|(status, leader)| {
+        let is_open = leader.is_some_and(|leader| !is_fine(status, leader));
+        is_open.then_some(*status)
+    });
+    let places = of_runs(open);
+    let holders = Holders::default();
+    services.iter().zip(places).map(|(status, places)| note_of(project, status, &places?, &holders)).collect()
 }
 
 /// What there is to say of a service that listens at these places.
-pub(crate) fn note_of(project: &str, status: &ServiceStatus, places: &[Listening]) -> Option<String> {
+fn note_of(project: &str, status: &ServiceStatus, places: &[Listening], holders: &Holders) -> Option<String> {
     let port = status.port?;
     let reach = reach(port, places);
     let holder = match &reach {
         Reach::Fine | Reach::Only(_) => Holder::Nobody,
-        Reach::Elsewhere(_) => holder(port, &format!("{project}:{}", status.name)),
+        Reach::Elsewhere(_) => holders.of(port, &format!("{project}:{}", status.name)),
     };
     let is_settled = matches!(status.state, State::Ready | State::Unready);
     let note = note(port, is_settled, &reach, &holder)?;

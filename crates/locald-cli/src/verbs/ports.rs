@@ -9,7 +9,7 @@ use locald_utils::time::UnixMillis;
 use crate::client::Client;
 use crate::context::Context;
 use crate::failure::Problem;
-use crate::listening;
+use crate::listening::{self, Holders};
 use crate::orphans;
 use crate::ports::{self, Known, Looks};
 use crate::render::{human, json};
@@ -36,8 +36,9 @@ pub(super) fn run(context: &Context, screen: &mut Screen) -> Result<u8, Problem>
         spec: spec.as_ref().and_then(|spec| spec.as_ref().ok()),
         assigned: &assigned,
     };
+    let holders = Holders::default();
     let command = |pid| process::command(pid).unwrap_or_default();
-    let rows = ports::rows(known, &Looks { command: &command, holder: &listening::holder });
+    let rows = ports::rows(known, &Looks { command: &command, holder: &|port, service| holders.of(port, service) });
     if screen.json() {
         screen.answer(&json::ports(&rows, UnixMillis::now()));
         return Ok(0);

@@ -357,8 +357,21 @@ pub fn still_open(sockets: &[Socket]) -> io::Result<Vec<(Socket, Option<Process>
     Ok(open.into_iter().zip(holders).collect())
 }
 
+/// The ports on which anybody listens.
+///
+/// # Errors
+/// When the tables cannot be read.
+pub fn open_ports() -> io::Result<BTreeSet<u16>> {
+    Ok(listening()?.into_iter().map(|(socket, _)| socket.port).collect())
+}
+
 /// Every listening TCP socket, and its address.
 fn listening() -> io::Result<Vec<(Socket, IpAddr)>> {
+    super::diag::listening().or_else(|_| listed())
+}
+
+/// The same from the files that every kernel has.
+fn listed() -> io::Result<Vec<(Socket, IpAddr)>> {
     let mut sockets = Vec::new();
     for (table, v6) in [("/proc/net/tcp", false), ("/proc/net/tcp6", true)] {
         match fs::read_to_string(table) {
@@ -487,6 +500,24 @@ mod tests {
             9000-a000 r--p 00000000 00:00 0 [vvar]\na000-b000 r-xp 00000000 00:00 0 [vdso]\n\
             b000-c000 r--p 00000000 fe:00 2 /etc/file\n";
         assert_eq!(unwritten(maps).collect::<Vec<_>>(), [0x1000..0x2000, 0x2000..0x5000, 0x5000..0x6000]);
+    }
+
+    #[test]
+    fn a_message_and_the_files_tell_the_same_of_a_socket() {
+        for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
+            // Where there is no IPv6 nobody listens there.
+            let Ok(socket) = std::net::TcpListener::bind(address) else { continue };
+            let port = socket.local_addr().expect("bound").port();
+            let of = |sockets: Vec<(Socket, IpAddr)>| -> Vec<_> {
+                sockets.into_iter().filter(|(socket, _)| socket.port == port).collect()
+            };
+            let files = of(listed().expect("readable"));
+            assert_eq!(files.len(), 1);
+            // A kernel that does not answer is asked by the files alone.
+            if let Ok(sockets) = super::super::diag::listening() {
+                assert_eq!(of(sockets), files);
+            }
+        }
     }
 
     #[test]

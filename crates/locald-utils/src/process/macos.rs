@@ -243,6 +243,16 @@ pub fn sockets_of(pids: &[i32]) -> io::Result<Vec<Socket>> {
     Ok(sockets)
 }
 
+/// The ports on which anybody listens.
+///
+/// # Errors
+/// When the network does not tell, as in a sandbox.
+pub fn open_ports() -> io::Result<std::collections::BTreeSet<u16>> {
+    const FIRST: usize = 1024 * 1024;
+    let everybodys = darwin::read_growing(FIRST, |buffer| sys::sysctl_by_name(c"net.inet.tcp.pcblist_n", buffer))?;
+    Ok(darwin::listening_sockets(&everybodys).into_iter().map(|socket| socket.port).collect())
+}
+
 /// Where these processes listen, each socket once for each process that holds it.
 ///
 /// # Errors

@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 pub mod cgroup;
 pub mod darwin;
 pub mod descriptors;
+#[cfg(target_os = "linux")]
+mod diag;
 pub mod features;
 pub mod ladder;
 pub mod mark;
@@ -40,7 +42,8 @@ mod os;
 
 pub use os::{
     all, become_subreaper, boot_id, children, command, descendants, exit_watch, listeners, listening_by, look, marker,
-    own_children, own_executable, release_memory, sockets_of, still_open, terminal_number, working_directory,
+    open_ports, own_children, own_executable, release_memory, sockets_of, still_open, terminal_number,
+    working_directory,
 };
 pub use spawn::Spawn;
 
@@ -515,6 +518,7 @@ mod tests {
             let found = listening_by(&[own, 1]).expect("readable");
             let here: Vec<&Listening> = found.iter().filter(|found| found.port == port).collect();
             assert_eq!(here, [&Listening { pid: own, port, address }]);
+            assert!(open_ports().expect("readable").contains(&port));
         }
         assert_eq!(listening_by(&[]).expect("readable"), []);
     }
