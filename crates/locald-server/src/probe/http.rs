@@ -10,9 +10,9 @@ use hyper_util::rt::TokioIo;
 use locald_utils::health::HttpProbe;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use rustls_platform_verifier::BuilderVerifierExt;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
@@ -79,13 +79,20 @@ fn explain(error: &hyper::Error) -> io::Error {
     }
 }
 
-/// Trusts whom the system trusts now. What that is lies in files, which are read in a thread.
+/// Trusts whom the system's OpenSSL trusts now: what is in its file of certificates. Read in a thread.
 async fn verifying() -> io::Result<Arc<ClientConfig>> {
     let read = || {
+        let found = openssl_probe::probe();
+        let Some(file) = found.cert_file else {
+            return Err(io::Error::other("this system has no file of certificates to trust"));
+        };
+        let certificates = CertificateDer::pem_file_iter(&file).map_err(io::Error::other)?;
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(certificates.filter_map(Result::ok));
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .and_then(BuilderVerifierExt::with_platform_verifier)
             .map_err(io::Error::other)?
+            .with_root_certificates(roots)
             .with_no_client_auth();
         Ok(Arc::new(config))
     };
