@@ -322,7 +322,9 @@ impl Actor {
                 biased;
                 message = link.receive() => match message {
                     Ok(Some(message)) => {
-                        silence = Silence::default();
+                        if answers_a_stop(&message) {
+                            silence = Silence::default();
+                        }
                         if let Some(parting) = self.hear(link, message, &mut checkup).await {
                             return parting;
                         }
@@ -517,6 +519,27 @@ async fn knock(
                 pause = longer(pause);
             }
         }
+    }
+}
+
+/// Whether a message shows that a stop is under way. Anything else may have been on its way when the stop was ordered, and says
+/// nothing of whether it was heard.
+fn answers_a_stop(message: &FromShim) -> bool {
+    match message {
+        FromShim::Stopping { .. }
+        | FromShim::Survivors { .. }
+        | FromShim::Ended(_)
+        | FromShim::StartFailed(_)
+        | FromShim::Fenced { .. } => true,
+        FromShim::Hello { .. }
+        | FromShim::Started { .. }
+        | FromShim::Snapshot(_)
+        | FromShim::LeaderExited { .. }
+        | FromShim::Sign { .. }
+        | FromShim::Probed { .. }
+        | FromShim::Attached { .. }
+        | FromShim::Occupied { .. }
+        | FromShim::Unsupported => false,
     }
 }
 
