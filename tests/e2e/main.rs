@@ -38,3 +38,4 @@ mod up;
 #[cfg(target_os = "linux")]
 mod upgrade;
 mod usage;
+mod watch;

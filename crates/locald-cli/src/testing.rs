@@ -123,6 +123,8 @@ pub(crate) fn spec(services: &[&str]) -> ProjectSpec {
         stop: StopPolicy::default(),
         log: LogPolicy::default(),
         profiles: Vec::new(),
+        watch: None,
+        inputs: None,
     };
     let project = project_status("shop", &[]);
     let services = services.iter().map(service).collect();

@@ -39,6 +39,7 @@ mod diary;
 mod epoch;
 mod launch;
 mod ledger;
+mod lookout;
 mod orphan;
 mod probe;
 mod reaper;

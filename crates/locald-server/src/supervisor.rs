@@ -27,6 +27,7 @@ use crate::core::fleet::{Effect, Fleet, Found, How};
 use crate::core::goal::Goal;
 use crate::core::lifecycle::News;
 use crate::ledger::{BaseEnvironment, LedgerError, Left};
+use crate::lookout::{Lookout, Seen};
 use crate::session::Client;
 use crate::view::{self, Now};
 
@@ -84,6 +85,8 @@ pub(crate) struct Supervisor {
     /// The state of each service that the ledger was told last.
     states: HashMap<ServiceKey, &'static str>,
     pending: Vec<Pending>,
+    /// Watches files for services.
+    lookout: Lookout,
     clients: u32,
     idle_since: Instant,
     /// Until when what ended before this daemon began is remembered, so that whoever waits for it can be told how it ended.
@@ -108,6 +111,7 @@ impl Supervisor {
             askers: BTreeMap::new(),
             states: HashMap::new(),
             pending: Vec::new(),
+            lookout: Lookout::new(),
             clients: 0,
             idle_since: now,
             recall_until: None,
@@ -173,6 +177,12 @@ impl Supervisor {
             self.fleet.settle(self.now(), &id, &mut effects);
         }
         self.carry_out(effects);
+        for (id, project) in self.fleet.projects() {
+            for name in project.services.keys() {
+                let key = ServiceKey { project: id.clone(), service: name.clone() };
+                mind(&mut self.lookout, &self.fleet, &key);
+            }
+        }
         self.recall_until = self.recall_until.map(|_| Instant::now() + RECALL);
     }
 
@@ -187,6 +197,7 @@ impl Supervisor {
             tokio::select! {
                 Some(message) = inbox.recv() => self.handle(message).await,
                 Some(report) = reports.recv() => self.hear(report),
+                Some(seen) = self.lookout.next() => self.see(seen),
                 () = sleep_until(deadline) => {}
             }
             self.tick();
@@ -208,6 +219,24 @@ impl Supervisor {
         }
         self.fleet.hear(self.now(), &key, run, news, &mut effects);
         self.carry_out(effects);
+    }
+
+    /// Takes what was seen of files.
+    fn see(&mut self, seen: Seen) {
+        match seen {
+            Seen::Stir(key) => self.fleet.stir(self.now(), &key),
+            Seen::Sight(key, sight) => {
+                tracing::debug!(service = %key.service, ?sight, "looked at its files");
+                let newest = self.fleet.service(&key).map(|service| service.life.newest);
+                let mut effects = Vec::new();
+                if let Some(file) = self.fleet.see(self.now(), &key, sight, &mut effects) {
+                    tracing::info!(service = %key.service, file, "changed");
+                    self.context.ledger.event(&key, newest, "changed", Some(file.clone()));
+                    self.askers.insert(key, format!("a change of {file}"));
+                }
+                self.carry_out(effects);
+            }
+        }
     }
 
     /// Keeps how a run ended for the requests that have seen it.
@@ -510,6 +539,7 @@ impl Supervisor {
                         let _ = orders.send(Order::Stop { at_once });
                     }
                 }
+                Effect::Look(key) => self.lookout.look(key),
                 Effect::Changed(key) => {
                     changed.insert(key);
                 }
@@ -519,6 +549,7 @@ impl Supervisor {
             }
         }
         for key in &changed {
+            mind(&mut self.lookout, &self.fleet, key);
             self.announce(key);
         }
         if !changed.is_empty() {
@@ -566,6 +597,7 @@ impl Supervisor {
         }
         self.pending = pending;
         self.fleet.forget(project);
+        self.lookout.forget(project);
         self.ports.remove(project);
         self.environments.retain(|key, _| key.project != *project);
         self.askers.retain(|key, _| key.project != *project);
@@ -668,6 +700,13 @@ fn accept(client: &Client, id: u64, goals: &[Goal]) {
     let changing = goals.iter().filter(|goal| !goal.unchanged);
     let before = changing.map(|goal| (goal.service.clone(), goal.run_before)).collect();
     client.send(ServerMessage::Event { id, event: Event::Accepted { before } });
+}
+
+/// Has the files of a service watched, if it is to run again when they change.
+fn mind(lookout: &mut Lookout, fleet: &Fleet, key: &ServiceKey) {
+    let service = fleet.service(key).filter(|service| service.is_watching());
+    let dir = fleet.projects().get(&key.project).map(|project| project.dir.as_path());
+    lookout.mind(key, dir.unwrap_or("/".as_ref()), service.and_then(|service| service.spec.watch.as_ref()));
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -76,7 +76,13 @@ fn note(service: &Service) -> Option<String> {
     let is_told = matches!(life.actual, Actual::Failed(Reason::Unhealthy(_)));
     let complaint = life.complaint.as_ref().filter(|_| !is_told);
     let complaint = complaint.map(|why| format!("the last run was not healthy: {why}"));
-    let notes: Vec<String> = degraded.into_iter().chain(complaint).collect();
+    let watching = &service.watching;
+    let renewed = watching.changed.as_ref().map(|file| match watching.restarts {
+        1 => format!("run again because {file} changed"),
+        times => format!("run again {times} times because files changed, the last of them {file}"),
+    });
+    let unwatched = watching.problem.as_ref().map(|problem| format!("watch: {problem}"));
+    let notes: Vec<String> = degraded.into_iter().chain(complaint).chain(renewed).chain(unwatched).collect();
     (!notes.is_empty()).then(|| notes.join("; "))
 }
 

@@ -8,6 +8,7 @@ pub mod config;
 pub mod digest;
 pub mod exports;
 pub mod fail;
+pub mod fileset;
 pub mod frame;
 pub mod health;
 pub mod log;

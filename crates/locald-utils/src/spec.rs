@@ -67,6 +67,38 @@ pub struct ServiceSpec {
     /// [`crate::selection`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub profiles: Vec<ProfileName>,
+    /// Files whose changes make it run again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<Watch>,
+    /// For a job: the files that it makes something of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<Inputs>,
+}
+
+/// Files whose changes make a service run again, as they are written: see [`crate::fileset`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watch {
+    /// The patterns, relative to the directory of the project.
+    pub paths: Vec<String>,
+    /// How long nothing may have changed before it is run again: while a tool writes many files, or git changes branches, some
+    /// are new and some are not.
+    #[serde(rename = "debounce_ms", with = "crate::time::millis")]
+    pub debounce: Duration,
+}
+
+impl Watch {
+    /// 100 ms: longer than an editor or a tool pauses between two files, and hardly noticed.
+    pub const DEBOUNCE: Duration = Duration::from_millis(100);
+}
+
+/// Files of which a job makes something: see [`crate::fileset`]. As long as they are the same, its success counts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inputs {
+    /// The patterns, relative to the directory of the project.
+    pub paths: Vec<String>,
+    /// A digest of the files as they were when somebody asked for the job; `None` where nobody has yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
 }
 
 impl ServiceSpec {
@@ -86,6 +118,8 @@ impl ServiceSpec {
             stop: StopPolicy::default(),
             log: LogPolicy::default(),
             profiles: Vec::new(),
+            watch: None,
+            inputs: None,
         }
     }
 
@@ -108,8 +142,9 @@ impl ServiceSpec {
 
     /// A digest of everything that makes a difference to a running service: if it changes, `up` restarts the service.
     ///
-    /// Restart policy, dependencies and profiles are left out, for they take effect without a restart, and so is how much of
-    /// its output is kept, which takes effect with the next run.
+    /// Restart policy, dependencies, profiles and what is watched are left out, for they take effect without a restart, and so is
+    /// how much of its output is kept, which takes effect with the next run. So are the inputs of a job, which are not written:
+    /// see [`ServiceSpec::work`].
     #[must_use]
     pub fn digest(&self) -> String {
         let Self {
@@ -125,6 +160,8 @@ impl ServiceSpec {
             restart: _,
             log: _,
             profiles: _,
+            watch: _,
+            inputs: _,
         } = self;
         let mut text = serde_json::to_vec(&(name, kind, command, workdir, env, port, stop)).unwrap_or_default();
         // A service without checks has the digest that it had before there were any.
@@ -134,6 +171,13 @@ impl ServiceSpec {
         let mut hex = digest::hex(&text);
         hex.truncate(16);
         hex
+    }
+
+    /// What a job with inputs does, and to which: if it has succeeded in that, it need not do it again. `None` for anything else.
+    #[must_use]
+    pub fn work(&self) -> Option<String> {
+        let inputs = self.inputs.as_ref()?.digest.as_ref()?;
+        (self.kind == Kind::Job).then(|| format!("{}-{inputs}", self.digest()))
     }
 }
 

@@ -15,6 +15,7 @@ use locald_utils::spec::{Condition, Kind, ProjectSpec, ServiceSpec};
 
 use super::goal::{Goal, Want, judge};
 use super::lifecycle::{Actual, Lifecycle, News, Reason, Resting, StartedOn};
+use super::watching::{Sight, Watching};
 use super::{Time, plan};
 
 /// What the fleet orders.
@@ -24,6 +25,8 @@ pub(crate) enum Effect {
     Spawn(ServiceKey, RunNumber),
     /// End this run; `true` without its grace period.
     Stop(ServiceKey, RunNumber, bool),
+    /// Look at the files that the service watches, and tell [`Fleet::see`].
+    Look(ServiceKey),
     /// Something about the service is different from before.
     Changed(ServiceKey),
     /// Nothing of the project is left, and it is to be forgotten.
@@ -76,6 +79,8 @@ pub(crate) struct Service {
     pub(crate) spec: Arc<ServiceSpec>,
     /// How it stands.
     pub(crate) life: Lifecycle,
+    /// How it stands with the files that it watches.
+    pub(crate) watching: Watching,
 }
 
 /// One project instance.
@@ -143,7 +148,7 @@ impl Fleet {
 
     /// When [`Fleet::tick`] will change something.
     pub(crate) fn deadline(&self) -> Option<Time> {
-        self.services().filter_map(|(_, service)| service.life.deadline()).min()
+        self.services().flat_map(|(_, service)| [service.life.deadline(), service.look_at()]).flatten().min()
     }
 
     /// What a service that waits is waiting for.
@@ -216,7 +221,7 @@ impl Fleet {
             project.order.push(name.clone());
             let mut life = Lifecycle::new(found.run);
             life.desired = Desired::Up;
-            Service { spec: Arc::new(ServiceSpec::unknown(name.clone())), life }
+            Service { spec: Arc::new(ServiceSpec::unknown(name.clone())), life, watching: Watching::default() }
         });
         service.life.adopt(found.run, service.spec.clone());
         project.is_ending &= service.life.desired == Desired::Down;
@@ -244,12 +249,12 @@ impl Fleet {
         let mut kept = BTreeMap::new();
         for spec in services {
             let spec = Arc::new(spec);
-            let life = match old_services.remove(&spec.name) {
-                Some(service) => service.life,
-                None => Lifecycle::new(newest.get(&spec.name).copied().unwrap_or_default()),
+            let (life, watching) = match old_services.remove(&spec.name) {
+                Some(service) => (service.life, service.watching),
+                None => (Lifecycle::new(newest.get(&spec.name).copied().unwrap_or_default()), Watching::default()),
             };
             order.push(spec.name.clone());
-            kept.insert(spec.name.clone(), Service { spec, life });
+            kept.insert(spec.name.clone(), Service { spec, life, watching });
         }
         // What is no longer written and still runs stays until it is ended.
         for name in old_order {
@@ -437,8 +442,39 @@ impl Fleet {
                 service.spec = spec;
             }
             effects.push(Effect::Changed(key.clone()));
+            if let Some(file) = service.overdue() {
+                service.renew(file);
+            }
             self.settle(now, &key.project, effects);
         }
+    }
+
+    /// Takes note that something stirs where a service has files that it watches.
+    pub(crate) fn stir(&mut self, now: Time, key: &ServiceKey) {
+        if let Some(service) = self.service_mut(key).filter(|service| service.is_watching()) {
+            service.watching.stir(now);
+        }
+    }
+
+    /// Takes what was seen of the files that a service watches. Returns the one because of which it is run again.
+    pub(crate) fn see(
+        &mut self,
+        now: Time,
+        key: &ServiceKey,
+        sight: Sight,
+        effects: &mut Vec<Effect>,
+    ) -> Option<String> {
+        let service = self.service_mut(key)?;
+        let started_at = service.life.last_started_at();
+        let changed = service.watching.see(sight, service.life.spawned, started_at);
+        effects.push(Effect::Changed(key.clone()));
+        let file = changed.filter(|file| service.renew(file.clone()))?;
+        self.settle(now, &key.project, effects);
+        Some(file)
+    }
+
+    fn service_mut(&mut self, key: &ServiceKey) -> Option<&mut Service> {
+        self.projects.get_mut(&key.project)?.services.get_mut(&key.service)
     }
 
     /// Takes note of the time.
@@ -446,6 +482,9 @@ impl Fleet {
         let mut moved = Vec::new();
         for (id, project) in &mut self.projects {
             for (name, service) in &mut project.services {
+                if service.is_to_look(now) {
+                    effects.push(Effect::Look(ServiceKey { project: id.clone(), service: name.clone() }));
+                }
                 if service.life.tick(now) {
                     effects.push(Effect::Changed(ServiceKey { project: id.clone(), service: name.clone() }));
                     moved.push(id.clone());
@@ -520,8 +559,38 @@ enum Holds {
 }
 
 impl Service {
+    /// Whether changes of files are to be seen.
+    pub(crate) fn is_watching(&self) -> bool {
+        self.spec.watch.is_some() && self.life.desired == Desired::Up
+    }
+
+    /// When to look at the files that it watches.
+    pub(crate) fn look_at(&self) -> Option<Time> {
+        self.watching.deadline(self.spec.watch.as_ref().filter(|_| self.is_watching())?)
+    }
+
+    /// The file that was changed while nobody watched, and that the newest run has not seen.
+    fn overdue(&mut self) -> Option<String> {
+        self.watching.overdue(self.life.spawned, self.life.last_started_at())
+    }
+
+    /// Asks for a new run because of a file. Whether one will be.
+    fn renew(&mut self, file: String) -> bool {
+        let is_renewed = self.life.renew();
+        if is_renewed {
+            self.watching.note(file);
+        }
+        is_renewed
+    }
+
+    fn is_to_look(&mut self, now: Time) -> bool {
+        let Some(watch) = self.spec.watch.as_ref().filter(|_| self.is_watching()) else { return false };
+        self.watching.is_due(now, watch)
+    }
+
     fn ask_up(&mut self, action: Action, is_named: bool) {
         let life = &mut self.life;
+        self.watching.forgive();
         let has_run = life.is_occupied() || life.actual == Actual::Completed;
         let is_changed = has_run && life.running.as_ref().is_some_and(|running| running.digest() != self.spec.digest());
         match action {

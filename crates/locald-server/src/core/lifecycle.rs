@@ -167,6 +167,8 @@ pub(crate) struct Lifecycle {
     failures: u32,
     /// When it was started lately, for telling a crash loop.
     starts: VecDeque<Time>,
+    /// When the newest run was begun, if this daemon has begun it.
+    pub(crate) spawned: Option<Time>,
     /// What the newest run was started on, as far as it is known.
     pub(crate) started_on: StartedOn,
     /// The spec of the current or newest run.
@@ -205,6 +207,7 @@ impl Lifecycle {
             restarts: 0,
             failures: 0,
             starts: VecDeque::new(),
+            spawned: None,
             started_on: StartedOn::new(),
             running: None,
             leader: None,
@@ -338,6 +341,37 @@ impl Lifecycle {
         self.at_least = self.newest.next();
     }
 
+    /// When the first instruction of the newest run ran that has had one.
+    pub(crate) fn last_started_at(&self) -> Option<UnixMillis> {
+        // How the run before began says nothing of one that is about to.
+        self.started_at.or_else(|| self.last.as_ref().filter(|_| !self.is_occupied())?.started_at)
+    }
+
+    /// Asks for a new run because what it is made of has changed, if one shall be and none is to come that has yet to see it.
+    /// Whether that is so.
+    pub(crate) fn renew(&mut self) -> bool {
+        let is_renewed = self.desired == Desired::Up
+            && self.newest >= self.at_least
+            && match self.actual {
+                Actual::Spawning
+                | Actual::Starting { .. }
+                | Actual::Ready { .. }
+                | Actual::Unready
+                | Actual::Stopping { .. }
+                | Actual::Backoff { .. }
+                | Actual::Completed
+                | Actual::Failed(_)
+                | Actual::Unknown => true,
+                // Nothing can start beside what is left of it.
+                Actual::Stuck { .. } => false,
+                Actual::Stopped | Actual::Waiting | Actual::Blocked { .. } => false,
+            };
+        if is_renewed {
+            self.want_new_run();
+        }
+        is_renewed
+    }
+
     /// Begins the next run, with `spec`, and returns its number.
     pub(crate) fn spawn(&mut self, now: Time, spec: Arc<ServiceSpec>, started_on: StartedOn) -> RunNumber {
         self.newest = self.newest.next();
@@ -353,6 +387,7 @@ impl Lifecycle {
         self.started_at = None;
         self.ready_for = Duration::ZERO;
         self.starts.push_back(now);
+        self.spawned = Some(now);
         self.newest
     }
 
@@ -647,6 +682,8 @@ pub(crate) mod tests {
             stop: StopPolicy::default(),
             log: LogPolicy::default(),
             profiles: Vec::new(),
+            watch: None,
+            inputs: None,
         }
     }
 

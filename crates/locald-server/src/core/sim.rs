@@ -13,8 +13,8 @@ use locald_utils::health::{HealthCheck, Probe};
 use locald_utils::name::{ProjectId, RunNumber, ServiceKey, ServiceName};
 use locald_utils::process::ProcessId;
 use locald_utils::protocol::{Action, Before, Desired, OutcomeResult};
-use locald_utils::record::{ExitStatus, StartFailure, StartStage};
-use locald_utils::spec::{Condition, Dependency, Kind, PortSpec, ProjectSpec, RestartWhen, ServiceSpec};
+use locald_utils::record::{Ended, ExitStatus, StartFailure, StartStage};
+use locald_utils::spec::{Condition, Dependency, Kind, PortSpec, ProjectSpec, RestartWhen, ServiceSpec, Watch};
 use locald_utils::time::UnixMillis;
 
 use super::Time;
@@ -22,6 +22,7 @@ use super::fleet::{Effect, Fleet, Found, How, Remembered};
 use super::goal::Goal;
 use super::lifecycle::tests::{ended, spec};
 use super::lifecycle::{Actual, News, Resting};
+use super::watching::Sight;
 
 /// Each schedule is short, so that a failure can be read; there are many.
 const SCHEDULES: u64 = 4000;
@@ -69,7 +70,19 @@ struct Run {
     is_over: bool,
     /// Whether a person has given it up, because it could not be ended, and wanted another.
     is_abandoned: bool,
+    /// The version of the files that it has seen.
+    version: u64,
 }
+
+/// What watches the files of a service. Dies with the daemon.
+struct Lookout {
+    /// The version that it saw last.
+    seen: u64,
+    /// What it has yet to tell: of its first look, or of another.
+    looks: VecDeque<IsFirst>,
+}
+
+type IsFirst = bool;
 
 /// A request, and what it began with.
 #[derive(Clone)]
@@ -105,6 +118,9 @@ struct World {
     saved: Option<ProjectSpec>,
     /// What somebody has asked for last, and still waits for.
     asked: Option<Asked>,
+    /// The versions of the files that the services watch: each edit makes another.
+    files: BTreeMap<ServiceName, u64>,
+    lookouts: BTreeMap<ServiceName, Lookout>,
     /// Whether runs still fail, exit and are killed by themselves.
     is_rough: bool,
     story: Vec<String>,
@@ -124,6 +140,9 @@ impl World {
             }
             made.restart.when = [RestartWhen::No, RestartWhen::OnFailure, RestartWhen::Always]
                 [usize::try_from(dice.roll(3)).expect("small")];
+            if dice.one_in(3) {
+                made.watch = Some(Watch { paths: vec!["src".into()], debounce: Duration::from_millis(dice.roll(200)) });
+            }
             // Only earlier ones, so that there is no circle.
             for earlier in &specs {
                 if dice.one_in(3) {
@@ -150,6 +169,8 @@ impl World {
             resting: BTreeMap::new(),
             saved: None,
             asked: None,
+            files: BTreeMap::new(),
+            lookouts: BTreeMap::new(),
             is_rough: true,
             story: Vec::new(),
         }
@@ -188,6 +209,10 @@ impl World {
             match effect {
                 Effect::Spawn(key, run) => self.spawn(&key.service, run),
                 Effect::Stop(key, run, at_once) => self.stop(&key.service, run, at_once),
+                Effect::Look(key) => match self.lookouts.get_mut(&key.service) {
+                    Some(lookout) => lookout.looks.push_back(false),
+                    None => self.fail("a look at what nobody watches"),
+                },
                 Effect::Changed(key) => {
                     if let Some(service) = self.fleet.service(&key) {
                         self.resting.insert(key.service, service.life.resting());
@@ -205,7 +230,81 @@ impl World {
                 }
             }
         }
+        self.watch();
         self.check();
+    }
+
+    /// Has the files watched of those services that want it, as the daemon does after each change.
+    fn watch(&mut self) {
+        for name in self.specs.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>() {
+            if !self.fleet.service(&self.key(&name)).is_some_and(|service| service.is_watching()) {
+                self.lookouts.remove(&name);
+            } else if !self.lookouts.contains_key(&name) {
+                let seen = self.version(&name);
+                self.lookouts.insert(name, Lookout { seen, looks: VecDeque::from([true]) });
+            }
+        }
+    }
+
+    fn version(&self, name: &ServiceName) -> u64 {
+        self.files.get(name).copied().unwrap_or_default()
+    }
+
+    /// Somebody saves a file, for one service.
+    fn edit(&mut self) {
+        let index = usize::try_from(self.dice.roll(self.specs.len() as u64)).expect("small");
+        let name = self.specs[index].name.clone();
+        *self.files.entry(name.clone()).or_default() += 1;
+        self.tell(format!("edit {name}"));
+        if self.lookouts.contains_key(&name) {
+            self.fleet.stir(self.now, &self.key(&name));
+        }
+    }
+
+    /// One lookout tells what it has seen.
+    fn look(&mut self) {
+        let waiting: Vec<ServiceName> = self
+            .lookouts
+            .iter()
+            .filter(|(_, lookout)| !lookout.looks.is_empty())
+            .map(|(name, _)| name.clone())
+            .collect();
+        if waiting.is_empty() {
+            return;
+        }
+        let name = waiting[usize::try_from(self.dice.roll(waiting.len() as u64)).expect("small")].clone();
+        let version = self.version(&name);
+        let Some(lookout) = self.lookouts.get_mut(&name) else { return };
+        let sight = match lookout.looks.pop_front() {
+            Some(true) => Sight::First((lookout.seen > 0).then(|| (UnixMillis(lookout.seen), "a".into()))),
+            _ if version == lookout.seen => Sight::Same,
+            _ => Sight::Changed("a".into()),
+        };
+        if !matches!(sight, Sight::First(_)) {
+            lookout.seen = version;
+        }
+        self.tell(format!("seen of {name}: {sight:?}"));
+        let mut effects = Vec::new();
+        self.fleet.see(self.now, &self.key(&name), sight, &mut effects);
+        self.obey(effects);
+    }
+
+    /// Whoever runs, or has come to rest, has seen the files as they are.
+    fn check_files(&self) {
+        for spec in &self.specs {
+            let Some(service) = self.fleet.service(&self.key(&spec.name)) else { continue };
+            let Some(run) = self.runs.get(&(spec.name.clone(), service.life.newest)) else { continue };
+            let counts = match service.life.actual {
+                Actual::Starting { .. } | Actual::Ready { .. } | Actual::Unready => !service.life.is_leaving(),
+                Actual::Completed | Actual::Failed(_) => service.life.newest >= service.life.at_least,
+                _ => false,
+            };
+            let is_watched = service.is_watching() && service.watching.problem.is_none();
+            if counts && is_watched && run.version != self.version(&spec.name) {
+                let (seen, is) = (run.version, self.version(&spec.name));
+                self.fail(&format!("{} has seen version {seen} of its files, which are at {is}", spec.name));
+            }
+        }
     }
 
     fn spawn(&mut self, name: &ServiceName, run: RunNumber) {
@@ -234,6 +333,7 @@ impl World {
             end: None,
             is_over: false,
             is_abandoned: false,
+            version: self.version(name),
         };
         self.runs.insert((name.clone(), run), made);
     }
@@ -278,7 +378,9 @@ impl World {
     // ---- what happens
 
     fn step(&mut self) {
-        match self.dice.roll(12) {
+        match self.dice.roll(15) {
+            12 => self.edit(),
+            13 | 14 => self.look(),
             0 | 1 => self.apply(),
             2 => self.ask_down(),
             3..=5 => self.something_happens_to_a_run(),
@@ -426,14 +528,17 @@ impl World {
         }
         let key = alive[usize::try_from(self.dice.roll(alive.len() as u64)).expect("small")].clone();
         let (fate, code) = (self.dice.roll(6), i32::try_from(self.dice.roll(2)).expect("small"));
-        let is_rough = self.is_rough;
+        let (is_rough, version) = (self.is_rough, self.version(&key.0));
         let Some(run) = self.runs.get_mut(&key) else { return };
         let was_started = run.untold.iter().any(|news| matches!(news, News::Started { .. }))
             || !matches!(fleet_state(&self.fleet, &self.id, &key.0), Some(Actual::Spawning));
         let news = match fate {
             0 | 1 if run.is_stopping && is_rough => Some(News::Survivors(Vec::new())),
             _ if run.is_stopping => Some(end(run, key.1, ExitStatus::Signal(15))),
-            0 | 1 if !was_started => Some(started()),
+            0 | 1 if !was_started => {
+                run.version = version;
+                Some(started(version))
+            }
             2 if !was_started && is_rough => {
                 run.is_alive = false;
                 run.end = Some(ExitStatus::Unknown);
@@ -534,6 +639,7 @@ impl World {
     fn daemon_dies(&mut self) {
         self.tell("the daemon dies".into());
         self.fleet = Fleet::default();
+        self.lookouts.clear();
         let Some(saved) = self.saved.clone() else { return };
         let remembered: Vec<Remembered> = self
             .desired
@@ -543,7 +649,7 @@ impl World {
                 newest: self.newest(name),
                 desired: *desired,
                 resting: self.resting.get(name).cloned().flatten(),
-                last: None,
+                last: self.last_of(name),
             })
             .collect();
         self.fleet.restore(saved, remembered);
@@ -560,9 +666,8 @@ impl World {
             (run.is_healthy, run.is_known_healthy) = (None, false);
             if let Some(status) = end {
                 run.is_over = true;
-                let mut over = ended(key.1, status);
-                let over_run = &mut Arc::make_mut(&mut over).run;
-                (over_run.project, over_run.service) = (self.id.clone(), key.0.clone());
+                let version = run.version;
+                let over = self.ended(key, status, version);
                 self.fleet.replay(self.now, over);
                 continue;
             }
@@ -576,7 +681,7 @@ impl World {
                     spec: spec.clone(),
                     leader: None,
                     shim: ProcessId { pid: 9, start: 1 },
-                    started_at: None,
+                    started_at: Some(UnixMillis(run.version)),
                     ran_for: Duration::ZERO,
                     started_on: run.started_on.clone(),
                 }
@@ -601,6 +706,21 @@ impl World {
         if self.dice.one_in(2) {
             self.ask_again();
         }
+    }
+
+    fn ended(&self, key: &(ServiceName, RunNumber), status: ExitStatus, version: u64) -> Arc<Ended> {
+        let mut over = ended(key.1, status);
+        let made = Arc::make_mut(&mut over);
+        (made.run.project, made.run.service) = (self.id.clone(), key.0.clone());
+        made.started_at = Some(UnixMillis(version));
+        over
+    }
+
+    /// How the newest run of a service ended, as the ledger has it.
+    fn last_of(&self, name: &ServiceName) -> Option<Arc<Ended>> {
+        let key = (name.clone(), self.newest(name));
+        let run = self.runs.get(&key).filter(|run| run.is_over)?;
+        Some(self.ended(&key, run.end?, run.version))
     }
 
     // ---- promises
@@ -637,7 +757,13 @@ impl World {
         for _ in 0..4000 {
             let waiting: Vec<_> =
                 self.runs.iter().filter(|(_, run)| !run.untold.is_empty()).map(|(key, _)| key.clone()).collect();
-            if waiting.is_empty() && goals.iter().all(|goal| self.fleet.judge(&self.id, goal).is_some()) {
+            let is_watched = self.lookouts.iter().any(|(name, lookout)| {
+                let service = self.fleet.service(&self.key(name));
+                !lookout.looks.is_empty() || service.is_some_and(|service| service.look_at().is_some())
+            });
+            self.look();
+            if waiting.is_empty() && !is_watched && goals.iter().all(|goal| self.fleet.judge(&self.id, goal).is_some())
+            {
                 return;
             }
             for key in waiting {
@@ -657,6 +783,7 @@ impl World {
             self.something_happens_to_a_run();
         }
         self.go_on(&[]);
+        self.check_files();
         self.tell("restart, and nothing fails".into());
         let goals = self.apply_to(&[], Action::Restart, false, None);
         self.go_on(&goals);
@@ -687,14 +814,17 @@ fn fleet_state<'a>(fleet: &'a Fleet, id: &ProjectId, service: &ServiceName) -> O
     fleet.service(&ServiceKey { project: id.clone(), service: service.clone() }).map(|service| &service.life.actual)
 }
 
-fn started() -> News {
-    News::Started { leader: ProcessId { pid: 10, start: 1 }, shim: ProcessId { pid: 9, start: 1 }, at: UnixMillis(0) }
+fn started(version: u64) -> News {
+    let (leader, shim) = (ProcessId { pid: 10, start: 1 }, ProcessId { pid: 9, start: 1 });
+    News::Started { leader, shim, at: UnixMillis(version) }
 }
 
 fn end(run: &mut Run, number: RunNumber, status: ExitStatus) -> News {
     run.is_alive = false;
     run.end = Some(status);
-    News::Ended(ended(number, status))
+    let mut over = ended(number, status);
+    Arc::make_mut(&mut over).started_at = Some(UnixMillis(run.version));
+    News::Ended(over)
 }
 
 fn name_of(news: &News) -> &'static str {

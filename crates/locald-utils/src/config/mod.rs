@@ -13,6 +13,7 @@ use crate::spec::ProjectSpec;
 
 mod diagnostic;
 mod dotenv;
+mod files;
 mod health;
 mod parse;
 mod resolve;

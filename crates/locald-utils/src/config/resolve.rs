@@ -142,7 +142,7 @@ pub(super) fn value<T>(key: &Option<Key<T>>) -> Option<&T> {
 /// Resolves one service after another.
 pub(super) struct Resolver<'a> {
     source: &'a str,
-    around: &'a Surroundings<'a>,
+    pub(super) around: &'a Surroundings<'a>,
     declared: &'a Declared<'a>,
     pub(super) mistakes: &'a mut Vec<Mistake>,
 }
@@ -166,6 +166,8 @@ impl Resolver<'_> {
         let stop = self.stop(service);
         let log = log(service);
         let profiles = self.profiles(service);
+        let watch = self.watch(service);
+        let inputs = self.inputs(service);
         Some(ServiceSpec {
             name: name?,
             kind: value(&service.r#type).map_or_else(Kind::default, |kind| kind.0),
@@ -179,6 +181,8 @@ impl Resolver<'_> {
             stop,
             log,
             profiles,
+            watch,
+            inputs,
         })
     }
 

@@ -185,6 +185,8 @@ fn plain_service(service: &str, dir: &Path) -> ServiceSpec {
         stop: StopPolicy::default(),
         log: LogPolicy::default(),
         profiles: Vec::new(),
+        watch: None,
+        inputs: None,
     }
 }
 

@@ -146,6 +146,22 @@ table! {
         log: Log,
         /// With any, it is started only when one of them is asked for (`--profile`), it is named, or another needs it.
         profiles: OneOrMany,
+        /// Files whose changes make it run again: patterns such as "src/**/*.ts", relative to the project file.
+        watch: Watched,
+        /// job: files of which it makes something, as patterns. Its success counts until one of them changes.
+        inputs: OneOrMany,
+    }
+}
+
+table! {
+    /// Files whose changes make a service run again, and when.
+    #[called("`watch`")]
+    struct WatchTable {
+        /// The files, as patterns.
+        #[schemars(required)]
+        paths: OneOrMany,
+        /// How long nothing may have changed before it is run again. Default: "100ms".
+        debounce: Time,
     }
 }
 
@@ -265,6 +281,43 @@ impl Written for Restart {
     }
 }
 
+/// `watch`: patterns, or a table with the details.
+#[derive(Clone, Debug)]
+pub(super) enum Watched {
+    Paths(OneOrMany),
+    Table(WatchTable),
+}
+
+impl JsonSchema for Watched {
+    fn schema_name() -> Cow<'static, str> {
+        "Watched".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let paths = generator.subschema_for::<OneOrMany>();
+        let table = generator.subschema_for::<WatchTable>();
+        json_schema!({ "anyOf": [paths, table] })
+    }
+}
+
+impl Written for Watched {
+    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
+        match item.value {
+            DeValue::Table(_) => WatchTable::read(item, mistakes).map(Self::Table),
+            DeValue::String(_) | DeValue::Array(_) => OneOrMany::read(item, mistakes).map(Self::Paths),
+            DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {
+                let help = "write what to watch: [\"src/**/*.ts\"], or { paths = [\"src\"], debounce = \"500ms\" }";
+                mistakes.push(item.wrong_type("an array of patterns or a table").help(help));
+                None
+            }
+        }
+    }
+}
+
 /// `health_check`: a command, a table, or several tables.
 #[derive(Clone, Debug)]
 pub(super) enum HealthChecks {
@@ -377,9 +430,6 @@ fn key_name(identifier: &'static str) -> &'static str {
     identifier.trim_start_matches("r#")
 }
 
-/// Keys of a service that are planned; a file that has them is for a newer version.
-const NOT_YET: &[&str] = &["watch"];
-
 /// What other tools call a key.
 const ALIASES: &[(&str, &str)] = &[
     ("after", "depends_on"),
@@ -399,9 +449,11 @@ const ALIASES: &[(&str, &str)] = &[
     ("readiness_probe", "health_check"),
     ("requires", "depends_on"),
     ("run", "command"),
+    ("sources", "inputs"),
     ("stop_grace_period", "stop_grace"),
     ("stop_timeout", "stop_grace"),
     ("variables", "env"),
+    ("watches", "watch"),
     ("working_dir", "workdir"),
     ("working_directory", "workdir"),
 ];
@@ -417,12 +469,6 @@ fn unknown_key(
     let name: &str = key.get_ref();
     let shown = name.escape_debug();
     let list: Vec<String> = known.iter().map(|known| format!("`{known}`")).collect();
-    let is_service = known.contains(&"command");
-    if is_service && NOT_YET.contains(&name) {
-        let mistake = Mistake::at(key.span(), format!("`{shown}` is not supported by this version of locald"));
-        mistakes.push(mistake.help(format!("the keys of {noun} are {}", list.join(", "))));
-        return None;
-    }
     let is_table_with_command = matches!(value.get_ref(), DeValue::Table(table) if table.contains_key("command"));
     if is_table_with_command && known.contains(&"services") {
         let mistake = Mistake::at(key.span(), format!("unknown key `{shown}`"));

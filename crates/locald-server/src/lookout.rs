@@ -1,0 +1,336 @@
+//! Watches the files of services, on a thread of its own that sleeps until the kernel, or the daemon, has something for it.
+//!
+//! What the kernel says is taken for a hint that something stirs somewhere; when the core asks, the files are looked at, and
+//! compared with what was seen before. So a lost event, a directory that takes the place of another, or an editor that saves by
+//! way of three other names makes no difference. A disk that does not answer holds up this thread and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+
+use locald_utils::fileset::{FileSet, Sight as Files};
+use locald_utils::name::{ProjectId, ServiceKey};
+use locald_utils::spec::Watch;
+use notify::event::{AccessKind, AccessMode};
+use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::core::watching::Sight;
+
+/// kqueue tells of a directory only that a name came or went, so its files are watched as well. inotify tells of them too.
+const FILES_AS_WELL: bool = cfg!(not(target_os = "linux"));
+
+/// What the lookout reports.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    /// Something stirs where this service has files.
+    Stir(ServiceKey),
+    /// What its files look like.
+    Sight(ServiceKey, Sight),
+}
+
+/// The daemon's end of it.
+pub(crate) struct Lookout {
+    /// What each service watches, as the thread has been told.
+    watched: BTreeMap<ServiceKey, Watch>,
+    /// Where the thread is told; `None` until there is something to watch.
+    thread: Option<mpsc::Sender<Task>>,
+    // Unbounded on both ways: what stirs again before it was heard of is told once.
+    reports: UnboundedSender<Seen>,
+    seen: UnboundedReceiver<Seen>,
+}
+
+enum Task {
+    Watch(ServiceKey, FileSet, PathBuf),
+    Forget(ServiceKey),
+    Look(ServiceKey),
+    /// Something stirs here; `None` where the kernel has lost count.
+    Stirred(Option<PathBuf>),
+}
+
+impl Lookout {
+    /// A lookout that has nothing to watch yet.
+    pub(crate) fn new() -> Self {
+        let (reports, seen) = unbounded_channel();
+        Self { watched: BTreeMap::new(), thread: None, reports, seen }
+    }
+
+    /// Waits for something to be seen.
+    pub(crate) async fn next(&mut self) -> Option<Seen> {
+        self.seen.recv().await
+    }
+
+    /// Has the files watched that a service of the project in `dir` is run again for, or none any more.
+    pub(crate) fn mind(&mut self, key: &ServiceKey, dir: &Path, watch: Option<&Watch>) {
+        let before = self.watched.get(key);
+        // When it acts is not the kernel's concern.
+        if before.map(|before| &before.paths) == watch.map(|watch| &watch.paths) {
+            return;
+        }
+        let Some(watch) = watch else {
+            self.watched.remove(key);
+            self.tell(Task::Forget(key.clone()));
+            return;
+        };
+        self.watched.insert(key.clone(), watch.clone());
+        match FileSet::new(dir, watch.paths.iter().map(String::as_str)) {
+            Ok(files) => self.tell(Task::Watch(key.clone(), files, dir.to_owned())),
+            // A later version of the project file has other patterns.
+            Err(error) => self.report(Seen::Sight(key.clone(), Sight::Blind(error.to_string()))),
+        }
+    }
+
+    /// Forgets all services of a project.
+    pub(crate) fn forget(&mut self, project: &ProjectId) {
+        let keys: Vec<ServiceKey> = self.watched.keys().filter(|key| key.project == *project).cloned().collect();
+        for key in keys {
+            self.watched.remove(&key);
+            self.tell(Task::Forget(key));
+        }
+    }
+
+    /// Has the files of a service looked at.
+    pub(crate) fn look(&mut self, key: ServiceKey) {
+        self.tell(Task::Look(key));
+    }
+
+    fn tell(&mut self, task: Task) {
+        if self.thread.is_none() && matches!(task, Task::Watch(..)) {
+            let (tasks, inbox) = mpsc::channel();
+            let (reports, events) = (self.reports.clone(), tasks.clone());
+            let spawned =
+                thread::Builder::new().name("lookout".to_owned()).spawn(move || keep_watch(&inbox, events, reports));
+            match spawned {
+                Ok(_) => self.thread = Some(tasks),
+                Err(error) => {
+                    tracing::error!(%error, "no thread that could watch files");
+                    self.blind(&task, &format!("nothing can be watched: {error}"));
+                }
+            }
+        }
+        // It has ended only if it could not begin, and has said so.
+        if let Some(thread) = &self.thread {
+            let _ = thread.send(task);
+        }
+    }
+
+    fn blind(&self, task: &Task, why: &str) {
+        if let Task::Watch(key, ..) = task {
+            self.report(Seen::Sight(key.clone(), Sight::Blind(why.to_owned())));
+        }
+    }
+
+    fn report(&self, seen: Seen) {
+        // The other end is ours.
+        let _ = self.reports.send(seen);
+    }
+}
+
+/// What one service watches.
+struct Watched {
+    files: FileSet,
+    /// The project's directory, to which names of files are relative when they are told.
+    dir: PathBuf,
+    /// What was seen last.
+    seen: Files,
+}
+
+/// The thread's own.
+struct Keeper {
+    kernel: RecommendedWatcher,
+    services: BTreeMap<ServiceKey, Watched>,
+    /// What the kernel watches: device and inode, and for whom.
+    places: HashMap<PathBuf, Place>,
+    reports: UnboundedSender<Seen>,
+}
+
+struct Place {
+    identity: (u64, u64),
+    services: BTreeSet<ServiceKey>,
+}
+
+fn keep_watch(inbox: &mpsc::Receiver<Task>, events: mpsc::Sender<Task>, reports: UnboundedSender<Seen>) {
+    let on_event = move |event: notify::Result<Event>| {
+        // The keeper goes last, with the daemon.
+        let tell = |path: Option<PathBuf>| drop(events.send(Task::Stirred(path)));
+        match event {
+            Ok(event) if event.need_rescan() => tell(None),
+            Ok(event) if changes(event.kind) => event.paths.into_iter().for_each(|path| tell(Some(path))),
+            Ok(_) => {}
+            Err(_) => tell(None),
+        }
+    };
+    let mut keeper = match notify::recommended_watcher(on_event) {
+        Ok(kernel) => Keeper { kernel, services: BTreeMap::new(), places: HashMap::new(), reports },
+        Err(error) => {
+            let why = why(None, &error);
+            tracing::error!(why, "files cannot be watched");
+            for task in inbox {
+                if let Task::Watch(key, ..) = task {
+                    let _ = reports.send(Seen::Sight(key, Sight::Blind(why.clone())));
+                }
+            }
+            return;
+        }
+    };
+    while let Ok(task) = inbox.recv() {
+        let mut stirred = BTreeSet::new();
+        // Whatever has come meanwhile is told of once.
+        for task in std::iter::once(task).chain(inbox.try_iter()) {
+            match task {
+                Task::Watch(key, files, dir) => keeper.watch(key, files, dir),
+                Task::Forget(key) => keeper.forget(&key),
+                Task::Look(key) => keeper.look(&key),
+                Task::Stirred(Some(path)) => keeper.concerned(&path, &mut stirred),
+                Task::Stirred(None) => stirred.extend(keeper.services.keys().cloned()),
+            }
+        }
+        stirred.into_iter().for_each(|key| keeper.report(Seen::Stir(key)));
+    }
+}
+
+/// Whether something of the kind can have changed a file. That one was opened and read has not.
+fn changes(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Any | EventKind::Other => true,
+    }
+}
+
+/// Says why something cannot be watched.
+fn why(path: Option<&Path>, error: &notify::Error) -> String {
+    let what = path.map_or_else(|| "files".to_owned(), |path| path.display().to_string());
+    let reason = match &error.kind {
+        ErrorKind::MaxFilesWatch => "the limit of watches is reached (sysctl fs.inotify.max_user_watches)".to_owned(),
+        ErrorKind::Io(error) if error.raw_os_error() == Some(nix::libc::EMFILE) => {
+            "no descriptors are left, or no inotify instances (sysctl fs.inotify.max_user_instances)".to_owned()
+        }
+        ErrorKind::Io(error) => error.to_string(),
+        ErrorKind::Generic(_) | ErrorKind::PathNotFound | ErrorKind::WatchNotFound | ErrorKind::InvalidConfig(_) => {
+            error.to_string()
+        }
+    };
+    format!("{what} cannot be watched: {reason}")
+}
+
+impl Keeper {
+    fn report(&self, seen: Seen) {
+        // Nobody to tell: the daemon is about to go.
+        let _ = self.reports.send(seen);
+    }
+
+    fn watch(&mut self, key: ServiceKey, files: FileSet, dir: PathBuf) {
+        self.services.insert(key.clone(), Watched { files, dir, seen: Files::default() });
+        let sight = match self.see(&key) {
+            Some(Ok(())) => {
+                let newest = self.services.get(&key).and_then(|watched| {
+                    let (at, path) = watched.seen.newest.as_ref()?;
+                    Some((*at, watched.name(path)))
+                });
+                Sight::First(newest)
+            }
+            Some(Err(why)) => Sight::Blind(why),
+            None => return,
+        };
+        self.report(Seen::Sight(key, sight));
+    }
+
+    fn look(&mut self, key: &ServiceKey) {
+        let Some(watched) = self.services.get(key) else { return };
+        let before = watched.seen.clone();
+        let seen = self.see(key);
+        let Some(watched) = self.services.get(key) else { return };
+        let sight = match seen {
+            Some(Err(why)) => Sight::Blind(why),
+            Some(Ok(())) | None => match watched.seen.difference(&before) {
+                Some(path) => Sight::Changed(watched.name(path)),
+                None => Sight::Same,
+            },
+        };
+        self.report(Seen::Sight(key.clone(), sight));
+    }
+
+    fn forget(&mut self, key: &ServiceKey) {
+        if let Some(watched) = self.services.remove(key) {
+            self.leave(key, &watched.seen, &Files::default());
+        }
+    }
+
+    /// Looks at the files of a service, and has the kernel watch where they are from now on.
+    fn see(&mut self, key: &ServiceKey) -> Option<Result<(), String>> {
+        let Self { kernel, services, places, .. } = self;
+        let watched = services.get_mut(key)?;
+        let mut problem = None;
+        let mut enter = |path: &Path, identity: (u64, u64)| {
+            let place = places.entry(path.to_owned()).or_insert(Place { identity: (0, 0), services: BTreeSet::new() });
+            place.services.insert(key.clone());
+            if place.identity == identity {
+                return;
+            }
+            // What is watched is the directory that was here before, wherever that is now.
+            if place.identity != (0, 0) {
+                let _ = kernel.unwatch(path);
+            }
+            match kernel.watch(path, RecursiveMode::NonRecursive) {
+                Ok(()) => place.identity = identity,
+                // It is gone already, and that stirs what is above it.
+                Err(error) if matches!(error.kind, ErrorKind::PathNotFound) => place.identity = (0, 0),
+                Err(error) => {
+                    place.identity = (0, 0);
+                    problem.get_or_insert_with(|| why(Some(path), &error));
+                }
+            }
+        };
+        let seen = watched.files.look(&mut enter);
+        if let (true, Ok(seen)) = (FILES_AS_WELL, &seen) {
+            seen.files.iter().for_each(|(path, stamp)| enter(path, stamp.identity()));
+        }
+        let problem = problem.map_or(Ok(()), Err);
+        let (seen, result) = match seen {
+            Ok(seen) => (seen, problem),
+            Err(error) => (Files::default(), Err(error.to_string())),
+        };
+        let before = std::mem::replace(&mut watched.seen, seen.clone());
+        self.leave(key, &before, &seen);
+        Some(result)
+    }
+
+    /// Stops watching what a service has no files in any more.
+    fn leave(&mut self, key: &ServiceKey, before: &Files, now: &Files) {
+        let directories = before.directories.keys().filter(|path| !now.directories.contains_key(*path));
+        let files = before.files.keys().filter(|path| FILES_AS_WELL && !now.files.contains_key(*path));
+        for path in directories.chain(files) {
+            let Some(place) = self.places.get_mut(path) else { continue };
+            place.services.remove(key);
+            if place.services.is_empty() {
+                self.places.remove(path);
+                // What is gone is not watched any more.
+                let _ = self.kernel.unwatch(path);
+            }
+        }
+    }
+
+    /// Adds the services that something which stirs at `path` is about.
+    fn concerned(&self, path: &Path, stirred: &mut BTreeSet<ServiceKey>) {
+        let near = [Some(path), path.parent()].into_iter().flatten();
+        let mut is_directory = None;
+        for key in near.filter_map(|path| self.places.get(path)).flat_map(|place| &place.services) {
+            let Some(watched) = self.services.get(key) else { continue };
+            let mut is_directory =
+                || *is_directory.get_or_insert_with(|| self.places.contains_key(path) || path.is_dir());
+            // A directory may have brought files with it, or taken some away.
+            if watched.files.concerns(path) || is_directory() {
+                stirred.insert(key.clone());
+            }
+        }
+    }
+}
+
+impl Watched {
+    /// The name of a file, as people of this project know it.
+    fn name(&self, path: &Path) -> String {
+        path.strip_prefix(&self.dir).unwrap_or(path).display().to_string()
+    }
+}
