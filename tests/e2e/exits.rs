@@ -116,3 +116,26 @@ fn a_stop_while_the_next_attempt_is_due_is_immediate() {
     site.down();
     assert_eq!(site.said(), ["run"]);
 }
+
+#[test]
+fn a_crash_loop_is_counted_on_by_the_next_daemon() {
+    let site = Site::new(
+        "[services.web]\ncommand = 'echo start >> \"$EVENTS\"; exit 1'\n\
+         restart = { policy = \"always\", backoff = \"150ms\", max_backoff = \"150ms\", limit = 8 }\n",
+    );
+    let running = site.locald("up").start();
+    site.await_events("start", 4);
+    let daemon = site.daemon();
+    send(daemon, Signal::SIGKILL);
+    site.await_end(daemon);
+    running.finish().code(1);
+    let web = site.await_state("web", "failed");
+    assert_eq!((&web["run"], &web["failure"]["kind"]), (&8.into(), &"crash_loop".into()));
+    assert_eq!((site.said().len(), &web["restarts"]), (8, &7.into()));
+    // And what was given up stays so.
+    let daemon = site.daemon();
+    send(daemon, Signal::SIGKILL);
+    site.await_end(daemon);
+    site.locald("daemon start").run().ok();
+    assert_eq!(site.await_state("web", "failed")["run"], 8);
+}

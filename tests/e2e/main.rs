@@ -24,6 +24,7 @@ mod files;
 mod health;
 #[cfg(target_os = "linux")]
 mod hung;
+mod inputs;
 mod json;
 mod limits;
 mod order;

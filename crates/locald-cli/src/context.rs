@@ -103,12 +103,15 @@ impl Place {
     /// Loads the project, for verbs that start something.
     ///
     /// # Errors
-    /// [`FailureCode::NotFound`] when there is no project file, else every mistake in it.
+    /// [`FailureCode::NotFound`] when there is no project file, else every mistake in it; or when the inputs of a job cannot be read.
     pub(crate) fn load(&self) -> Result<ProjectSpec, Problem> {
-        match self.file() {
-            Some(file) => Ok(config::load(file)?),
-            None => Err(self.not_found().into()),
-        }
+        let file = self.file().ok_or_else(|| self.not_found())?;
+        let mut project = config::load(file)?;
+        project.look_at_inputs().map_err(|(service, error)| {
+            let failure = Failure::new(FailureCode::Usage, format!("the inputs of `{service}`: {error}"));
+            failure.hint("nothing has been started or stopped")
+        })?;
+        Ok(project)
     }
 
     /// The project file, if there is one. A broken link is one: loading it says what is wrong.

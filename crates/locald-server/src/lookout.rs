@@ -10,8 +10,8 @@ use std::sync::mpsc;
 use std::thread;
 
 use locald_utils::fileset::{FileSet, Sight as Files};
-use locald_utils::name::{ProjectId, ServiceKey};
-use locald_utils::spec::Watch;
+use locald_utils::name::{ProjectId, RunNumber, ServiceKey};
+use locald_utils::spec::{Inputs, ServiceSpec, Watch};
 use notify::event::{AccessKind, AccessMode};
 use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -28,6 +28,8 @@ pub(crate) enum Seen {
     Stir(ServiceKey),
     /// What its files look like.
     Sight(ServiceKey, Sight),
+    /// What a run has done that has completed; `None` when its inputs are not those that it was to work on.
+    Done(ServiceKey, RunNumber, Option<String>),
 }
 
 /// The daemon's end of it.
@@ -93,6 +95,23 @@ impl Lookout {
     /// Has the files of a service looked at.
     pub(crate) fn look(&mut self, key: ServiceKey) {
         self.tell(Task::Look(key));
+    }
+
+    /// Looks whether the inputs of a job that has completed are those that it was to work on: someone may have saved one of them after
+    /// they were looked at. A file system that hangs holds nobody up: then it has not been done.
+    pub(crate) fn verify(&self, key: &ServiceKey, run: RunNumber, dir: &Path, spec: &ServiceSpec) {
+        let (Some(work), Some(inputs)) = (spec.work(), &spec.inputs) else { return };
+        let (key, reports, spec) = (key.clone(), self.reports.clone(), spec.clone());
+        let files = FileSet::new(dir, inputs.paths.iter().map(String::as_str));
+        let look = move || {
+            let digest = files.ok().and_then(|files| files.digest().ok());
+            let inputs = spec.inputs.clone().map(|inputs| Inputs { digest, ..inputs });
+            let is_same = ServiceSpec { inputs, ..spec }.work().as_ref() == Some(&work);
+            // Nobody to tell: the daemon is about to go.
+            let _ = reports.send(Seen::Done(key, run, is_same.then_some(work)));
+        };
+        // Without a thread nothing is known of it, and it is done again next time.
+        let _ = thread::Builder::new().name("inputs".to_owned()).spawn(look);
     }
 
     fn tell(&mut self, task: Task) {

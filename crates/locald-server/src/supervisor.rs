@@ -14,7 +14,7 @@ use locald_utils::protocol::{
     PROTOCOL, ProjectStatus, Reply, Request, ServerMessage, ServiceOutcome, ServiceStatus, WaitFor,
 };
 use locald_utils::record::Ended;
-use locald_utils::spec::{Environment, Ports, ProjectSpec};
+use locald_utils::spec::{Environment, Ports, ProjectSpec, RestartPolicy};
 use locald_utils::time::UnixMillis;
 use locald_utils::{exports, selection};
 use tokio::sync::mpsc;
@@ -25,8 +25,8 @@ use crate::adoption::{Inheritance, PATIENCE};
 use crate::core::Time;
 use crate::core::fleet::{Effect, Fleet, Found, How};
 use crate::core::goal::Goal;
-use crate::core::lifecycle::News;
-use crate::ledger::{BaseEnvironment, LedgerError, Left};
+use crate::core::lifecycle::{Actual, News, Tally};
+use crate::ledger::{BaseEnvironment, Known, LedgerError, Left};
 use crate::lookout::{Lookout, Seen};
 use crate::session::Client;
 use crate::view::{self, Now};
@@ -36,6 +36,9 @@ const RECALL: Duration = Duration::from_secs(1);
 
 /// 5 min: a daemon with nothing to do stays this long for the next command.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
+
+/// 60 s: the core's clock is as far ahead of the daemon's, so that it can tell what was shortly before it started.
+const HEAD_START: Duration = RestartPolicy::CRASH_LOOP_WINDOW;
 
 /// Everything that can happen to the daemon.
 pub(crate) enum Message {
@@ -84,6 +87,8 @@ pub(crate) struct Supervisor {
     askers: BTreeMap<ServiceKey, String>,
     /// The state of each service that the ledger was told last.
     states: HashMap<ServiceKey, &'static str>,
+    /// How often each service was started of late, as the ledger was told last.
+    tallies: HashMap<ServiceKey, Tally>,
     pending: Vec<Pending>,
     /// Watches files for services.
     lookout: Lookout,
@@ -110,6 +115,7 @@ impl Supervisor {
             ports: BTreeMap::new(),
             askers: BTreeMap::new(),
             states: HashMap::new(),
+            tallies: HashMap::new(),
             pending: Vec::new(),
             lookout: Lookout::new(),
             clients: 0,
@@ -121,7 +127,7 @@ impl Supervisor {
     }
 
     fn now(&self) -> Time {
-        self.origin.elapsed()
+        self.origin.elapsed() + HEAD_START
     }
 
     fn clocks(&self) -> Now {
@@ -139,7 +145,9 @@ impl Supervisor {
                 let key = ServiceKey { project: id.clone(), service: remembered.name.clone() };
                 self.environments.insert(key, environment.clone());
             }
-            self.fleet.restore(spec, services.into_iter().map(|(remembered, _)| remembered));
+            let started_at = self.started_at;
+            let time = |at: UnixMillis| (HEAD_START + at.since(started_at)).saturating_sub(started_at.since(at));
+            self.fleet.restore(spec, services.into_iter().map(|(remembered, _)| remembered), time);
         }
         // Ends come first: what follows from them must not be taken for what is running.
         for ended in ended {
@@ -225,6 +233,11 @@ impl Supervisor {
     fn see(&mut self, seen: Seen) {
         match seen {
             Seen::Stir(key) => self.fleet.stir(self.now(), &key),
+            Seen::Done(key, _, Some(work)) => self.context.ledger.save_done(&key, work),
+            Seen::Done(key, run, None) => {
+                tracing::info!(service = %key.service, run = run.0, "its inputs are not those that it was asked to work on");
+                self.fleet.disown(&key, run);
+            }
             Seen::Sight(key, sight) => {
                 tracing::debug!(service = %key.service, ?sight, "looked at its files");
                 let newest = self.fleet.service(&key).map(|service| service.life.newest);
@@ -253,7 +266,7 @@ impl Supervisor {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let core = self.fleet.deadline().map(|at| self.origin + at);
+        let core = self.fleet.deadline().map(|at| self.origin + at.saturating_sub(HEAD_START));
         let pending = self.pending.iter().filter_map(|pending| pending.until).min();
         let recall = self.recall_until;
         let idle = self.is_idle().then(|| self.idle_since + IDLE_LIMIT);
@@ -319,9 +332,10 @@ impl Supervisor {
         match request {
             Request::Apply { project, environment, services, profiles, action, force, timeout } => {
                 let project_id = project.id.clone();
-                let how = How { action, force, resumes: resumes.as_ref() };
                 let services = self.meant(&project, &services, &profiles)?;
-                let goals = self.apply((client, id), *project, environment, &services, how).await?;
+                let known = self.context.ledger.known(&project).await.map_err(|error| self.unusable(&error))?;
+                let how = How { action, force, resumes: resumes.as_ref(), done: &known.done };
+                let goals = self.apply((client, id), *project, environment, &services, how, &known)?;
                 self.await_outcome(client, id, project_id, goals, Some(timeout));
             }
             Request::Stop { project, services, now } => {
@@ -394,13 +408,14 @@ impl Supervisor {
         known.order.iter().filter(belongs).cloned().collect()
     }
 
-    async fn apply(
+    fn apply(
         &mut self,
         (client, request): (&Client, u64),
         project: ProjectSpec,
         environment: Environment,
         services: &[ServiceName],
         how: How<'_>,
+        known: &Known,
     ) -> Result<Vec<Goal>, Failure> {
         // As long as somebody waits for the end.
         if self.is_ending || self.pending.iter().any(|pending| pending.ends_daemon) {
@@ -408,7 +423,6 @@ impl Supervisor {
                 Failure::new(FailureCode::ShuttingDown, "the daemon is going down").hint("try again in a moment")
             );
         }
-        let known = self.context.ledger.known(&project).await.map_err(|error| self.unusable(&error))?;
         let id = project.id.clone();
         let mut effects = Vec::new();
         let goals = self.fleet.apply(self.now(), project.clone(), &known.newest, services, how, &mut effects)?;
@@ -417,7 +431,7 @@ impl Supervisor {
             self.environments
                 .insert(ServiceKey { project: id.clone(), service: goal.service.clone() }, environment.clone());
         }
-        self.ports.insert(id.clone(), known.ports);
+        self.ports.insert(id.clone(), known.ports.clone());
         // A start that was refused is none that is wanted.
         let wanted = |goal: &Goal| {
             let key = ServiceKey { project: id.clone(), service: goal.service.clone() };
@@ -602,6 +616,7 @@ impl Supervisor {
         self.environments.retain(|key, _| key.project != *project);
         self.askers.retain(|key, _| key.project != *project);
         self.states.retain(|key, _| key.project != *project);
+        self.tallies.retain(|key, _| key.project != *project);
         self.context.ledger.forget_project(project.clone());
     }
 
@@ -612,6 +627,15 @@ impl Supervisor {
         let state = view::state_name(&life.actual);
         if self.states.insert(key.clone(), state) != Some(state) {
             self.context.ledger.event(key, Some(life.newest), state, None);
+            if life.actual == Actual::Completed && !life.is_recalled {
+                let (dir, running) = (&self.fleet.projects()[&key.project].dir, life.running.as_deref());
+                running.inspect(|spec| self.lookout.verify(key, life.newest, dir, spec));
+            }
+        }
+        let tally = life.tally(|at| self.started_at.plus(at).minus(HEAD_START));
+        if self.tallies.get(key) != Some(&tally) {
+            self.context.ledger.save_tally(key, &tally);
+            self.tallies.insert(key.clone(), tally);
         }
         self.context.ledger.save_resting(key, life.resting());
         let Some(status) = self.service_status(key) else { return };

@@ -18,8 +18,7 @@ pub(crate) struct Now {
 
 impl Now {
     fn wall(self, at: Time) -> UnixMillis {
-        let millis = |time: Time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        UnixMillis((self.wall.0 + millis(at)).saturating_sub(millis(self.time)))
+        self.wall.plus(at).minus(self.time)
     }
 }
 
@@ -82,7 +81,10 @@ fn note(service: &Service) -> Option<String> {
         times => format!("run again {times} times because files changed, the last of them {file}"),
     });
     let unwatched = watching.problem.as_ref().map(|problem| format!("watch: {problem}"));
-    let notes: Vec<String> = degraded.into_iter().chain(complaint).chain(renewed).chain(unwatched).collect();
+    let recalled = life.is_recalled && life.actual == Actual::Completed;
+    let recalled = recalled.then(|| "not run: its inputs are as when it last succeeded".to_owned());
+    let notes: Vec<String> =
+        degraded.into_iter().chain(complaint).chain(renewed).chain(unwatched).chain(recalled).collect();
     (!notes.is_empty()).then(|| notes.join("; "))
 }
 

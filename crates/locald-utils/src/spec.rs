@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::digest;
+use crate::fileset::{FileSet, FilesError};
 use crate::health::{HealthCheck, Probe};
 use crate::name::{ProfileName, ProjectId, ProjectName, ServiceName};
 
@@ -29,6 +30,22 @@ pub struct ProjectSpec {
     pub file: PathBuf,
     /// Every declared service, in the order of the file.
     pub services: Vec<ServiceSpec>,
+}
+
+impl ProjectSpec {
+    /// Looks at the inputs of all jobs that have some.
+    ///
+    /// # Errors
+    /// When those of a job cannot be read; which, and why.
+    pub fn look_at_inputs(&mut self) -> Result<(), (ServiceName, FilesError)> {
+        for service in &mut self.services {
+            let Some(inputs) = &mut service.inputs else { continue };
+            // What is no pattern is none of this version, and has no files.
+            let Ok(files) = FileSet::new(&self.dir, inputs.paths.iter().map(String::as_str)) else { continue };
+            inputs.digest = Some(files.digest().map_err(|error| (service.name.clone(), error))?);
+        }
+        Ok(())
+    }
 }
 
 /// One service, ready to be run.

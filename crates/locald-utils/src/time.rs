@@ -20,6 +20,18 @@ impl UnixMillis {
         Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_add_signed(crate::fail::clock_error()))
     }
 
+    /// So much later.
+    #[must_use]
+    pub fn plus(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// So much earlier.
+    #[must_use]
+    pub fn minus(self, time: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// The time from `earlier` to `self`, zero when the clock was set back in between.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

@@ -12,9 +12,10 @@ use locald_utils::name::{ProjectId, ProjectName, RunNumber, ServiceKey, ServiceN
 use locald_utils::protocol::{Action, Before, Desired, Failure, FailureCode, OutcomeResult, WaitFor, WaitingOn};
 use locald_utils::record::{Ended, ExitStatus};
 use locald_utils::spec::{Condition, Kind, ProjectSpec, ServiceSpec};
+use locald_utils::time::UnixMillis;
 
 use super::goal::{Goal, Want, judge};
-use super::lifecycle::{Actual, Lifecycle, News, Reason, Resting, StartedOn};
+use super::lifecycle::{Actual, Lifecycle, News, Reason, Resting, StartedOn, Tally};
 use super::watching::{Sight, Watching};
 use super::{Time, plan};
 
@@ -42,6 +43,8 @@ pub(crate) struct How<'a> {
     pub(crate) force: bool,
     /// What an earlier daemon began with, when it was asked for that already.
     pub(crate) resumes: Option<&'a Before>,
+    /// What each job with inputs has done last: see [`ServiceSpec::work`].
+    pub(crate) done: &'a BTreeMap<ServiceName, String>,
 }
 
 /// What an earlier daemon remembered of a service.
@@ -57,6 +60,8 @@ pub(crate) struct Remembered {
     pub(crate) resting: Option<Resting>,
     /// How its newest run ended.
     pub(crate) last: Option<Arc<Ended>>,
+    /// How often it was started of late.
+    pub(crate) tally: Tally,
 }
 
 /// A run that has a shim, or had one until it died.
@@ -188,16 +193,22 @@ impl Fleet {
 
     // ---- requests
 
-    /// Puts a project back as an earlier daemon left it. Runs are added by [`Fleet::adopt`].
-    pub(crate) fn restore(&mut self, spec: ProjectSpec, services: impl IntoIterator<Item = Remembered>) {
+    /// Puts a project back as an earlier daemon left it; `time` tells when something was. Runs are added by [`Fleet::adopt`].
+    pub(crate) fn restore(
+        &mut self,
+        spec: ProjectSpec,
+        services: impl IntoIterator<Item = Remembered>,
+        time: impl Fn(UnixMillis) -> Time,
+    ) {
         let id = spec.id.clone();
         self.write(spec, &BTreeMap::new());
         let Some(project) = self.projects.get_mut(&id) else { return };
-        for Remembered { name, newest, desired, resting, last } in services {
+        for Remembered { name, newest, desired, resting, last, tally } in services {
             if let Some(service) = project.services.get_mut(&name) {
                 service.life = Lifecycle::new(newest);
                 service.life.desired = desired;
                 service.life.restore(resting, last);
+                service.life.count_on(&tally, &time);
             }
         }
         // `down` was under way: what is left of it goes on.
@@ -306,6 +317,10 @@ impl Fleet {
             let has_begun = before.is_some_and(|before| before < service.life.newest);
             // What is left of the last run refuses the next one. That is no wish for later.
             if !has_begun && !matches!(service.life.actual, Actual::Stuck { .. }) {
+                // Who starts or restarts it by name wants it done again.
+                if how.action == Action::Up || !is_named {
+                    service.recall(how.done.get(&name));
+                }
                 service.ask_up(how.action, is_named);
             }
             let unchanged = unchanged && !service.life.is_leaving();
@@ -473,6 +488,15 @@ impl Fleet {
         Some(file)
     }
 
+    /// Takes note that the inputs of a job were not those that its run was asked to work on, or are not any more.
+    pub(crate) fn disown(&mut self, key: &ServiceKey, run: RunNumber) {
+        let life = self.service_mut(key).map(|service| &mut service.life).filter(|life| life.newest == run);
+        let inputs = life.and_then(|life| life.running.as_mut()).and_then(|spec| Arc::make_mut(spec).inputs.as_mut());
+        if let Some(inputs) = inputs {
+            inputs.digest = None;
+        }
+    }
+
     fn service_mut(&mut self, key: &ServiceKey) -> Option<&mut Service> {
         self.projects.get_mut(&key.project)?.services.get_mut(&key.service)
     }
@@ -588,11 +612,23 @@ impl Service {
         self.watching.is_due(now, watch)
     }
 
+    /// Lets a job that has done the same before count as done.
+    fn recall(&mut self, done: Option<&String>) {
+        if done.is_some() && done == self.spec.work().as_ref() {
+            self.life.recall(self.spec.clone());
+        }
+    }
+
     fn ask_up(&mut self, action: Action, is_named: bool) {
         let life = &mut self.life;
         self.watching.forgive();
         let has_run = life.is_occupied() || life.actual == Actual::Completed;
-        let is_changed = has_run && life.running.as_ref().is_some_and(|running| running.digest() != self.spec.digest());
+        let differs = |running: &Arc<ServiceSpec>| {
+            running.digest() != self.spec.digest()
+                // What it runs on was looked at by whoever asks.
+                || self.spec.work().is_some_and(|work| running.work().as_ref() != Some(&work))
+        };
+        let is_changed = has_run && life.running.as_ref().is_some_and(differs);
         match action {
             // Unlike a job, a service that ended has not done what it is for.
             _ if life.actual == Actual::Completed && self.spec.kind == Kind::Service => life.want_new_run(),

@@ -72,6 +72,14 @@ pub(crate) enum Resting {
     Failed(Reason),
 }
 
+/// How often a service was started of late, as the ledger keeps it: a new daemon counts on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tally {
+    restarts: u32,
+    failures: u32,
+    starts: Vec<UnixMillis>,
+}
+
 /// Why a service failed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -167,6 +175,8 @@ pub(crate) struct Lifecycle {
     failures: u32,
     /// When it was started lately, for telling a crash loop.
     starts: VecDeque<Time>,
+    /// Whether it has completed without a run: what it would have done was done before.
+    pub(crate) is_recalled: bool,
     /// When the newest run was begun, if this daemon has begun it.
     pub(crate) spawned: Option<Time>,
     /// What the newest run was started on, as far as it is known.
@@ -207,6 +217,7 @@ impl Lifecycle {
             restarts: 0,
             failures: 0,
             starts: VecDeque::new(),
+            is_recalled: false,
             spawned: None,
             started_on: StartedOn::new(),
             running: None,
@@ -270,6 +281,16 @@ impl Lifecycle {
     /// Whether it has completed, and need not do so again.
     pub(crate) fn is_completed(&self) -> bool {
         self.actual == Actual::Completed && self.newest >= self.at_least
+    }
+
+    /// Lets what was done in an earlier run count as done, if nothing of it runs.
+    pub(crate) fn recall(&mut self, spec: Arc<ServiceSpec>) {
+        if !self.is_occupied() {
+            self.actual = Actual::Completed;
+            self.at_least = self.newest;
+            self.running = Some(spec);
+            self.is_recalled = true;
+        }
     }
 
     /// Asks for it to run. An attempt that failed or was given up is made again.
@@ -386,8 +407,10 @@ impl Lifecycle {
         self.unhealthy = None;
         self.started_at = None;
         self.ready_for = Duration::ZERO;
+        self.forget_starts(now);
         self.starts.push_back(now);
         self.spawned = Some(now);
+        self.is_recalled = false;
         self.newest
     }
 
@@ -582,10 +605,28 @@ impl Lifecycle {
         };
     }
 
-    fn retry(&mut self, now: Time, policy: &RestartPolicy) -> Actual {
+    /// Forgets the starts that are too long ago to count.
+    fn forget_starts(&mut self, now: Time) {
         while self.starts.front().is_some_and(|&start| now.saturating_sub(start) > RestartPolicy::CRASH_LOOP_WINDOW) {
             self.starts.pop_front();
         }
+    }
+
+    /// How often it was started of late; `wall` tells when that was.
+    pub(crate) fn tally(&self, wall: impl Fn(Time) -> UnixMillis) -> Tally {
+        let starts = self.starts.iter().map(|&start| wall(start)).collect();
+        Tally { restarts: self.restarts, failures: self.failures, starts }
+    }
+
+    /// Counts on from what an earlier daemon has counted; `time` tells when that was.
+    pub(crate) fn count_on(&mut self, tally: &Tally, time: impl Fn(UnixMillis) -> Time) {
+        self.restarts = tally.restarts;
+        self.failures = tally.failures;
+        self.starts = tally.starts.iter().map(|&start| time(start)).collect();
+    }
+
+    fn retry(&mut self, now: Time, policy: &RestartPolicy) -> Actual {
+        self.forget_starts(now);
         let starts = u32::try_from(self.starts.len()).unwrap_or(u32::MAX);
         if starts >= policy.limit {
             let within = self.starts.front().map_or(Duration::ZERO, |&first| now.saturating_sub(first));

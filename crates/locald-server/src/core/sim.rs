@@ -21,7 +21,7 @@ use super::Time;
 use super::fleet::{Effect, Fleet, Found, How, Remembered};
 use super::goal::Goal;
 use super::lifecycle::tests::{ended, spec};
-use super::lifecycle::{Actual, News, Resting};
+use super::lifecycle::{Actual, News, Resting, Tally};
 use super::watching::Sight;
 
 /// Each schedule is short, so that a failure can be read; there are many.
@@ -115,6 +115,7 @@ struct World {
     /// What the ledger holds.
     desired: BTreeMap<ServiceName, Desired>,
     resting: BTreeMap<ServiceName, Option<Resting>>,
+    tallies: BTreeMap<ServiceName, Tally>,
     saved: Option<ProjectSpec>,
     /// What somebody has asked for last, and still waits for.
     asked: Option<Asked>,
@@ -167,6 +168,7 @@ impl World {
             runs: BTreeMap::new(),
             desired: BTreeMap::new(),
             resting: BTreeMap::new(),
+            tallies: BTreeMap::new(),
             saved: None,
             asked: None,
             files: BTreeMap::new(),
@@ -215,6 +217,8 @@ impl World {
                 },
                 Effect::Changed(key) => {
                     if let Some(service) = self.fleet.service(&key) {
+                        let wall = |at: Time| UnixMillis(u64::try_from(at.as_millis()).unwrap_or(u64::MAX));
+                        self.tallies.insert(key.service.clone(), service.life.tally(wall));
                         self.resting.insert(key.service, service.life.resting());
                     }
                 }
@@ -226,6 +230,7 @@ impl World {
                     self.fleet.forget(&id);
                     self.desired.clear();
                     self.resting.clear();
+                    self.tallies.clear();
                     self.saved = None;
                 }
             }
@@ -436,7 +441,7 @@ impl World {
             self.project(),
             &newest,
             services,
-            How { action, force, resumes },
+            How { action, force, resumes, done: &BTreeMap::new() },
             &mut effects,
         ) {
             Ok(goals) => goals,
@@ -650,9 +655,10 @@ impl World {
                 desired: *desired,
                 resting: self.resting.get(name).cloned().flatten(),
                 last: self.last_of(name),
+                tally: self.tallies.get(name).cloned().unwrap_or_default(),
             })
             .collect();
-        self.fleet.restore(saved, remembered);
+        self.fleet.restore(saved, remembered, |at| Duration::from_millis(at.0));
         // The newest first, as the daemon takes them over.
         let open: Vec<_> = self.runs.iter().rev().filter(|(_, run)| !run.is_over).map(|(key, _)| key.clone()).collect();
         for key in &open {

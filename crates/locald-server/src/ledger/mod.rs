@@ -4,7 +4,7 @@
 //! hundred starts at once cost one commit. Nothing here decides; the callers say what happened. Commits are not synced:
 //! they outlive every process, and a machine that crashes takes the runs with it (WAL, synchronous = NORMAL).
 //!
-//! Here are the database and its thread; what is written and read is in `projects`, `runs` and `ports`, and `checkpoints`
+//! Here are the database and its thread; what is written and read is in `projects`, `runs`, `ports` and `memory`, and `checkpoints`
 //! keeps the log of writes short.
 
 use std::iter;
@@ -19,11 +19,12 @@ use tokio::sync::oneshot;
 
 use checkpoints::Checkpoints;
 use ports::AUTO_PORTS;
-pub(crate) use projects::{BaseEnvironment, Left};
+pub(crate) use projects::{BaseEnvironment, Known, Left};
 use runs::Limits;
 pub(crate) use runs::{Executable, Intent};
 
 mod checkpoints;
+mod memory;
 mod ports;
 mod projects;
 mod runs;
@@ -226,6 +227,7 @@ fn migrate(connection: &mut Connection, last_epoch: u64) -> Result<u64, LedgerEr
         transaction.execute_batch(SCHEMA)?;
         transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     }
+    transaction.execute_batch(memory::SCHEMA)?;
     let before: Option<i64> =
         transaction.query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| row.get(0)).optional()?;
     let before = before.unwrap_or(0).max(i64::try_from(last_epoch).unwrap_or(0));

@@ -9,6 +9,7 @@ use locald_utils::spec::{Environment, Ports, ProjectSpec};
 use locald_utils::time::UnixMillis;
 use rusqlite::{OptionalExtension, Transaction, params};
 
+use super::memory::{self, DONE, TALLY, recall};
 use super::ports::ports;
 use super::runs::newest;
 use super::{Ledger, LedgerError, millis};
@@ -22,6 +23,8 @@ pub(crate) struct Known {
     pub(crate) newest: BTreeMap<ServiceName, RunNumber>,
     /// The port of each service that has one.
     pub(crate) ports: Ports,
+    /// What each job with inputs has done last.
+    pub(crate) done: BTreeMap<ServiceName, String>,
 }
 
 /// A project as an earlier daemon left it.
@@ -54,7 +57,11 @@ impl Ledger {
         let wanted: Vec<_> =
             spec.services.iter().filter_map(|service| Some((service.name.clone(), service.port?))).collect();
         self.run(move |transaction| {
-            Ok(Known { newest: newest(transaction, &id)?, ports: ports(transaction, &id, wanted)? })
+            Ok(Known {
+                newest: newest(transaction, &id)?,
+                ports: ports(transaction, &id, wanted)?,
+                done: recall(transaction, &id, DONE)?,
+            })
         })
         .await
     }
@@ -125,6 +132,7 @@ impl Ledger {
         self.note("the end of a project", move |transaction| {
             transaction.execute("DELETE FROM projects WHERE id = ?1", [project.as_str()])?;
             transaction.execute("DELETE FROM services WHERE project = ?1", [project.as_str()])?;
+            memory::forget(transaction, &project)?;
             forget_environments(transaction)
         });
     }
@@ -186,6 +194,7 @@ fn left_project(transaction: &Transaction<'_>, spec: ProjectSpec) -> Result<Left
             row.get(4)?,
         ))
     })?;
+    let mut tallies = recall(transaction, &spec.id, TALLY)?;
     let mut services = Vec::new();
     let mut environments: BTreeMap<String, Arc<BaseEnvironment>> = BTreeMap::new();
     for row in rows {
@@ -206,7 +215,8 @@ fn left_project(transaction: &Transaction<'_>, spec: ProjectSpec) -> Result<Left
             last.query_row(params![spec.id.as_str(), service, newest.0], |row| row.get(0)).optional()?;
         let last = ended.flatten().map(|text| serde_json::from_str(&text)).transpose()?.map(Arc::new);
         let resting = resting.map(|text| serde_json::from_str(&text)).transpose()?;
-        services.push((Remembered { name, newest, desired, resting, last }, environment));
+        let tally = tallies.remove(&name).unwrap_or_default();
+        services.push((Remembered { name, newest, desired, resting, last, tally }, environment));
     }
     Ok(Left { spec, services, ports })
 }
