@@ -29,6 +29,7 @@ mod json;
 mod limits;
 mod order;
 mod output;
+mod owners;
 mod ports;
 mod profiles;
 mod shim;

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use locald_utils::protocol::{Failure, FailureCode, WaitFor};
+use locald_utils::name::OwnerName;
+use locald_utils::protocol::{Failure, FailureCode, Owner, WaitFor};
 
 use crate::render::json;
 use crate::verbs::attach::{AttachArgs, ScreenArgs};
@@ -200,6 +201,25 @@ pub(crate) struct Limit {
     pub(crate) timeout: Duration,
 }
 
+/// As whom services are started, and for how long.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct AsOwner {
+    /// As whom, for scripts and agents: the services are ended when the last of their owners has left
+    /// (`down --owner NAME`), unless somebody without a name wants them.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) owner: Option<OwnerName>,
+    /// How long the owner wants them, with a unit: 30m, 2h. Asking again begins another lease.
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "owner")]
+    pub(crate) lease: Option<Duration>,
+}
+
+impl AsOwner {
+    /// The owner, if one is named.
+    pub(crate) fn owner(&self) -> Option<Owner> {
+        Some(Owner { name: self.owner.clone()?, lease: self.lease })
+    }
+}
+
 /// The arguments of `up`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
@@ -208,6 +228,7 @@ pub(crate) struct Limit {
   locald up --profile full   what belongs to the profile as well
   locald up -f               everything, and show what it writes
   locald up --timeout 5m     for a slow first build
+  locald up --owner ci --lease 30m   end it when ci leaves, in half an hour at the latest
 
 A service with `profiles` is started only when one of them is asked for, it is named, or another
 that starts depends on it; from then on it belongs to the project until it is stopped.
@@ -231,19 +252,25 @@ pub(crate) struct UpArgs {
     /// Start also where processes of an earlier run could not be ended. They are left alone, and shown.
     #[arg(long)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) owner: AsOwner,
 }
 
 /// The arguments of `down`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
-  locald down           each service gets its grace period
-  locald down --now     kill at once
+  locald down               each service gets its grace period
+  locald down --now         kill at once
+  locald down --owner ci    ci leaves: only what nobody else wants is ended
 
 Exits with 0 only when no process of any service is left; otherwise with 1, naming each.")]
 pub(crate) struct DownArgs {
     /// Kill at once instead of waiting for the grace period.
     #[arg(long)]
     pub(crate) now: bool,
+    /// Only that this owner leaves: what others want stays.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) owner: Option<OwnerName>,
 }
 
 /// The arguments of `start`.

@@ -39,6 +39,10 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 /// 2 s: for another daemon, which holds the lock, to listen or to leave.
 const LOCK_LIMIT: Duration = Duration::from_secs(2);
 
+/// 20 s: for a lock that no process which runs holds. A daemon that was killed keeps it until a disk under load has answered each
+/// of its threads.
+const DEAD_LOCK_LIMIT: Duration = Duration::from_secs(20);
+
 /// 1 s: a process that does nothing but fork ends within a millisecond.
 const LEAVE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -57,7 +61,7 @@ pub(crate) fn connect_or_start(home: &Home, screen: &mut Screen) -> Result<Clien
 
 /// Goes on with the daemon that was found, or starts one, until there is one of this version or one that will do.
 fn insist(home: &Home, mut found: Option<Client>, screen: &mut Screen) -> Result<Client, Failure> {
-    let mut until = Instant::now() + LOCK_LIMIT;
+    let mut began = Instant::now();
     let mut pause = Duration::from_millis(2);
     let mut may_succeed = true;
     loop {
@@ -66,7 +70,7 @@ fn insist(home: &Home, mut found: Option<Client>, screen: &mut Screen) -> Result
             screen.mention(&format!("daemon: pid {}, locald {}", daemon.pid, daemon.version));
             if daemon.is_older() && std::mem::replace(&mut may_succeed, false) {
                 succeed(home, client, screen)?;
-                until = Instant::now() + LOCK_LIMIT;
+                began = Instant::now();
                 found = Client::connect_to_any(home)?;
                 continue;
             }
@@ -84,7 +88,7 @@ fn insist(home: &Home, mut found: Option<Client>, screen: &mut Screen) -> Result
         if found.is_some() {
             continue;
         }
-        if Instant::now() > until {
+        if began.elapsed() > if holder.is_some() { LOCK_LIMIT } else { DEAD_LOCK_LIMIT } {
             return Err(unreachable(home, holder));
         }
         // Another daemon is between taking its lock and listening, or between closing its socket and leaving. Neither

@@ -89,6 +89,7 @@ fn orphan(home: &Home, dir: &Path) -> Option<(ShimRecord, ServiceStatus)> {
         note: Some(NOTE.to_owned()),
         left: Vec::new(),
         profiles: Vec::new(),
+        owners: Vec::new(),
     };
     Some((shim, status))
 }

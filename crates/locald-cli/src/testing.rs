@@ -57,6 +57,7 @@ pub(crate) fn service(service: &str, state: State) -> ServiceStatus {
         note: None,
         left: Vec::new(),
         profiles: Vec::new(),
+        owners: Vec::new(),
     }
 }
 

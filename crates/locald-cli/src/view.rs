@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use locald_utils::name::{ProfileName, ServiceName};
 use locald_utils::protocol::{
-    Desired, FailedReason, Outcome, OutcomeResult, ProjectStatus, ServiceOutcome, ServiceStatus, State,
+    Desired, FailedReason, Outcome, OutcomeResult, OwnerStatus, ProjectStatus, ServiceOutcome, ServiceStatus, State,
 };
 use locald_utils::record::{Ended, ExitStatus, Stray, Survivor};
 use locald_utils::spec::{Kind, ProjectSpec};
@@ -181,6 +181,7 @@ impl Row {
             let profiles: Vec<&str> = self.status.profiles.iter().map(ProfileName::as_str).collect();
             notes.push(format!("only with profile {}", profiles.join(" or ")));
         }
+        notes.extend(owners_note(&self.status, now));
         notes.extend(failure_note(&self.status));
         notes.extend(health_note(&self.status, now));
         notes.extend(self.listening.clone());
@@ -201,6 +202,16 @@ impl Row {
         }
         notes
     }
+}
+
+/// Who wants the service by name, and for how long.
+fn owners_note(service: &ServiceStatus, now: UnixMillis) -> Option<String> {
+    let owner = |owner: &OwnerStatus| match owner.until {
+        Some(until) => format!("{} ({} left)", owner.name, human(until.since(now))),
+        None => owner.name.to_string(),
+    };
+    let owners: Vec<String> = service.owners.iter().map(owner).collect();
+    (!owners.is_empty()).then(|| format!("for {}", owners.join(", ")))
 }
 
 fn is_alive(state: &State) -> bool {
@@ -296,6 +307,7 @@ pub(crate) fn never_started(name: ServiceName, kind: Kind) -> ServiceStatus {
         note: None,
         left: Vec::new(),
         profiles: Vec::new(),
+        owners: Vec::new(),
     }
 }
 

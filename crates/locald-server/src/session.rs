@@ -120,7 +120,7 @@ async fn receive(
             Some(frame) => match frame::decode::<ClientMessage>(&frame) {
                 Ok(message) => {
                     fail::point("a client asks something");
-                    if inbox.send(Message::Request { client: client.clone(), message }).is_err() {
+                    if inbox.send(Message::Request { client: client.clone(), message: Box::new(message) }).is_err() {
                         return;
                     }
                 }

@@ -23,9 +23,10 @@ use tokio::time::Instant;
 use crate::actor::{self, Assignment, Context, Order, Report};
 use crate::adoption::{Inheritance, PATIENCE};
 use crate::core::Time;
-use crate::core::fleet::{Effect, Fleet, Found, How};
+use crate::core::fleet::{Effect, Ending, Fleet, Found, How};
 use crate::core::goal::Goal;
 use crate::core::lifecycle::{Actual, News, Tally};
+use crate::core::ownership::Kept;
 use crate::ledger::{BaseEnvironment, Known, LedgerError, Left};
 use crate::lookout::{Lookout, Seen};
 use crate::session::Client;
@@ -45,7 +46,7 @@ pub(crate) enum Message {
     /// A client has said hello.
     Connected,
     /// A client asks something.
-    Request { client: Client, message: ClientMessage },
+    Request { client: Client, message: Box<ClientMessage> },
     /// A client has left.
     Disconnected(u64),
     /// The daemon was told to end by a signal.
@@ -87,8 +88,8 @@ pub(crate) struct Supervisor {
     askers: BTreeMap<ServiceKey, String>,
     /// The state of each service that the ledger was told last.
     states: HashMap<ServiceKey, &'static str>,
-    /// How often each service was started of late, as the ledger was told last.
-    tallies: HashMap<ServiceKey, Tally>,
+    /// How often each service was started of late, and who wants it, as the ledger was told last.
+    saved: HashMap<ServiceKey, (Tally, Kept)>,
     pending: Vec<Pending>,
     /// Watches files for services.
     lookout: Lookout,
@@ -115,7 +116,7 @@ impl Supervisor {
             ports: BTreeMap::new(),
             askers: BTreeMap::new(),
             states: HashMap::new(),
-            tallies: HashMap::new(),
+            saved: HashMap::new(),
             pending: Vec::new(),
             lookout: Lookout::new(),
             clients: 0,
@@ -316,7 +317,7 @@ impl Supervisor {
             }
             Message::Request { client, message } => {
                 let id = message.id;
-                if let Err(failure) = self.serve(&client, message).await {
+                if let Err(failure) = self.serve(&client, *message).await {
                     client.send(ServerMessage::Failure { id, failure });
                 }
             }
@@ -330,18 +331,19 @@ impl Supervisor {
     async fn serve(&mut self, client: &Client, message: ClientMessage) -> Result<(), Failure> {
         let ClientMessage { id, request, resumes } = message;
         match request {
-            Request::Apply { project, environment, services, profiles, action, force, timeout } => {
+            Request::Apply { project, environment, services, profiles, action, force, owner, timeout } => {
                 let project_id = project.id.clone();
                 let services = self.meant(&project, &services, &profiles)?;
                 let known = self.context.ledger.known(&project).await.map_err(|error| self.unusable(&error))?;
-                let how = How { action, force, resumes: resumes.as_ref(), done: &known.done };
+                let how = How { action, force, resumes: resumes.as_ref(), done: &known.done, owner: owner.as_ref() };
                 let goals = self.apply((client, id), *project, environment, &services, how, &known)?;
                 self.await_outcome(client, id, project_id, goals, Some(timeout));
             }
-            Request::Stop { project, services, now } => {
+            Request::Stop { project, services, now, owner } => {
                 let mut effects = Vec::new();
                 let resumes = resumes.as_ref();
-                let goals = self.fleet.stop(self.now(), &project, services.as_deref(), now, resumes, &mut effects)?;
+                let how = Ending { at_once: now, owner: owner.as_ref(), resumes };
+                let goals = self.fleet.stop(self.now(), &project, services.as_deref(), how, &mut effects)?;
                 accept(client, id, &goals);
                 let desired = goals.iter().map(|goal| (goal.service.clone(), Desired::Down)).collect();
                 self.context.ledger.save_desired(project.clone(), desired);
@@ -518,7 +520,8 @@ impl Supervisor {
             let ids: Vec<ProjectId> = self.fleet.projects().keys().cloned().collect();
             for project in ids {
                 // A project that is known can be stopped.
-                let asked = self.fleet.stop(self.now(), &project, None, false, resumes, &mut effects);
+                let how = Ending { resumes, ..Ending::default() };
+                let asked = self.fleet.stop(self.now(), &project, None, how, &mut effects);
                 let Ok(asked) = asked else { continue };
                 let desired = asked.iter().map(|goal| (goal.service.clone(), Desired::Down)).collect();
                 self.context.ledger.save_desired(project.clone(), desired);
@@ -554,6 +557,12 @@ impl Supervisor {
                     }
                 }
                 Effect::Look(key) => self.lookout.look(key),
+                Effect::Unwanted(key) => {
+                    tracing::info!(service = %key.service, "the last lease is over");
+                    let desired = vec![(key.service.clone(), Desired::Down)];
+                    self.context.ledger.save_desired(key.project.clone(), desired);
+                    self.context.ledger.event(&key, None, "unwanted", Some("its last lease is over".to_owned()));
+                }
                 Effect::Changed(key) => {
                     changed.insert(key);
                 }
@@ -616,7 +625,7 @@ impl Supervisor {
         self.environments.retain(|key, _| key.project != *project);
         self.askers.retain(|key, _| key.project != *project);
         self.states.retain(|key, _| key.project != *project);
-        self.tallies.retain(|key, _| key.project != *project);
+        self.saved.retain(|key, _| key.project != *project);
         self.context.ledger.forget_project(project.clone());
     }
 
@@ -632,11 +641,16 @@ impl Supervisor {
                 running.inspect(|spec| self.lookout.verify(key, life.newest, dir, spec));
             }
         }
-        let tally = life.tally(|at| self.started_at.plus(at).minus(HEAD_START));
-        if self.tallies.get(key) != Some(&tally) {
-            self.context.ledger.save_tally(key, &tally);
-            self.tallies.insert(key.clone(), tally);
+        let wall = |at: Time| self.started_at.plus(at).minus(HEAD_START);
+        let now = (life.tally(wall), service.owners.kept(wall));
+        let before = self.saved.entry(key.clone()).or_default();
+        if before.0 != now.0 {
+            self.context.ledger.save_tally(key, &now.0);
         }
+        if before.1 != now.1 {
+            self.context.ledger.save_owners(key, &now.1);
+        }
+        *before = now;
         self.context.ledger.save_resting(key, life.resting());
         let Some(status) = self.service_status(key) else { return };
         for pending in self.pending.iter().filter(|pending| pending.is_about(key)) {

@@ -1,7 +1,7 @@
 //! What a client is shown of a service: the core's facts in the protocol's words.
 
-use locald_utils::name::ServiceKey;
-use locald_utils::protocol::{FailedReason, ServiceStatus, State};
+use locald_utils::name::{OwnerName, ServiceKey};
+use locald_utils::protocol::{FailedReason, OwnerStatus, ServiceStatus, State};
 use locald_utils::spec::Ports;
 use locald_utils::time::UnixMillis;
 
@@ -64,7 +64,16 @@ pub(crate) fn service(
         note: note(service),
         left: life.abandoned.values().flatten().cloned().collect(),
         profiles: service.spec.profiles.clone(),
+        owners: owners(now, service),
     }
+}
+
+fn owners(now: Now, service: &Service) -> Vec<OwnerStatus> {
+    let status = |(name, until): (&OwnerName, Option<Time>)| OwnerStatus {
+        name: name.clone(),
+        until: until.map(|until| now.wall(until)),
+    };
+    service.owners.leases().map(status).collect()
 }
 
 fn note(service: &Service) -> Option<String> {

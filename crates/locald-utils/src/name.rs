@@ -112,6 +112,10 @@ name_type!(
     ProfileName
 );
 name_type!(
+    /// The name of an owner: whoever has services started, and says who it is.
+    OwnerName
+);
+name_type!(
     /// The name of a project: `[project] name`, or the name of its directory.
     ProjectName
 );

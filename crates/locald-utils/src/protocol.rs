@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::{ProfileName, ProjectId, ProjectName, RunNumber, ServiceName};
+use crate::name::{OwnerName, ProfileName, ProjectId, ProjectName, RunNumber, ServiceName};
 use crate::process::ProcessId;
 use crate::record::{Ended, StartFailure, Survivor};
 use crate::spec::{Environment, Kind, ProjectSpec};
@@ -116,6 +116,10 @@ pub enum Request {
         /// Whether to start also beside what is left of a run that could not be ended.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         force: bool,
+        /// As whom: the services are ended when all of their owners have left, and nobody without a name wants them. `None` for
+        /// whoever does not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<Owner>,
         /// How long the outcome is waited for.
         #[serde(rename = "timeout_ms", with = "crate::time::millis")]
         timeout: Duration,
@@ -128,6 +132,9 @@ pub enum Request {
         services: Option<Vec<ServiceName>>,
         /// Whether to skip what is left of the grace period.
         now: bool,
+        /// Only that this owner leaves: what others want stays.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<OwnerName>,
     },
     /// Waits for a condition without changing anything.
     Wait {
@@ -156,6 +163,30 @@ pub enum Request {
         /// Whether to end all services first. Otherwise they run on and the next daemon takes them over.
         all: bool,
     },
+}
+
+/// Whoever has services started, and says who it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Its name.
+    pub name: OwnerName,
+    /// How long it wants them, from now; `None` until it leaves. Asking again begins another lease.
+    #[serde(
+        default,
+        rename = "lease_ms",
+        with = "crate::time::optional_millis",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub lease: Option<Duration>,
+}
+
+/// An owner of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnerStatus {
+    /// Its name.
+    pub name: OwnerName,
+    /// When its lease ends, if it has one.
+    pub until: Option<UnixMillis>,
 }
 
 /// What [`Request::Apply`] does with services that run already.
@@ -321,6 +352,9 @@ pub struct ServiceStatus {
     /// The profiles without which it is not started unless it is named or needed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub profiles: Vec<ProfileName>,
+    /// Who wants it by name. It is ended when all of them have left, unless somebody without a name wants it as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owners: Vec<OwnerStatus>,
 }
 
 /// What a check of a run has come to.

@@ -14,8 +14,8 @@ use std::path::Path;
 use locald_utils::config::{ConfigErrors, Diagnostic};
 use locald_utils::name::{ProfileName, RunNumber, ServiceName};
 use locald_utils::protocol::{
-    CheckStatus, DaemonStatus, Desired, FailedReason, Failure, FailureCode, Outcome, OutcomeResult, ProjectStatus,
-    ServiceStatus, State,
+    CheckStatus, DaemonStatus, Desired, FailedReason, Failure, FailureCode, Outcome, OutcomeResult, OwnerStatus,
+    ProjectStatus, ServiceStatus, State,
 };
 use locald_utils::record::{Ended, ExitStatus, StartFailure, Stray, Survivor};
 use locald_utils::spec::{Condition, Kind, ProjectSpec};
@@ -571,6 +571,9 @@ struct Service<'a> {
     /// What is left of earlier runs that could not be ended; absent unless there is any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     left: Vec<Process<'a>>,
+    /// Absent unless it has owners: `name`, and `until`, null without a lease.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    owners: &'a [OwnerStatus],
     /// Absent unless it has profiles.
     #[serde(skip_serializing_if = "<[ProfileName]>::is_empty")]
     profiles: &'a [ProfileName],
@@ -627,6 +630,7 @@ impl<'a> Service<'a> {
             last: status.last.as_ref().map(End::of),
             notes: row.notes(now),
             left: status.left.iter().map(Process::of_survivor).collect(),
+            owners: &status.owners,
             profiles: &status.profiles,
             configured: None,
             changed: None,

@@ -2,7 +2,8 @@
 //!
 //! Needs no readable project file: what runs is known by its directory.
 
-use locald_utils::protocol::Request;
+use locald_utils::name::OwnerName;
+use locald_utils::protocol::{Desired, ProjectStatus, Request, ServiceStatus};
 
 use super::{KILL_ADVICE, Wait, carry_out, show_nothing_runs, show_stop, width};
 use crate::args::DownArgs;
@@ -21,7 +22,8 @@ pub(super) fn run(args: &DownArgs, context: &Context, screen: &mut Screen) -> Re
     let Some(project) = place.known(&mut client)? else {
         return nothing_runs(&place, screen);
     };
-    let request = Request::Stop { project: project.id.clone(), services: None, now: args.now };
+    let (services, owner) = (None, args.owner.clone());
+    let request = Request::Stop { project: project.id.clone(), services, now: args.now, owner };
     let wait = Wait {
         goal: Goal::Down,
         width: width(project.services.iter().map(|service| &service.name)),
@@ -30,7 +32,28 @@ pub(super) fn run(args: &DownArgs, context: &Context, screen: &mut Screen) -> Re
         advice: KILL_ADVICE,
     };
     let outcome = carry_out(&mut client, request, &wait, screen)?;
+    if let Some(owner) = &args.owner {
+        show_stays(owner, place.known(&mut client)?.as_ref(), screen);
+        if outcome.services.is_empty() && !screen.json() {
+            return Ok(0);
+        }
+    }
     Ok(show_stop("down", Some(&json::Project::of_status(&project)), &outcome, screen))
+}
+
+/// Says what stays when an owner leaves, and for whom.
+fn show_stays(owner: &OwnerName, project: Option<&ProjectStatus>, screen: &mut Screen) {
+    let stays = project.map_or(&[] as &[ServiceStatus], |project| &project.services);
+    let mut stays = stays.iter().filter(|service| service.desired == Desired::Up).peekable();
+    if stays.peek().is_none() {
+        return;
+    }
+    screen.note(&format!("{owner} has left; others want what stays:"));
+    for service in stays {
+        let who: Vec<&str> = service.owners.iter().map(|owner| owner.name.as_str()).collect();
+        let who = if who.is_empty() { "somebody who gave no name".to_owned() } else { who.join(", ") };
+        screen.note(&format!("{}: {who}", service.name));
+    }
 }
 
 /// Says that nothing runs, unless there is no project here at all: then the person may be in the wrong directory.

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use locald_utils::name::ServiceName;
+use locald_utils::name::{OwnerName, ServiceName};
 use locald_utils::protocol::{Failure, FailureCode, Outcome, Request, ServiceStatus, State, WaitFor};
 use locald_utils::selection;
 use locald_utils::spec::ProjectSpec;
@@ -53,7 +53,8 @@ pub(super) fn run(start: &Start<'_>, context: &Context, screen: &mut Screen) -> 
         reporter.finish();
         up
     })?;
-    let mut following = Following { client, person, project: &project, named, about, log: None };
+    let owner = start.owner.as_ref().map(|owner| owner.name.clone());
+    let mut following = Following { client, person, project: &project, named, owner, about, log: None };
     let wish = match up {
         Ok(outcome) => {
             start.show(&project, &outcome, context, screen)?;
@@ -85,6 +86,8 @@ struct Following<'a> {
     project: &'a ProjectSpec,
     /// The services that were named; none means the whole project.
     named: Vec<ServiceName>,
+    /// As whom they were started.
+    owner: Option<OwnerName>,
     /// The services it is about: those, or all that the file declares.
     about: Vec<ServiceName>,
     log: Option<Log>,
@@ -180,7 +183,8 @@ impl Following<'_> {
     fn stop(mut self, screen: &mut Screen) -> Result<u8, Problem> {
         let running = self.running()?;
         let services = (!self.named.is_empty()).then(|| self.named.clone());
-        self.client.send(Request::Stop { project: self.project.id.clone(), services, now: false })?;
+        let owner = self.owner.clone();
+        self.client.send(Request::Stop { project: self.project.id.clone(), services, now: false, owner })?;
         screen.say(&format!("stopping {}; press Ctrl-C again to kill them", view::count(running, "service")));
         let mut is_hurried = false;
         let outcome = loop {

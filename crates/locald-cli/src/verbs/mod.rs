@@ -27,7 +27,9 @@ use std::time::Duration;
 
 use locald_utils::name::{ProfileName, ServiceName};
 use locald_utils::process::user_name;
-use locald_utils::protocol::{Action, Failure, FailureCode, Outcome, OutcomeResult, Reply, Request, ServiceOutcome};
+use locald_utils::protocol::{
+    Action, Failure, FailureCode, Outcome, OutcomeResult, Owner, Reply, Request, ServiceOutcome,
+};
 use locald_utils::spec::ProjectSpec;
 use locald_utils::time::UnixMillis;
 
@@ -149,6 +151,8 @@ struct Start<'a> {
     limit: Limit,
     /// Whether to start also beside what could not be ended.
     force: bool,
+    /// As whom.
+    owner: Option<Owner>,
     /// Said when all went well.
     farewell: Option<&'static str>,
 }
@@ -205,6 +209,7 @@ impl Start<'_> {
             profiles,
             action: self.action,
             force: self.force,
+            owner: self.owner.clone(),
             timeout: self.limit.timeout,
         }
     }

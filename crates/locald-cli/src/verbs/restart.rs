@@ -10,6 +10,7 @@ use crate::screen::Screen;
 
 pub(super) fn run(args: &RestartArgs, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
     let (services, profiles, limit) = (&args.services, &args.profiles, args.limit);
-    Start { verb: "restart", action: Action::Restart, services, profiles, limit, force: args.force, farewell: None }
+    let (force, owner, farewell) = (args.force, None, None);
+    Start { verb: "restart", action: Action::Restart, services, profiles, limit, force, owner, farewell }
         .run(context, screen)
 }

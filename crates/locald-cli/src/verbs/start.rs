@@ -10,6 +10,7 @@ use crate::screen::Screen;
 
 pub(super) fn run(args: &StartArgs, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
     let (services, profiles, limit) = (&args.services, &args.profiles, args.limit);
-    Start { verb: "start", action: Action::Start, services, profiles, limit, force: args.force, farewell: None }
+    let (force, owner, farewell) = (args.force, None, None);
+    Start { verb: "start", action: Action::Start, services, profiles, limit, force, owner, farewell }
         .run(context, screen)
 }

@@ -36,7 +36,7 @@ pub(super) fn run(args: &StopArgs, context: &Context, screen: &mut Screen) -> Re
         show_nothing_runs("stop", screen);
         return Ok(0);
     }
-    let request = Request::Stop { project: known.id.clone(), services: Some(wanted), now: args.now };
+    let request = Request::Stop { project: known.id.clone(), services: Some(wanted), now: args.now, owner: None };
     let outcome = carry_out(&mut client, request, &wait, screen)?;
     Ok(show_stop("stop", Some(&json::Project::of_status(known)), &outcome, screen))
 }

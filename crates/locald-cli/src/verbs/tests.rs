@@ -13,7 +13,7 @@ use locald_utils::record::{Ended, ExitStatus, Survivor};
 use locald_utils::time::UnixMillis;
 
 use super::*;
-use crate::args::{DaemonArgs, DaemonVerb, DownArgs, StatusArgs, StopArgs, Until, UpArgs, WaitArgs};
+use crate::args::{AsOwner, DaemonArgs, DaemonVerb, DownArgs, StatusArgs, StopArgs, Until, UpArgs, WaitArgs};
 use crate::testing::{Captured, FakeDaemon, NOW, Step, ended, name, ready, service, spec};
 
 /// A command that was carried out.
@@ -47,7 +47,7 @@ fn alone(verb: &Verb, file: Option<&str>) -> Ran {
 }
 
 fn down() -> Verb {
-    Verb::Down(DownArgs { now: false })
+    Verb::Down(DownArgs { now: false, owner: None })
 }
 
 fn stop(patterns: &[&str]) -> Verb {
@@ -98,7 +98,7 @@ fn down_shows_each_service_and_ends_with_numbers() {
     assert_eq!(ran.stderr, "web  stopping\nweb  stopped\ndb   stopped\n");
     assert_eq!(ran.code, 0);
     let id = ProjectId::of_directory(&daemon.project);
-    assert_eq!(daemon.requests()[1], Request::Stop { project: id, services: None, now: false });
+    assert_eq!(daemon.requests()[1], Request::Stop { project: id, services: None, now: false, owner: None });
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn stop_names_its_services_and_without_names_all_of_them() {
         assert_eq!(with(&daemon, &stop(patterns)).code, 0);
         let project = ProjectId::of_directory(&daemon.project);
         let services = Some(names.iter().map(|each| name(each)).collect());
-        assert_eq!(daemon.requests()[1], Request::Stop { project, services, now: true });
+        assert_eq!(daemon.requests()[1], Request::Stop { project, services, now: true, owner: None });
     }
 }
 
@@ -307,6 +307,7 @@ fn up(daemon: &FakeDaemon, json: bool) -> Ran {
     let args = UpArgs {
         follow: false,
         force: false,
+        owner: AsOwner::default(),
         services: Services::default(),
         profiles: Profiles::default(),
         limit: Limit { timeout: Duration::from_secs(60) },
@@ -318,6 +319,7 @@ fn up(daemon: &FakeDaemon, json: bool) -> Ran {
         profiles: &args.profiles,
         limit: args.limit,
         force: false,
+        owner: None,
         farewell: Some("follow with `locald logs -f`, stop with `locald down`"),
     };
     let (captured, context) = (Captured::default(), Context::within(&daemon.home, &daemon.project));
@@ -347,7 +349,8 @@ fn up_shows_every_step_and_how_to_go_on() {
     assert_eq!(ran.stderr, "db   starting\ndb   ready in 1.2s\nweb  ready in 1.2s\n");
     assert_eq!(ran.stdout, "shop: 2 services ready in 200ms\nfollow with `locald logs -f`, stop with `locald down`\n");
     assert_eq!(ran.code, 0);
-    let Request::Apply { project, environment, services, profiles, action, force, timeout } = &daemon.requests()[0]
+    let Request::Apply { project, environment, services, profiles, action, force, owner: _, timeout } =
+        &daemon.requests()[0]
     else {
         panic!("not an Apply");
     };
@@ -399,8 +402,14 @@ fn up_that_follows_has_no_json_and_says_so_before_it_starts_anything() {
     let daemon = FakeDaemon::start(Vec::new());
     let captured = Captured::default();
     let limit = Limit { timeout: Duration::from_secs(60) };
-    let args =
-        UpArgs { follow: true, force: false, services: Services::default(), profiles: Profiles::default(), limit };
+    let args = UpArgs {
+        follow: true,
+        force: false,
+        owner: AsOwner::default(),
+        services: Services::default(),
+        profiles: Profiles::default(),
+        limit,
+    };
     let context = Context::within(&daemon.home, &daemon.project);
     let Err(Problem::Failure(failure)) = run(&Verb::Up(args), &context, &mut captured.json_screen()) else {
         panic!("not refused")

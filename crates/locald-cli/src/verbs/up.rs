@@ -15,7 +15,8 @@ pub(super) const FAREWELL: &str = "follow with `locald logs -f`, stop with `loca
 pub(super) fn run(args: &UpArgs, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
     let (services, profiles, limit) = (&args.services, &args.profiles, args.limit);
     let farewell = (!args.follow).then_some(FAREWELL);
-    let start = Start { verb: "up", action: Action::Up, services, profiles, limit, force: args.force, farewell };
+    let (force, owner) = (args.force, args.owner.owner());
+    let start = Start { verb: "up", action: Action::Up, services, profiles, limit, force, owner, farewell };
     if !args.follow {
         return start.run(context, screen);
     }

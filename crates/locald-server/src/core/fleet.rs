@@ -8,14 +8,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use locald_utils::name::{ProjectId, ProjectName, RunNumber, ServiceKey, ServiceName};
-use locald_utils::protocol::{Action, Before, Desired, Failure, FailureCode, OutcomeResult, WaitFor, WaitingOn};
+use locald_utils::name::{OwnerName, ProjectId, ProjectName, RunNumber, ServiceKey, ServiceName};
+use locald_utils::protocol::{Action, Before, Desired, Failure, FailureCode, OutcomeResult, Owner, WaitFor, WaitingOn};
 use locald_utils::record::{Ended, ExitStatus};
 use locald_utils::spec::{Condition, Kind, ProjectSpec, ServiceSpec};
 use locald_utils::time::UnixMillis;
 
 use super::goal::{Goal, Want, judge};
 use super::lifecycle::{Actual, Lifecycle, News, Reason, Resting, StartedOn, Tally};
+use super::ownership::{Kept, Owners};
 use super::watching::{Sight, Watching};
 use super::{Time, plan};
 
@@ -28,6 +29,8 @@ pub(crate) enum Effect {
     Stop(ServiceKey, RunNumber, bool),
     /// Look at the files that the service watches, and tell [`Fleet::see`].
     Look(ServiceKey),
+    /// The last owner of the service has gone, or its lease is over, and it is to be ended.
+    Unwanted(ServiceKey),
     /// Something about the service is different from before.
     Changed(ServiceKey),
     /// Nothing of the project is left, and it is to be forgotten.
@@ -45,6 +48,19 @@ pub(crate) struct How<'a> {
     pub(crate) resumes: Option<&'a Before>,
     /// What each job with inputs has done last: see [`ServiceSpec::work`].
     pub(crate) done: &'a BTreeMap<ServiceName, String>,
+    /// As whom.
+    pub(crate) owner: Option<&'a Owner>,
+}
+
+/// How services are to be ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ending<'a> {
+    /// Without what is left of their grace period.
+    pub(crate) at_once: bool,
+    /// Only those that nobody but this owner wants.
+    pub(crate) owner: Option<&'a OwnerName>,
+    /// What an earlier daemon began with, when it was asked for that already.
+    pub(crate) resumes: Option<&'a Before>,
 }
 
 /// What an earlier daemon remembered of a service.
@@ -62,6 +78,8 @@ pub(crate) struct Remembered {
     pub(crate) last: Option<Arc<Ended>>,
     /// How often it was started of late.
     pub(crate) tally: Tally,
+    /// Who wants it.
+    pub(crate) owners: Kept,
 }
 
 /// A run that has a shim, or had one until it died.
@@ -86,6 +104,8 @@ pub(crate) struct Service {
     pub(crate) life: Lifecycle,
     /// How it stands with the files that it watches.
     pub(crate) watching: Watching,
+    /// Who wants it.
+    pub(crate) owners: Owners,
 }
 
 /// One project instance.
@@ -153,7 +173,8 @@ impl Fleet {
 
     /// When [`Fleet::tick`] will change something.
     pub(crate) fn deadline(&self) -> Option<Time> {
-        self.services().flat_map(|(_, service)| [service.life.deadline(), service.look_at()]).flatten().min()
+        let of = |service: &Service| [service.life.deadline(), service.look_at(), service.owners.deadline()];
+        self.services().flat_map(|(_, service)| of(service)).flatten().min()
     }
 
     /// What a service that waits is waiting for.
@@ -203,12 +224,13 @@ impl Fleet {
         let id = spec.id.clone();
         self.write(spec, &BTreeMap::new());
         let Some(project) = self.projects.get_mut(&id) else { return };
-        for Remembered { name, newest, desired, resting, last, tally } in services {
+        for Remembered { name, newest, desired, resting, last, tally, owners } in services {
             if let Some(service) = project.services.get_mut(&name) {
                 service.life = Lifecycle::new(newest);
                 service.life.desired = desired;
                 service.life.restore(resting, last);
                 service.life.count_on(&tally, &time);
+                service.owners = Owners::restore(&owners, &time);
             }
         }
         // `down` was under way: what is left of it goes on.
@@ -232,7 +254,8 @@ impl Fleet {
             project.order.push(name.clone());
             let mut life = Lifecycle::new(found.run);
             life.desired = Desired::Up;
-            Service { spec: Arc::new(ServiceSpec::unknown(name.clone())), life, watching: Watching::default() }
+            let (watching, owners) = (Watching::default(), Owners::default());
+            Service { spec: Arc::new(ServiceSpec::unknown(name.clone())), life, watching, owners }
         });
         service.life.adopt(found.run, service.spec.clone());
         project.is_ending &= service.life.desired == Desired::Down;
@@ -260,12 +283,16 @@ impl Fleet {
         let mut kept = BTreeMap::new();
         for spec in services {
             let spec = Arc::new(spec);
-            let (life, watching) = match old_services.remove(&spec.name) {
-                Some(service) => (service.life, service.watching),
-                None => (Lifecycle::new(newest.get(&spec.name).copied().unwrap_or_default()), Watching::default()),
+            let name = spec.name.clone();
+            let service = match old_services.remove(&name) {
+                Some(service) => Service { spec, ..service },
+                None => {
+                    let life = Lifecycle::new(newest.get(&name).copied().unwrap_or_default());
+                    Service { spec, life, watching: Watching::default(), owners: Owners::default() }
+                }
             };
-            order.push(spec.name.clone());
-            kept.insert(spec.name.clone(), Service { spec, life, watching });
+            order.push(name.clone());
+            kept.insert(name, service);
         }
         // What is no longer written and still runs stays until it is ended.
         for name in old_order {
@@ -321,7 +348,10 @@ impl Fleet {
                 if how.action == Action::Up || !is_named {
                     service.recall(how.done.get(&name));
                 }
+                let was_wanted = service.life.desired == Desired::Up;
                 service.ask_up(how.action, is_named);
+                let owner = how.owner.map(|owner| (&owner.name, owner.lease.map(|lease| now + lease)));
+                service.owners.ask(owner, was_wanted);
             }
             let unchanged = unchanged && !service.life.is_leaving();
             goals.push(Goal { service: name.clone(), want: Want::Up, run_before, unchanged });
@@ -336,8 +366,7 @@ impl Fleet {
         Ok(goals)
     }
 
-    /// Ends services, all of them for `None`. Returns what has to come about. `resumes` is what an earlier daemon began with,
-    /// when it was asked for that already.
+    /// Ends services, all of them for `None`. Returns what has to come about; for an owner that leaves nothing of what others want.
     ///
     /// # Errors
     /// [`FailureCode::NotRunning`] when the project is not known, [`FailureCode::NotFound`] when a service is not.
@@ -346,23 +375,37 @@ impl Fleet {
         now: Time,
         id: &ProjectId,
         named: Option<&[ServiceName]>,
-        at_once: bool,
-        resumes: Option<&Before>,
+        how: Ending<'_>,
         effects: &mut Vec<Effect>,
     ) -> Result<Vec<Goal>, Failure> {
+        let Ending { at_once, owner, resumes } = how;
         let project = self.known(id)?;
         let about = match named {
             None => project.order.clone(),
             Some(named) => project.check(named)?.to_vec(),
         };
-        project.is_ending |= named.is_none();
+        project.is_ending |= named.is_none() && owner.is_none();
         let mut goals = Vec::new();
         for name in about {
             let Some(service) = project.services.get_mut(&name) else { continue };
+            let before = resumes.and_then(|before| before.get(&name)).copied();
+            match owner {
+                None => service.owners = Owners::default(),
+                Some(owner) => {
+                    let is_owner = service.owners.leave(owner);
+                    effects.extend(
+                        is_owner.then(|| Effect::Changed(ServiceKey { project: id.clone(), service: name.clone() })),
+                    );
+                    // One that is ending anyway may do so sooner.
+                    let is_hurried = at_once && service.life.desired == Desired::Down;
+                    if before.is_none() && !(is_owner && service.owners.is_empty()) && !is_hurried {
+                        continue;
+                    }
+                }
+            }
             let life = &mut service.life;
             // A job that has completed is not stopped by this, and neither is what failed or never got to start.
             let is_over = matches!(life.actual, Actual::Completed | Actual::Failed(_) | Actual::Blocked { .. });
-            let before = resumes.and_then(|before| before.get(&name)).copied();
             let unchanged = before.is_none() && !life.has_left() && (life.desired == Desired::Down || is_over);
             let run_before = before.unwrap_or(life.newest);
             goals.push(Goal { service: name.clone(), want: Want::Down, run_before, unchanged });
@@ -393,6 +436,7 @@ impl Fleet {
             }
             effects.push(Effect::Changed(key));
         }
+        project.end_without_owners(owner.is_some());
         self.settle(now, id, effects);
         Ok(goals)
     }
@@ -505,15 +549,27 @@ impl Fleet {
     pub(crate) fn tick(&mut self, now: Time, effects: &mut Vec<Effect>) {
         let mut moved = Vec::new();
         for (id, project) in &mut self.projects {
+            let mut has_left = false;
             for (name, service) in &mut project.services {
+                let key = || ServiceKey { project: id.clone(), service: name.clone() };
+                if service.owners.expire(now) {
+                    effects.push(Effect::Changed(key()));
+                    if service.owners.is_empty() && service.life.desired == Desired::Up {
+                        service.life.want_down(false);
+                        effects.push(Effect::Unwanted(key()));
+                        has_left = true;
+                        moved.push(id.clone());
+                    }
+                }
                 if service.is_to_look(now) {
-                    effects.push(Effect::Look(ServiceKey { project: id.clone(), service: name.clone() }));
+                    effects.push(Effect::Look(key()));
                 }
                 if service.life.tick(now) {
-                    effects.push(Effect::Changed(ServiceKey { project: id.clone(), service: name.clone() }));
+                    effects.push(Effect::Changed(key()));
                     moved.push(id.clone());
                 }
             }
+            project.end_without_owners(has_left);
         }
         moved.dedup();
         for id in moved {
@@ -595,7 +651,7 @@ impl Service {
 
     /// The file that was changed while nobody watched, and that the newest run has not seen.
     fn overdue(&mut self) -> Option<String> {
-        self.watching.overdue(self.life.spawned, self.life.last_started_at())
+        self.watching.overdue(self.life.last_started_at())
     }
 
     /// Asks for a new run because of a file. Whether one will be.
@@ -642,6 +698,11 @@ impl Service {
 }
 
 impl Project {
+    /// When nobody wants anything of it any more, and somebody has just left, it is over as by `down`.
+    fn end_without_owners(&mut self, has_left: bool) {
+        self.is_ending |= has_left && self.services.values().all(|service| service.life.desired == Desired::Down);
+    }
+
     fn check<'n>(&self, named: &'n [ServiceName]) -> Result<&'n [ServiceName], Failure> {
         match named.iter().find(|name| !self.services.contains_key(*name)) {
             Some(name) => {

@@ -362,10 +362,10 @@ impl Lifecycle {
         self.at_least = self.newest.next();
     }
 
-    /// When the first instruction of the newest run ran that has had one.
+    /// When the first instruction of the newest run ran, if it has.
     pub(crate) fn last_started_at(&self) -> Option<UnixMillis> {
-        // How the run before began says nothing of one that is about to.
-        self.started_at.or_else(|| self.last.as_ref().filter(|_| !self.is_occupied())?.started_at)
+        // How the run before began says nothing of one that is about to, or never did.
+        self.started_at.or_else(|| self.last.as_ref().filter(|last| last.run.number == self.newest)?.started_at)
     }
 
     /// Asks for a new run because what it is made of has changed, if one shall be and none is to come that has yet to see it.
@@ -379,12 +379,12 @@ impl Lifecycle {
                 | Actual::Ready { .. }
                 | Actual::Unready
                 | Actual::Stopping { .. }
+                // When what is left of it has gone after all.
+                | Actual::Stuck { .. }
                 | Actual::Backoff { .. }
                 | Actual::Completed
                 | Actual::Failed(_)
                 | Actual::Unknown => true,
-                // Nothing can start beside what is left of it.
-                Actual::Stuck { .. } => false,
                 Actual::Stopped | Actual::Waiting | Actual::Blocked { .. } => false,
             };
         if is_renewed {

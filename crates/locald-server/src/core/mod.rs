@@ -1,7 +1,7 @@
 //! What shall run, and when: decided here, without clock, kernel or async.
 //!
 //! [`lifecycle`] is the life of one service, [`fleet`] all services and how they gate each other, [`plan`] what a request
-//! means for them, [`health`] whether a run is ready, [`watching`] when files are looked at, [`goal`] when a request has come
+//! means for them, [`health`] whether a run is ready, [`watching`] when files are looked at, [`ownership`] who wants a service, [`goal`] when a request has come
 //! about. Everything takes the time as an argument and returns effects;
 //! `supervisor` reads the clock and carries them out. `sim` runs thousands of random schedules against the promises.
 
@@ -11,6 +11,7 @@ pub(crate) mod fleet;
 pub(crate) mod goal;
 pub(crate) mod health;
 pub(crate) mod lifecycle;
+pub(crate) mod ownership;
 pub(crate) mod plan;
 #[cfg(test)]
 mod sim;

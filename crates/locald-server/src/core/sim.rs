@@ -10,18 +10,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use locald_utils::health::{HealthCheck, Probe};
-use locald_utils::name::{ProjectId, RunNumber, ServiceKey, ServiceName};
+use locald_utils::name::{OwnerName, ProjectId, RunNumber, ServiceKey, ServiceName};
 use locald_utils::process::ProcessId;
-use locald_utils::protocol::{Action, Before, Desired, OutcomeResult};
+use locald_utils::protocol::{Action, Before, Desired, OutcomeResult, Owner};
 use locald_utils::record::{Ended, ExitStatus, StartFailure, StartStage};
 use locald_utils::spec::{Condition, Dependency, Kind, PortSpec, ProjectSpec, RestartWhen, ServiceSpec, Watch};
 use locald_utils::time::UnixMillis;
 
 use super::Time;
-use super::fleet::{Effect, Fleet, Found, How, Remembered};
+use super::fleet::{Effect, Ending, Fleet, Found, How, Remembered};
 use super::goal::Goal;
 use super::lifecycle::tests::{ended, spec};
 use super::lifecycle::{Actual, News, Resting, Tally};
+use super::ownership::Kept;
 use super::watching::Sight;
 
 /// Each schedule is short, so that a failure can be read; there are many.
@@ -72,11 +73,13 @@ struct Run {
     is_abandoned: bool,
     /// The version of the files that it has seen.
     version: u64,
+    has_started: bool,
 }
 
 /// What watches the files of a service. Dies with the daemon.
 struct Lookout {
-    /// The version that it saw last.
+    /// The version that it saw first, and last.
+    first: u64,
     seen: u64,
     /// What it has yet to tell: of its first look, or of another.
     looks: VecDeque<IsFirst>,
@@ -93,8 +96,8 @@ struct Asked {
 
 #[derive(Clone)]
 enum What {
-    Start { services: Vec<ServiceName>, action: Action, force: bool },
-    Stop { services: Option<Vec<ServiceName>>, at_once: bool },
+    Start { services: Vec<ServiceName>, action: Action, force: bool, owner: Option<Owner> },
+    Stop { services: Option<Vec<ServiceName>>, at_once: bool, owner: Option<OwnerName> },
 }
 
 impl Asked {
@@ -116,6 +119,9 @@ struct World {
     desired: BTreeMap<ServiceName, Desired>,
     resting: BTreeMap<ServiceName, Option<Resting>>,
     tallies: BTreeMap<ServiceName, Tally>,
+    kept: BTreeMap<ServiceName, Kept>,
+    /// Who wants each service: those with a name until then or until they leave, and "" for whoever has none.
+    wanted_by: BTreeMap<ServiceName, BTreeMap<String, Option<Time>>>,
     saved: Option<ProjectSpec>,
     /// What somebody has asked for last, and still waits for.
     asked: Option<Asked>,
@@ -169,6 +175,8 @@ impl World {
             desired: BTreeMap::new(),
             resting: BTreeMap::new(),
             tallies: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            wanted_by: BTreeMap::new(),
             saved: None,
             asked: None,
             files: BTreeMap::new(),
@@ -211,6 +219,10 @@ impl World {
             match effect {
                 Effect::Spawn(key, run) => self.spawn(&key.service, run),
                 Effect::Stop(key, run, at_once) => self.stop(&key.service, run, at_once),
+                Effect::Unwanted(key) => {
+                    self.tell(format!("nobody wants {} any more", key.service));
+                    self.desired.insert(key.service, Desired::Down);
+                }
                 Effect::Look(key) => match self.lookouts.get_mut(&key.service) {
                     Some(lookout) => lookout.looks.push_back(false),
                     None => self.fail("a look at what nobody watches"),
@@ -219,6 +231,7 @@ impl World {
                     if let Some(service) = self.fleet.service(&key) {
                         let wall = |at: Time| UnixMillis(u64::try_from(at.as_millis()).unwrap_or(u64::MAX));
                         self.tallies.insert(key.service.clone(), service.life.tally(wall));
+                        self.kept.insert(key.service.clone(), service.owners.kept(wall));
                         self.resting.insert(key.service, service.life.resting());
                     }
                 }
@@ -231,6 +244,8 @@ impl World {
                     self.desired.clear();
                     self.resting.clear();
                     self.tallies.clear();
+                    self.kept.clear();
+                    self.wanted_by.clear();
                     self.saved = None;
                 }
             }
@@ -246,7 +261,7 @@ impl World {
                 self.lookouts.remove(&name);
             } else if !self.lookouts.contains_key(&name) {
                 let seen = self.version(&name);
-                self.lookouts.insert(name, Lookout { seen, looks: VecDeque::from([true]) });
+                self.lookouts.insert(name, Lookout { first: seen, seen, looks: VecDeque::from([true]) });
             }
         }
     }
@@ -305,7 +320,10 @@ impl World {
                 _ => false,
             };
             let is_watched = service.is_watching() && service.watching.problem.is_none();
-            if counts && is_watched && run.version != self.version(&spec.name) {
+            // What has never run its first instruction tells no time with which a file could be compared.
+            let first = self.lookouts.get(&spec.name).map_or(0, |lookout| lookout.first);
+            let is_told = run.has_started || run.version >= first;
+            if counts && is_watched && is_told && run.version != self.version(&spec.name) {
                 let (seen, is) = (run.version, self.version(&spec.name));
                 self.fail(&format!("{} has seen version {seen} of its files, which are at {is}", spec.name));
             }
@@ -339,6 +357,7 @@ impl World {
             is_over: false,
             is_abandoned: false,
             version: self.version(name),
+            has_started: false,
         };
         self.runs.insert((name.clone(), run), made);
     }
@@ -413,9 +432,18 @@ impl World {
         let action = [Action::Up, Action::Start, Action::Restart][usize::try_from(self.dice.roll(3)).expect("small")];
         let services = self.some_services();
         let force = self.dice.one_in(3);
-        self.tell(format!("{action:?} {services:?}{}", if force { " by force" } else { "" }));
-        let goals = self.apply_to(&services, action, force, None);
-        self.asked = Some(Asked::new(What::Start { services, action, force }, &goals));
+        let owner = self.dice.one_in(3).then(|| Owner {
+            name: self.some_owner(),
+            lease: self.dice.one_in(2).then(|| Duration::from_millis(self.dice.roll(400))),
+        });
+        let who = owner.as_ref().map_or_else(String::new, |owner| format!(" for {} {:?}", owner.name, owner.lease));
+        self.tell(format!("{action:?} {services:?}{}{who}", if force { " by force" } else { "" }));
+        let goals = self.apply_to(&services, action, force, owner.as_ref(), None);
+        self.asked = Some(Asked::new(What::Start { services, action, force, owner }, &goals));
+    }
+
+    fn some_owner(&mut self) -> OwnerName {
+        ["ci", "agent"][usize::from(self.dice.one_in(2))].parse().expect("valid")
     }
 
     fn apply_to(
@@ -423,6 +451,7 @@ impl World {
         services: &[ServiceName],
         action: Action,
         force: bool,
+        owner: Option<&Owner>,
         resumes: Option<&Before>,
     ) -> Vec<Goal> {
         for name in self.specs.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>() {
@@ -434,14 +463,20 @@ impl World {
                 }
             }
         }
-        let newest = self.specs.iter().map(|spec| (spec.name.clone(), self.newest(&spec.name))).collect();
+        let newest: BTreeMap<_, _> =
+            self.specs.iter().map(|spec| (spec.name.clone(), self.newest(&spec.name))).collect();
+        let goal_newest = newest.clone();
+        let is_stuck =
+            |name: &&ServiceName| matches!(fleet_state(&self.fleet, &self.id, name), Some(Actual::Stuck { .. }));
+        let is_forced = |name: &ServiceName| force && (services.is_empty() || services.contains(name));
+        let stuck: Vec<ServiceName> = newest.keys().filter(is_stuck).filter(|name| !is_forced(name)).cloned().collect();
         let mut effects = Vec::new();
         let goals = match self.fleet.apply(
             self.now,
             self.project(),
             &newest,
             services,
-            How { action, force, resumes, done: &BTreeMap::new() },
+            How { action, force, resumes, done: &BTreeMap::new(), owner },
             &mut effects,
         ) {
             Ok(goals) => goals,
@@ -449,6 +484,21 @@ impl World {
         };
         self.saved = Some(self.project());
         for goal in &goals {
+            let was_wanted = self.desired.get(&goal.service) == Some(&Desired::Up);
+            // What has had its new run, or cannot have one, is not asked for.
+            let has_begun = resumes
+                .and_then(|before| before.get(&goal.service))
+                .is_some_and(|run| *run < goal_newest[&goal.service]);
+            if !has_begun && !stuck.contains(&goal.service) {
+                let wanted_by = self.wanted_by.entry(goal.service.clone()).or_default();
+                if !was_wanted {
+                    wanted_by.clear();
+                }
+                let (name, until) = owner.map_or((String::new(), None), |owner| {
+                    (owner.name.to_string(), owner.lease.map(|lease| self.now + lease))
+                });
+                wanted_by.insert(name, until);
+            }
             let desired = self.fleet.service(&self.key(&goal.service)).map(|service| service.life.desired);
             self.desired.insert(goal.service.clone(), desired.unwrap_or(Desired::Up));
         }
@@ -462,15 +512,18 @@ impl World {
     fn ask_down(&mut self) {
         let services = if self.dice.one_in(2) { None } else { Some(self.some_services()) };
         let at_once = self.dice.one_in(4);
-        self.tell(format!("down {services:?}{}", if at_once { " at once" } else { "" }));
-        let goals = self.stop_services(services.as_deref(), at_once, None);
-        self.asked = Some(Asked::new(What::Stop { services, at_once }, &goals));
+        let owner = self.dice.one_in(3).then(|| self.some_owner());
+        let who = owner.as_ref().map_or_else(String::new, |owner| format!(" for {owner}"));
+        self.tell(format!("down {services:?}{}{who}", if at_once { " at once" } else { "" }));
+        let goals = self.stop_services(services.as_deref(), at_once, owner.as_ref(), None);
+        self.asked = Some(Asked::new(What::Stop { services, at_once, owner }, &goals));
     }
 
     fn stop_services(
         &mut self,
         services: Option<&[ServiceName]>,
         at_once: bool,
+        owner: Option<&OwnerName>,
         resumes: Option<&Before>,
     ) -> Vec<Goal> {
         let stuck: Vec<ServiceKey> = self.fleet.projects().get(&self.id).map_or_else(Vec::new, |project| {
@@ -480,7 +533,9 @@ impl World {
         });
         let mut effects = Vec::new();
         // Refused when nothing of the project is known, which is right.
-        let goals = self.fleet.stop(self.now, &self.id.clone(), services, at_once, resumes, &mut effects);
+        let how = Ending { at_once, owner, resumes };
+        let goals = self.fleet.stop(self.now, &self.id.clone(), services, how, &mut effects);
+        let is_refused = goals.is_err();
         let goals = goals.unwrap_or_default();
         for effect in &effects {
             if let Effect::Stop(key, run, true) = effect
@@ -492,6 +547,14 @@ impl World {
                 self.fail(&format!("a stop of {} that is carried on was cut short", key.service));
             }
         }
+        let about = services.map_or_else(|| self.specs.iter().map(|spec| spec.name.clone()).collect(), <[_]>::to_vec);
+        for name in about.iter().filter(|_| !is_refused) {
+            let Some(wanted_by) = self.wanted_by.get_mut(name) else { continue };
+            match owner {
+                None => wanted_by.clear(),
+                Some(owner) => drop(wanted_by.remove(owner.as_str())),
+            }
+        }
         for goal in &goals {
             self.desired.insert(goal.service.clone(), Desired::Down);
         }
@@ -499,13 +562,27 @@ impl World {
         goals
     }
 
+    /// A service is wanted as long as somebody wants it, and no longer.
+    fn check_owners(&self) {
+        for (name, wanted_by) in &self.wanted_by {
+            let is_wanted = wanted_by.values().any(|until| until.is_none_or(|until| self.now < until));
+            let desired = self.fleet.service(&self.key(name)).map(|service| service.life.desired);
+            let desired = desired.unwrap_or(Desired::Down);
+            if is_wanted != (desired == Desired::Up) {
+                self.fail(&format!("{name} is wanted by {wanted_by:?}, and {desired:?}"));
+            }
+        }
+    }
+
     /// Whoever waits has the next daemon carry on with what was asked.
     fn ask_again(&mut self) {
         let Some(Asked { what, before }) = self.asked.clone() else { return };
         self.tell(format!("carry on, from {before:?}"));
         match what {
-            What::Stop { services, at_once } => drop(self.stop_services(services.as_deref(), at_once, Some(&before))),
-            What::Start { services, action, force } => {
+            What::Stop { services, at_once, owner } => {
+                drop(self.stop_services(services.as_deref(), at_once, owner.as_ref(), Some(&before)));
+            }
+            What::Start { services, action, force, owner } => {
                 let stands = |world: &Self, name: &ServiceName| {
                     let life = &world.fleet.service(&world.key(name))?.life;
                     Some((life.desired, life.is_leaving(), matches!(life.actual, Actual::Failed(_))))
@@ -516,14 +593,24 @@ impl World {
                 };
                 let begun: Vec<ServiceName> = before.iter().filter(is_begun).map(|(name, _)| name.clone()).collect();
                 let stood: Vec<_> = begun.iter().map(|name| stands(self, name)).collect();
-                self.apply_to(&services, action, force, Some(&before));
+                self.apply_to(&services, action, force, owner.as_ref(), Some(&before));
                 for (name, stood) in begun.iter().zip(stood) {
-                    if stands(self, name) != stood {
+                    if stands(self, name) != stood && !self.has_to_follow(name) {
                         self.fail(&format!("{name} has had its new run, and is asked for another"));
                     }
                 }
             }
         }
+    }
+
+    /// Whether something that a service follows has been run again since, or is about to be.
+    fn has_to_follow(&self, name: &ServiceName) -> bool {
+        let Some(run) = self.runs.get(&(name.clone(), self.newest(name))) else { return false };
+        run.spec.depends_on.iter().filter(|dependency| dependency.restart).any(|dependency| {
+            let other = self.fleet.service(&self.key(&dependency.service));
+            let is_replaced = other.is_some_and(|other| other.life.newest < other.life.at_least);
+            is_replaced || self.newest(&dependency.service) > run.started_on[&dependency.service]
+        })
     }
 
     fn something_happens_to_a_run(&mut self) {
@@ -542,6 +629,7 @@ impl World {
             _ if run.is_stopping => Some(end(run, key.1, ExitStatus::Signal(15))),
             0 | 1 if !was_started => {
                 run.version = version;
+                run.has_started = true;
                 Some(started(version))
             }
             2 if !was_started && is_rough => {
@@ -638,6 +726,7 @@ impl World {
         let mut effects = Vec::new();
         self.fleet.tick(self.now, &mut effects);
         self.obey(effects);
+        self.check_owners();
     }
 
     /// The daemon is killed and another one started: it knows what the ledger holds, and finds the runs.
@@ -656,6 +745,7 @@ impl World {
                 resting: self.resting.get(name).cloned().flatten(),
                 last: self.last_of(name),
                 tally: self.tallies.get(name).cloned().unwrap_or_default(),
+                owners: self.kept.get(name).cloned().unwrap_or_default(),
             })
             .collect();
         self.fleet.restore(saved, remembered, |at| Duration::from_millis(at.0));
@@ -791,7 +881,7 @@ impl World {
         self.go_on(&[]);
         self.check_files();
         self.tell("restart, and nothing fails".into());
-        let goals = self.apply_to(&[], Action::Restart, false, None);
+        let goals = self.apply_to(&[], Action::Restart, false, None, None);
         self.go_on(&goals);
         for goal in &goals {
             let result = self.fleet.judge(&self.id, goal);
@@ -801,8 +891,10 @@ impl World {
             }
         }
         self.tell("down for good".into());
+        self.wanted_by.clear();
         let mut effects = Vec::new();
-        let goals = self.fleet.stop(self.now, &self.id.clone(), None, false, None, &mut effects).expect("it is known");
+        let id = self.id.clone();
+        let goals = self.fleet.stop(self.now, &id, None, Ending::default(), &mut effects).expect("it is known");
         self.obey(effects);
         self.go_on(&goals);
         if self.runs.values().any(|run| run.is_alive || !run.is_over) {

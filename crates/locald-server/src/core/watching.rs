@@ -85,8 +85,7 @@ impl Watching {
         spawned: Option<Time>,
         started_at: Option<UnixMillis>,
     ) -> Option<String> {
-        // The first look was ordered by nothing that stirred.
-        let looked = if matches!(sight, Sight::First(_)) { None } else { self.looking.take() };
+        let looked = self.looking.take();
         let is_older = looked.is_some_and(|looked| Some(looked) < spawned);
         self.problem = None;
         match sight {
@@ -95,9 +94,10 @@ impl Watching {
                 None
             }
             // What was changed while nobody watched.
+            // A look that was under way before is none any more.
             Sight::First(newest) => {
                 self.newest = newest;
-                self.overdue(spawned, started_at)
+                self.overdue(started_at)
             }
             // A run that began later has seen it.
             Sight::Changed(file) if is_older => {
@@ -125,11 +125,7 @@ impl Watching {
     }
 
     /// The file that was changed while nobody watched, if the newest run is older. That is said once, when it is known.
-    pub(crate) fn overdue(&mut self, spawned: Option<Time>, started_at: Option<UnixMillis>) -> Option<String> {
-        // What this daemon has begun, it has watched; or it has seen what was there.
-        if spawned.is_some() && started_at.is_none() {
-            self.newest = None;
-        }
+    pub(crate) fn overdue(&mut self, started_at: Option<UnixMillis>) -> Option<String> {
         let started_at = started_at?;
         let (at, file) = self.newest.take()?;
         (at > started_at).then_some(file)

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Ledger, LedgerError};
 use crate::core::lifecycle::Tally;
+use crate::core::ownership::Kept;
 
 /// Made when it is missing. A build that does not know it leaves it alone, so it is no other layout.
 pub(super) const SCHEMA: &str = "
@@ -23,6 +24,9 @@ pub(super) const DONE: &str = "done";
 /// How often a service was started of late: a [`Tally`].
 pub(super) const TALLY: &str = "tally";
 
+/// Who wants a service: a [`Kept`].
+pub(super) const OWNERS: &str = "owners";
+
 impl Ledger {
     /// Keeps what a job has done, in place of what it had done before.
     pub(crate) fn save_done(&self, key: &ServiceKey, work: String) {
@@ -32,6 +36,11 @@ impl Ledger {
     /// Keeps how often a service was started of late.
     pub(crate) fn save_tally(&self, key: &ServiceKey, tally: &Tally) {
         self.remember(key, TALLY, (*tally != Tally::default()).then(|| tally.clone()));
+    }
+
+    /// Keeps who wants a service.
+    pub(crate) fn save_owners(&self, key: &ServiceKey, owners: &Kept) {
+        self.remember(key, OWNERS, (*owners != Kept::default()).then(|| owners.clone()));
     }
 
     fn remember(&self, key: &ServiceKey, kind: &'static str, data: Option<impl Serialize + Send + 'static>) {

@@ -9,7 +9,7 @@ use locald_utils::spec::{Environment, Ports, ProjectSpec};
 use locald_utils::time::UnixMillis;
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::memory::{self, DONE, TALLY, recall};
+use super::memory::{self, DONE, OWNERS, TALLY, recall};
 use super::ports::ports;
 use super::runs::newest;
 use super::{Ledger, LedgerError, millis};
@@ -195,6 +195,7 @@ fn left_project(transaction: &Transaction<'_>, spec: ProjectSpec) -> Result<Left
         ))
     })?;
     let mut tallies = recall(transaction, &spec.id, TALLY)?;
+    let mut owners = recall(transaction, &spec.id, OWNERS)?;
     let mut services = Vec::new();
     let mut environments: BTreeMap<String, Arc<BaseEnvironment>> = BTreeMap::new();
     for row in rows {
@@ -216,7 +217,8 @@ fn left_project(transaction: &Transaction<'_>, spec: ProjectSpec) -> Result<Left
         let last = ended.flatten().map(|text| serde_json::from_str(&text)).transpose()?.map(Arc::new);
         let resting = resting.map(|text| serde_json::from_str(&text)).transpose()?;
         let tally = tallies.remove(&name).unwrap_or_default();
-        services.push((Remembered { name, newest, desired, resting, last, tally }, environment));
+        let owners = owners.remove(&name).unwrap_or_default();
+        services.push((Remembered { name, newest, desired, resting, last, tally, owners }, environment));
     }
     Ok(Left { spec, services, ports })
 }

@@ -1,0 +1,134 @@
+//! Who wants a service: owners who said who they are, each for a while or until they leave, and whoever did not say.
+//!
+//! A service that nobody wants any more is ended. Who asks without a name keeps it until somebody stops it.
+
+use std::collections::BTreeMap;
+
+use locald_utils::name::OwnerName;
+use locald_utils::time::UnixMillis;
+use serde::{Deserialize, Serialize};
+
+use super::Time;
+
+/// Who wants a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Owners {
+    /// Whether somebody wants it who did not say for how long, and as whom.
+    is_kept: bool,
+    /// The others, each with the end of its lease, if it has one.
+    leases: BTreeMap<OwnerName, Option<Time>>,
+}
+
+/// As the ledger keeps it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    is_kept: bool,
+    leases: BTreeMap<OwnerName, Option<UnixMillis>>,
+}
+
+impl Owners {
+    /// Somebody wants it, without a name or as `owner`, until then. `was_wanted` tells whether anybody did before.
+    pub(crate) fn ask(&mut self, owner: Option<(&OwnerName, Option<Time>)>, was_wanted: bool) {
+        if !was_wanted {
+            *self = Self::default();
+        }
+        // Whoever wanted it before there were owners did not say who they are.
+        self.is_kept |= owner.is_none() || (was_wanted && self.is_empty());
+        if let Some((name, until)) = owner {
+            self.leases.insert(name.clone(), until);
+        }
+    }
+
+    /// An owner leaves. Whether it was one.
+    pub(crate) fn leave(&mut self, owner: &OwnerName) -> bool {
+        self.leases.remove(owner).is_some()
+    }
+
+    /// Ends the leases that are over. Whether there was one.
+    pub(crate) fn expire(&mut self, now: Time) -> bool {
+        let before = self.leases.len();
+        self.leases.retain(|_, until| until.is_none_or(|until| now < until));
+        self.leases.len() < before
+    }
+
+    /// When the next lease is over.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.leases.values().flatten().min().copied()
+    }
+
+    /// Whether nobody wants it.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.is_kept && self.leases.is_empty()
+    }
+
+    /// The owners by name, each with the end of its lease.
+    pub(crate) fn leases(&self) -> impl Iterator<Item = (&OwnerName, Option<Time>)> {
+        self.leases.iter().map(|(name, until)| (name, *until))
+    }
+
+    /// For the ledger; `wall` tells when a moment is.
+    pub(crate) fn kept(&self, wall: impl Fn(Time) -> UnixMillis) -> Kept {
+        let leases = self.leases().map(|(name, until)| (name.clone(), until.map(&wall)));
+        Kept { is_kept: self.is_kept, leases: leases.collect() }
+    }
+
+    /// From the ledger; `time` tells which moment that is.
+    pub(crate) fn restore(kept: &Kept, time: impl Fn(UnixMillis) -> Time) -> Self {
+        let leases = kept.leases.iter().map(|(name, until)| (name.clone(), until.map(&time)));
+        Self { is_kept: kept.is_kept, leases: leases.collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn name(name: &str) -> OwnerName {
+        name.parse().expect("valid")
+    }
+
+    #[test]
+    fn a_service_is_wanted_until_the_last_has_left_or_its_lease_is_over() {
+        let (ci, agent) = (name("ci"), name("agent"));
+        let minute = Duration::from_secs(60);
+        let mut owners = Owners::default();
+        owners.ask(Some((&ci, Some(minute))), false);
+        owners.ask(Some((&agent, None)), true);
+        assert_eq!(owners.deadline(), Some(minute));
+        assert!(!owners.expire(minute - Duration::from_millis(1)));
+        assert!(owners.expire(minute) && !owners.is_empty());
+        assert!(!owners.leave(&ci), "it has left already");
+        assert!(owners.leave(&agent) && owners.is_empty());
+    }
+
+    #[test]
+    fn who_asks_again_has_another_lease_and_who_gives_no_name_keeps_it() {
+        let ci = name("ci");
+        let mut owners = Owners::default();
+        owners.ask(Some((&ci, Some(Duration::from_secs(1)))), false);
+        owners.ask(Some((&ci, Some(Duration::from_secs(9)))), true);
+        assert_eq!(owners.deadline(), Some(Duration::from_secs(9)));
+        owners.ask(None, true);
+        assert!(owners.leave(&ci) && !owners.is_empty());
+        // It was stopped, and is somebody else's now.
+        owners.ask(Some((&ci, None)), false);
+        assert!(owners.leave(&ci) && owners.is_empty());
+        // A daemon without owners had started it.
+        let mut owners = Owners::default();
+        owners.ask(Some((&ci, None)), true);
+        assert!(owners.leave(&ci) && !owners.is_empty());
+    }
+
+    #[test]
+    fn the_next_daemon_has_the_same_owners() {
+        let mut owners = Owners::default();
+        owners.ask(Some((&name("ci"), Some(Duration::from_millis(5)))), false);
+        owners.ask(Some((&name("agent"), None)), true);
+        let kept = owners.kept(|at| UnixMillis(1000).plus(at));
+        let json = serde_json::to_string(&kept).expect("serialises");
+        let kept: Kept = serde_json::from_str(&json).expect("reads");
+        assert_eq!(Owners::restore(&kept, |at| at.since(UnixMillis(1000))), owners);
+    }
+}
