@@ -1,8 +1,9 @@
 #!/bin/sh
 # Installs what the tests need and passes them. Arguments go to `cargo test --workspace`.
 #
-# Besides Rust and a C compiler the tests need redis-server, python3, git, strace (Linux) and the usual tools. What is there already is
-# left alone. The Redis of the tests has its own port and directory; one that the package starts is not touched.
+# Besides Rust and a C compiler the tests need redis-server, PostgreSQL, nginx, Node, python3, git, strace (Linux) and the usual tools.
+# What is there already is left alone. The servers of the tests have ports and directories of their own; those that a package starts are
+# not touched.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -24,7 +25,12 @@ as_root() {
     fi
 }
 
-needs="redis-server python3 git"
+# Debian keeps the programs of PostgreSQL out of PATH, and those of root.
+for bin in /usr/lib/postgresql/*/bin; do
+    PATH="$PATH:$bin"
+done
+PATH="$PATH:/usr/sbin:/usr/local/sbin"
+needs="redis-server postgres psql nginx node python3 git"
 # Calls that older kernels lack are refused by strace, which only Linux has.
 [ "$(uname)" != Linux ] || needs="$needs strace"
 # shellcheck disable=SC2086 # the words are separate
@@ -32,9 +38,10 @@ if missing $needs; then
     if command -v apt-get >/dev/null 2>&1; then
         as_root apt-get update -q
         as_root env DEBIAN_FRONTEND=noninteractive \
-            apt-get install -y -q --no-install-recommends redis-server python3-minimal git strace </dev/null
+            apt-get install -y -q --no-install-recommends \
+            redis-server postgresql nginx-light nodejs python3-minimal git strace </dev/null
     elif command -v brew >/dev/null 2>&1; then
-        brew install redis python3 git </dev/null
+        brew install redis postgresql@17 nginx node python3 git </dev/null
     else
         echo "scripts/test.sh: install $needs, then run this again" >&2
         exit 1

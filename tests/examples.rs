@@ -22,6 +22,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 struct Example {
     dir: TempDir,
     home: TempDir,
+    /// Words before each command, for what root may not do.
+    by: &'static [&'static str],
 }
 
 impl Example {
@@ -36,12 +38,33 @@ impl Example {
                 fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("copies");
             }
         }
-        Self { dir, home }
+        Self { dir, home, by: &[] }
+    }
+
+    /// Lets somebody who is not root run it.
+    fn run_by_nobody(mut self) -> Self {
+        if nix::unistd::geteuid().is_root() {
+            let nobody = Some(65534);
+            for path in [self.dir.path(), self.home.path()] {
+                std::os::unix::fs::chown(path, nobody, nobody).expect("given away");
+                for entry in fs::read_dir(path).expect("a directory").map(|entry| entry.expect("an entry")) {
+                    std::os::unix::fs::chown(entry.path(), nobody, nobody).expect("given away");
+                }
+            }
+            self.by = &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+        }
+        self
     }
 
     fn locald(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_locald"));
-        command.args(args).current_dir(self.dir.path()).env("LOCALD_HOME", self.home.path()).stdin(Stdio::null());
+        let mut words = self.by.iter().chain(&[env!("CARGO_BIN_EXE_locald")]);
+        let mut command = Command::new(words.next().expect("a program"));
+        command
+            .args(words)
+            .args(args)
+            .current_dir(self.dir.path())
+            .env("LOCALD_HOME", self.home.path())
+            .stdin(Stdio::null());
         command.env_remove("LOCALD_FILE");
         command
     }
@@ -113,19 +136,25 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 /// Sends an HTTP request and returns the status code and the JSON of the answer.
 fn http(port: u16, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let (status, text) = ask(port, method, path, body);
+    (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{status}, and {error}: {text}")))
+}
+
+/// Sends an HTTP request and returns the status code and the answer. By version 1.0, in which answers come in one piece.
+fn ask(port: u16, method: &str, path: &str, body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connects");
     stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
     let length = body.len();
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
     )
     .expect("sends");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer of HTTP: {answer}"));
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-    (status.unwrap_or_else(|| panic!("no status: {head}")), serde_json::from_str(body).expect("JSON"))
+    (status.unwrap_or_else(|| panic!("no status: {head}")), body.to_owned())
 }
 
 #[test]
@@ -243,5 +272,63 @@ fn stubborn_services_all_end() {
     }
     // The grandchild of `daemonizer` bears no marker, so it is asked after by number and start time.
     until("the shims' end", || before.iter().all(|process| !process.is_alive()).then_some(()));
+    assert_eq!(example.leftovers(), Vec::<String>::new());
+}
+
+/// PostgreSQL, nginx, Node and Python, each as its package is, with jobs between them.
+#[test]
+fn the_board_keeps_messages_over_a_killed_database_and_an_edited_server() {
+    let example = Example::copy("board").run_by_nobody();
+    let up = example.json(&["up", "--timeout", "120s"]);
+    assert_eq!(up["ok"], true, "{up}");
+    let port = |service| u16::try_from(example.service(service)["port"].as_u64().expect("a port")).expect("a port");
+    let web = port("web");
+    let post = |text| http(web, "POST", "/api/messages", text);
+    let messages = || {
+        let (status, messages) = ask(web, "GET", "/api/messages", "");
+        (status == 200).then(|| serde_json::from_str::<Vec<Value>>(&messages).expect("a list").len())
+    };
+    assert_eq!(post("It's $x; 'quoted'"), (201, json!({"id": 1})));
+    assert_eq!(http(web, "GET", "/api/messages", "").1[0]["body"], "It's $x; 'quoted'");
+    assert_eq!(http(web, "GET", "/stats", ""), (200, json!({"messages": 1})));
+
+    // The processes of PostgreSQL are many, and all of one run; killed, it is there again, with all it had.
+    let db = example.service("db");
+    assert!(db["usage"]["processes"].as_u64().is_some_and(|processes| processes > 3), "{db}");
+    let leader = i32::try_from(db["pid"].as_i64().expect("a pid")).expect("a pid");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(leader), nix::sys::signal::Signal::SIGKILL).expect("killed");
+    until("another run of the database", || {
+        let db = example.service("db");
+        (db["state"] == "ready" && db["run"] == 2).then_some(())
+    });
+    assert_eq!(until("the messages", messages), 1);
+
+    // A saved file runs its server again and nothing else; those beside it find it where it was.
+    fs::write(example.dir.path().join("more.js"), "// nothing yet\n").expect("written");
+    until("another run of the server", || {
+        let api = example.service("api");
+        (api["state"] == "ready" && api["run"].as_u64() >= Some(2)).then_some(())
+    });
+    assert_eq!(until("the messages", messages), 1);
+    assert_eq!(http(web, "GET", "/stats", "").1, json!({"messages": 1}));
+
+    // What is made of a text is made anew when that has changed; the schema is not touched by it.
+    fs::write(example.dir.path().join("page.txt"), "Another board\n\nIt says more.\n").expect("written");
+    let again = example.json(&["up", "--timeout", "120s"]);
+    assert_eq!(again["ok"], true, "{again}");
+    assert_eq!((&example.service("page")["run"], &example.service("web")["run"]), (&json!(2), &json!(1)));
+
+    let before = example.below_daemon();
+    let down = example.json(&["down"]);
+    assert_eq!(
+        (&down["ok"], &down["totals"]["services"], &down["totals"]["left"]),
+        (&json!(true), &json!(4), &json!(0))
+    );
+    until("the shims' end", || before.iter().all(|process| !process.is_alive()).then_some(()));
+
+    // Of what was there, nothing is lost, and nothing is made again that is made already.
+    assert_eq!(example.json(&["up", "--timeout", "120s"])["ok"], true);
+    assert_eq!(until("the messages", messages), 1);
+    example.run(&["down"]);
     assert_eq!(example.leftovers(), Vec::<String>::new());
 }
