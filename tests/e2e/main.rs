@@ -15,6 +15,7 @@ mod daemon;
 mod delegation;
 mod doctor;
 mod down;
+mod edits;
 mod environment;
 mod exits;
 mod failures;

@@ -227,6 +227,7 @@ impl AsOwner {
   locald up web              web and what it depends on
   locald up --profile full   what belongs to the profile as well
   locald up -f               everything, and show what it writes
+  locald up -f --watch-config    and apply locald.toml whenever it is saved
   locald up --timeout 5m     for a slow first build
   locald up --owner ci --lease 30m   end it when ci leaves, in half an hour at the latest
 
@@ -254,6 +255,9 @@ pub(crate) struct UpArgs {
     pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) owner: AsOwner,
+    /// With -f: apply locald.toml whenever it, or an env file, is saved. A mistake in it changes nothing.
+    #[arg(long, requires = "follow")]
+    pub(crate) watch_config: bool,
 }
 
 /// The arguments of `down`.

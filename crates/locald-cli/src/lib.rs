@@ -11,6 +11,7 @@ mod client;
 mod context;
 mod daemon;
 mod diagnosis;
+mod edits;
 mod environment;
 mod failure;
 mod interrupt;

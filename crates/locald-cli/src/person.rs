@@ -18,6 +18,8 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 use signal_hook::low_level::emulate_default_handler;
 
+use crate::edits::Edits;
+
 /// What somebody wants, or what ends by itself what they look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wish {
@@ -27,6 +29,8 @@ pub(crate) enum Wish {
     Leave,
     /// The log is shown no further: nobody reads it any more, it failed, or it was told to end.
     LogEnded,
+    /// They have saved one of the files that are watched.
+    Edited,
 }
 
 /// Somebody in front of this process.
@@ -34,8 +38,9 @@ pub(crate) enum Wish {
 pub(crate) struct Person {
     signals: SignalDelivery<UnixStream, SignalOnly>,
     keys: Keys,
-    /// Its other end is closed when the log is shown no further.
-    log: Option<PipeReader>,
+    /// The other end of each is closed when a log is shown no further.
+    logs: Vec<PipeReader>,
+    edits: Option<Edits>,
 }
 
 impl Person {
@@ -46,7 +51,7 @@ impl Person {
         let signals = SignalDelivery::with_pipe(receiver, sender, SignalOnly, caught)?;
         let mut keys = Keys { stdin: io::stdin(), saved: None, is_read: false };
         keys.begin();
-        Ok(Self { signals, keys, log: None })
+        Ok(Self { signals, keys, logs: Vec::new(), edits: None })
     }
 
     /// Whether they can press `d`.
@@ -54,20 +59,26 @@ impl Person {
         self.keys.is_read
     }
 
-    /// Watches the log as well: `log` ends when it is shown no further.
+    /// Watches a log as well: `log` ends when it is shown no further.
     pub(crate) fn watch_log(&mut self, log: PipeReader) {
-        self.log = Some(log);
+        self.logs.push(log);
     }
 
-    /// Whether the log is watched, and is shown as far as is known.
+    /// Whether a log is watched, and is shown as far as is known.
     pub(crate) fn watches_log(&self) -> bool {
-        self.log.is_some()
+        !self.logs.is_empty()
+    }
+
+    /// Watches files that they may save, in place of others.
+    pub(crate) fn watch_edits(&mut self, edits: Edits) {
+        self.edits = Some(edits);
     }
 
     /// What to poll. When one is readable, [`Person::wish`] says what it means.
     pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let mut fds = vec![self.signals.get_read().as_fd()];
-        fds.extend(self.log.as_ref().map(AsFd::as_fd));
+        fds.extend(self.logs.iter().map(AsFd::as_fd));
+        fds.extend(self.edits.as_ref().map(Edits::fd));
         fds.extend(self.keys.is_read.then_some(self.keys.stdin.as_fd()));
         fds
     }
@@ -91,9 +102,17 @@ impl Person {
         if wish.is_none() && self.keys.take().contains(&b'd') {
             wish = Some(Wish::Leave);
         }
-        if wish.is_none() && self.log.as_ref().is_some_and(|log| is_readable(log.as_fd())) {
-            self.log = None;
+        if wish.is_none()
+            && let Some(ended) = self.logs.iter().position(|log| is_readable(log.as_fd()))
+        {
+            self.logs.remove(ended);
             wish = Some(Wish::LogEnded);
+        }
+        if wish.is_none()
+            && let Some(edits) = self.edits.as_mut().filter(|edits| is_readable(edits.fd()))
+        {
+            edits.take();
+            wish = Some(Wish::Edited);
         }
         wish
     }

@@ -180,6 +180,13 @@ impl FileSet {
         Ok(Self { dir: dir.to_owned(), places: places.collect::<Result<_, _>>()?, without: Arc::new(build(without)?) })
     }
 
+    /// These files, whether they exist or not.
+    #[must_use]
+    pub fn of_paths(paths: &[PathBuf]) -> Self {
+        let place = |path: &PathBuf| Place { base: path.clone(), globs: None, sees_hidden: false, depth: None };
+        Self { dir: PathBuf::from("/"), places: paths.iter().map(place).collect(), without: Arc::default() }
+    }
+
     /// Looks at what there is. `enter` is told of each directory before it is listed, so that a watch that begins there misses
     /// nothing. Where a place does not exist yet, the nearest directory above it is one to watch.
     ///

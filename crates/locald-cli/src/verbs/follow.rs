@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use locald_utils::config;
 use locald_utils::name::{OwnerName, ServiceName};
 use locald_utils::protocol::{Failure, FailureCode, Outcome, Request, ServiceStatus, State, WaitFor};
 use locald_utils::selection;
@@ -20,6 +21,7 @@ use super::logs::{self, LogsArgs, Output, Source};
 use super::{Limit, Start, attend, show_stop, width, with_daemon};
 use crate::client::Client;
 use crate::context::{Context, Place};
+use crate::edits::Edits;
 use crate::failure::{self, Problem};
 use crate::person::{Person, Wish};
 use crate::progress::Goal;
@@ -32,20 +34,21 @@ const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 const INTERRUPTED: u8 = 130;
 
-/// Brings up what `start` is about, and follows it.
-pub(super) fn run(start: &Start<'_>, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
+/// Brings up what `start` is about, and follows it; with `applies_edits` what the project file says whenever it is saved.
+pub(super) fn run(
+    start: &Start<'_>,
+    applies_edits: bool,
+    context: &Context,
+    screen: &mut Screen,
+) -> Result<u8, Problem> {
     let place = context.place()?;
+    let mut person = Person::attend().map_err(|error| failure::io("watch for interrupts", &error))?;
+    if applies_edits {
+        watch_edits(&mut person, &place)?;
+    }
     let project = place.load()?;
     screen.mention(&format!("project file: {}", project.file.display()));
-    let known: Vec<_> = project.services.iter().map(|service| service.name.clone()).collect();
-    let (services, profiles) = start.asked(&project, context)?;
-    // Who names some is about those, and about no other that somebody wants already.
-    let named =
-        if services.is_empty() { Vec::new() } else { selection::meant(&project, &services, &profiles, |_| false) };
-    let about = if named.is_empty() { known } else { named.clone() };
-    let mut person = Person::attend().map_err(|error| failure::io("watch for interrupts", &error))?;
-
-    let request = start.request(&project, services, profiles, context);
+    let About { named, about, request } = About::of(start, &project, context)?;
     let (client, up) = with_daemon(context, screen, |client, screen| {
         client.send(request.clone())?;
         let mut reporter = Reporter::new(screen, Goal::Up, width(&about));
@@ -54,43 +57,85 @@ pub(super) fn run(start: &Start<'_>, context: &Context, screen: &mut Screen) -> 
         up
     })?;
     let owner = start.owner.as_ref().map(|owner| owner.name.clone());
-    let mut following = Following { client, person, project: &project, named, owner, about, log: None };
-    let wish = match up {
+    let color = screen.stdout_paint().is_on();
+    let mut following = Following { client, person, project, named, owner, about, color, logs: Vec::new() };
+    let mut wish = match up {
         Ok(outcome) => {
-            start.show(&project, &outcome, context, screen)?;
+            start.show(&following.project, &outcome, context, screen)?;
             let code = view::outcome_code(&outcome);
+            let is_over = outcome.services.iter().all(|service| is_over(&service.service.state));
             // Its last lines have been shown, and no more will come.
-            if code != 0 && outcome.services.iter().all(|service| is_over(&service.service.state)) {
+            if code != 0 && is_over && !applies_edits {
                 return Ok(code);
             }
-            following.show_log(&place, context, screen)?;
-            match following.until_over(screen)? {
+            None
+        }
+        Err(Wish::Edited) => Some(Wish::Edited),
+        Err(wish) => return following.obey(wish, screen),
+    };
+    if !screen.quiet() {
+        let keys = if following.person.has_keys() { "; d leaves them running" } else { "" };
+        screen.say(&format!("following; Ctrl-C stops the services{keys}"));
+    }
+    let about = following.about.clone();
+    following.show_log(&about, &place, context)?;
+    loop {
+        let next = match wish.take() {
+            Some(wish) => wish,
+            None => match following.until_over(applies_edits, screen)? {
                 Ok(services) => return following.ended(&services, screen),
                 Err(wish) => wish,
-            }
+            },
+        };
+        match next {
+            Wish::Edited => wish = following.apply_edit(start, &place, context, screen)?,
+            Wish::Stop | Wish::Leave | Wish::LogEnded => return following.obey(next, screen),
         }
-        Err(wish) => wish,
-    };
-    match wish {
-        Wish::Stop => following.stop(screen),
-        Wish::Leave => following.leave(screen),
-        // Whoever looked at it looks no more, and has not asked for the services to end.
-        Wish::LogEnded => Ok(following.end_log(screen)?.unwrap_or(0)),
     }
 }
 
+/// What a start is about, and how the daemon is asked for it.
+struct About {
+    named: Vec<ServiceName>,
+    about: Vec<ServiceName>,
+    request: Request,
+}
+
+impl About {
+    fn of(start: &Start<'_>, project: &ProjectSpec, context: &Context) -> Result<Self, Failure> {
+        let known: Vec<_> = project.services.iter().map(|service| service.name.clone()).collect();
+        let (services, profiles) = start.asked(project, context)?;
+        // Who names some is about those, and about no other that somebody wants already.
+        let named =
+            if services.is_empty() { Vec::new() } else { selection::meant(project, &services, &profiles, |_| false) };
+        let about = if named.is_empty() { known } else { named.clone() };
+        Ok(Self { named, about, request: start.request(project, services, profiles, context) })
+    }
+}
+
+/// Watches what the project is read from. It is read after that, so that no save is missed.
+fn watch_edits(person: &mut Person, place: &Place) -> Result<(), Failure> {
+    // Without a project file reading it fails, and says so.
+    let Some(file) = place.file() else { return Ok(()) };
+    let edits = Edits::watch(&config::files(file)).map_err(|error| failure::io("watch the project file", &error))?;
+    person.watch_edits(edits);
+    Ok(())
+}
+
 /// What is followed.
-struct Following<'a> {
+struct Following {
     client: Client,
     person: Person,
-    project: &'a ProjectSpec,
+    project: ProjectSpec,
     /// The services that were named; none means the whole project.
     named: Vec<ServiceName>,
     /// As whom they were started.
     owner: Option<OwnerName>,
     /// The services it is about: those, or all that the file declares.
     about: Vec<ServiceName>,
-    log: Option<Log>,
+    /// Whether the log is shown with colours.
+    color: bool,
+    logs: Vec<Log>,
 }
 
 /// The thread that shows the log.
@@ -100,19 +145,15 @@ struct Log {
     thread: JoinHandle<Result<u8, Failure>>,
 }
 
-impl Following<'_> {
-    /// Begins to show the log as `logs -f` does.
-    fn show_log(&mut self, place: &Place, context: &Context, screen: &mut Screen) -> Result<(), Problem> {
-        let keys = if self.person.has_keys() { "; d leaves them running" } else { "" };
-        if !screen.quiet() {
-            screen.say(&format!("following; Ctrl-C stops the services{keys}"));
-        }
-        let patterns: Vec<String> = self.about.iter().map(ToString::to_string).collect();
+impl Following {
+    /// Begins to show the log of some services as `logs -f` does.
+    fn show_log(&mut self, services: &[ServiceName], place: &Place, context: &Context) -> Result<(), Problem> {
+        let patterns: Vec<String> = services.iter().map(ToString::to_string).collect();
         let found = place.logs(context.home()?, &patterns)?;
         let sources: Vec<Source> = found.into_iter().map(|(name, dir)| Source { name, dir }).collect();
+        let color = self.color;
         let pipes = io::pipe().and_then(|until| Ok((until, io::pipe()?)));
         let ((until, hold), (over, showing)) = pipes.map_err(|error| failure::io("make a pipe", &error))?;
-        let color = screen.stdout_paint().is_on();
         let thread = thread::spawn(move || {
             // Closed with the end of this thread, however that comes.
             let _showing = showing;
@@ -127,14 +168,65 @@ impl Following<'_> {
             logs::run(&LogsArgs::following(), &sources, output)
         });
         self.person.watch_log(over);
-        self.log = Some(Log { until: hold, thread });
+        self.logs.push(Log { until: hold, thread });
         Ok(())
+    }
+
+    /// Does what somebody wants, and ends.
+    fn obey(mut self, wish: Wish, screen: &mut Screen) -> Result<u8, Problem> {
+        match wish {
+            Wish::Stop => self.stop(screen),
+            Wish::Leave | Wish::Edited => self.leave(screen),
+            // Whoever looked at it looks no more, and has not asked for the services to end.
+            Wish::LogEnded => Ok(self.end_log(screen)?.unwrap_or(0)),
+        }
+    }
+
+    /// Applies what the project file says now. A mistake in it changes nothing, and whatever cannot come about is said. Returns what
+    /// somebody wanted meanwhile.
+    fn apply_edit(
+        &mut self,
+        start: &Start<'_>,
+        place: &Place,
+        context: &Context,
+        screen: &mut Screen,
+    ) -> Result<Option<Wish>, Problem> {
+        watch_edits(&mut self.person, place)?;
+        let read = place.load().and_then(|project| Ok((About::of(start, &project, context)?, project)));
+        let (About { named, about, request }, project) = match read {
+            Ok(read) => read,
+            Err(problem) => {
+                failure::report(&problem, start.verb, screen);
+                screen.say("nothing is changed; save it again when it is mended");
+                return Ok(None);
+            }
+        };
+        if project == self.project {
+            return Ok(None);
+        }
+        screen.say(&format!("{} was saved", project.file.display()));
+        let new: Vec<ServiceName> = about.iter().filter(|name| !self.about.contains(name)).cloned().collect();
+        (self.project, self.named, self.about) = (project, named, about);
+        if !new.is_empty() {
+            self.show_log(&new, place, context)?;
+        }
+        self.client.send(request)?;
+        let mut reporter = Reporter::new(screen, Goal::Up, width(&self.about));
+        let outcome = until_wished(&mut self.client, &mut reporter, Some(start.limit), &mut self.person);
+        reporter.finish();
+        match outcome {
+            Ok(Ok(outcome)) => start.show(&self.project, &outcome, context, screen)?,
+            Ok(Err(wish)) => return Ok(Some(wish)),
+            Err(failure) => failure::report(&failure.into(), start.verb, screen),
+        }
+        Ok(None)
     }
 
     /// Waits until nothing of what it is about runs or will run again. Returns how it stands then.
     ///
-    /// [`WaitFor::Stopped`] holds between two attempts as well, so what waits for its next one is awaited again.
-    fn until_over(&mut self, screen: &mut Screen) -> Result<Result<Vec<ServiceStatus>, Wish>, Failure> {
+    /// [`WaitFor::Stopped`] holds between two attempts as well, so what waits for its next one is awaited again. Whoever `stays` does so
+    /// when all have ended: the next edit may start them again.
+    fn until_over(&mut self, stays: bool, screen: &mut Screen) -> Result<Result<Vec<ServiceStatus>, Wish>, Failure> {
         let (mut services, mut until) = (self.about.clone(), WaitFor::Stopped);
         loop {
             let project = self.project.id.clone();
@@ -149,6 +241,10 @@ impl Following<'_> {
             let statuses: Vec<_> = outcome.services.into_iter().map(|service| service.service).collect();
             services = statuses.iter().filter(|status| !is_over(&status.state)).map(|s| s.name.clone()).collect();
             (services, until) = match until {
+                WaitFor::Stopped if services.is_empty() && stays => {
+                    let wish = self.person.wait().map_err(|error| failure::io("wait for an edit", &error))?;
+                    return Ok(Err(wish));
+                }
                 WaitFor::Stopped if services.is_empty() => return Ok(Ok(statuses)),
                 WaitFor::Stopped => (services, WaitFor::Ready),
                 WaitFor::Ready | WaitFor::Completed => (self.about.clone(), WaitFor::Stopped),
@@ -189,9 +285,9 @@ impl Following<'_> {
         let mut is_hurried = false;
         let outcome = loop {
             // Where a log is shown, it shows the ends as well.
-            let mut reporter = match self.log {
-                Some(_) => Reporter::silent(screen),
-                None => Reporter::new(screen, Goal::Down, width(&self.about)),
+            let mut reporter = match self.logs.as_slice() {
+                [] => Reporter::new(screen, Goal::Down, width(&self.about)),
+                [..] => Reporter::silent(screen),
             };
             let news = until_wished(&mut self.client, &mut reporter, None, &mut self.person);
             reporter.finish();
@@ -203,7 +299,7 @@ impl Following<'_> {
                     is_hurried = true;
                 }
                 Ok(Err(Wish::Stop | Wish::Leave)) => return Ok(left_to_the_daemon(screen)),
-                Ok(Err(Wish::LogEnded)) => {}
+                Ok(Err(Wish::LogEnded | Wish::Edited)) => {}
                 Err(failure) if failure.code == FailureCode::NotRunning => {
                     break Outcome { services: Vec::new(), took: Duration::ZERO };
                 }
@@ -228,21 +324,27 @@ impl Following<'_> {
 
     /// Has the log shown up to what is there, and waits for that. Some exit code if somebody does not want to wait.
     fn end_log(&mut self, screen: &mut Screen) -> Result<Option<u8>, Failure> {
-        let Some(Log { until, thread }) = self.log.take() else { return Ok(None) };
-        drop(until);
+        let no_more = |Log { until, thread }: Log| {
+            drop(until);
+            thread
+        };
+        let threads: Vec<_> = self.logs.drain(..).map(no_more).collect();
         while self.person.watches_log() {
             match self.person.wait().map_err(|error| failure::io("wait for the log", &error))? {
-                Wish::LogEnded => {}
+                Wish::LogEnded | Wish::Edited => {}
                 Wish::Stop | Wish::Leave => {
                     screen.say("interrupted; not all of the log was shown");
                     return Ok(Some(INTERRUPTED));
                 }
             }
         }
-        match thread.join() {
-            Ok(shown) => shown.map(|_| None),
-            Err(panic) => std::panic::resume_unwind(panic),
+        for thread in threads {
+            match thread.join() {
+                Ok(shown) => drop(shown?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
         }
+        Ok(None)
     }
 }
 

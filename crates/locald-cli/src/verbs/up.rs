@@ -24,5 +24,5 @@ pub(super) fn run(args: &UpArgs, context: &Context, screen: &mut Screen) -> Resu
         let failure = Failure::new(FailureCode::Usage, "`up -f` shows what services write, and has no --json");
         return Err(failure.hint("`locald up --json`, then `locald logs -f --json`").into());
     }
-    follow::run(&start, context, screen)
+    follow::run(&start, args.watch_config, context, screen)
 }

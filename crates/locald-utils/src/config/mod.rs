@@ -64,6 +64,19 @@ pub fn load(file: &Path) -> Result<ProjectSpec, ConfigErrors> {
     load_text(&source, &surroundings).map_err(|mistakes| ConfigErrors::new(file, source, mistakes))
 }
 
+/// The files that a project is read from: the project file, and the env files that it names, whether they exist or not. Of a file
+/// that cannot be read, or is full of mistakes, as many as can be made out.
+#[must_use]
+pub fn files(file: &Path) -> Vec<PathBuf> {
+    let mut files = vec![file.to_owned()];
+    let source = read_bytes(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let mut syntax = parse::Syntax::default();
+    let text = parse::repaired(&source, &mut syntax);
+    let written = written::read(&parse::table(&text, &mut syntax), &mut Vec::new());
+    files.extend(resolve::env_files(&written, file.parent().unwrap_or(Path::new(""))));
+    files
+}
+
 /// Does the work of [`load`] on text that has been read.
 fn load_text(source: &str, around: &resolve::Surroundings<'_>) -> Result<ProjectSpec, Vec<diagnostic::Mistake>> {
     let mut syntax = parse::Syntax::default();

@@ -4,7 +4,7 @@
 //! dependencies and references. Looks at the file system, changes nothing, and knows no daemon: which number an
 //! `"auto"` port becomes is not decided here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -132,6 +132,15 @@ fn log(service: &Service) -> LogPolicy {
         max_size: value(&log.max_size).map_or(default.max_size, |size| size.0),
         max_age: value(&log.max_age).map_or(default.max_age, |time| time.0),
     })
+}
+
+/// The env files that a project file in `dir` names.
+pub(super) fn env_files(file: &File, dir: &Path) -> Vec<PathBuf> {
+    let services = value(&file.services).map_or(&[] as &[NamedEntry<Service>], |services| &services.0);
+    let services = services.iter().filter_map(|entry| entry.value.as_ref());
+    let files = services.filter_map(|service| value(&service.env_file)).flat_map(|files| &files.0);
+    let paths: BTreeSet<PathBuf> = files.map(|file| absolute(dir, &file.text)).collect();
+    paths.into_iter().collect()
 }
 
 /// The value of a key that is there and could be read.

@@ -1,0 +1,83 @@
+//! Watches a few files, and says through a descriptor when one of them has been saved.
+//!
+//! As in the daemon's lookout, what the kernel tells is a hint: a change is a difference between two looks.
+
+use std::io::{self, PipeReader, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+
+use locald_utils::fileset::{FileSet, Sight};
+use locald_utils::spec::Watch;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+
+/// kqueue tells of a directory only that names came or went.
+const FILES_AS_WELL: bool = !cfg!(target_os = "linux");
+
+/// Files that are watched as long as this is there.
+#[derive(Debug)]
+pub(crate) struct Edits {
+    told: PipeReader,
+}
+
+impl Edits {
+    /// Begins to watch files by their paths, whether they exist or not.
+    ///
+    /// # Errors
+    /// When the system gives no watch.
+    pub(crate) fn watch(paths: &[PathBuf]) -> io::Result<Self> {
+        let files = FileSet::of_paths(paths);
+        let (told, mut tell) = io::pipe()?;
+        let (stir, stirs) = mpsc::sync_channel(1);
+        let on_event = move |event: notify::Result<notify::Event>| {
+            // That somebody reads a file is no edit.
+            if !event.is_ok_and(|event| event.kind.is_access()) {
+                // A full channel holds a hint already.
+                let _ = stir.try_send(());
+            }
+        };
+        let mut kernel = notify::recommended_watcher(on_event).map_err(io::Error::other)?;
+        let mut seen = look(&files, &mut kernel).map_err(io::Error::other)?;
+        thread::spawn(move || {
+            while stirs.recv().is_ok() {
+                while stirs.recv_timeout(Watch::DEBOUNCE) != Err(RecvTimeoutError::Timeout) {}
+                // What cannot be watched any more is told of no more; it could when it began.
+                let Ok(now) = look(&files, &mut kernel) else { return };
+                if now.difference(&seen).is_some() && tell.write_all(b"!").is_err() {
+                    // Nobody is there any more.
+                    return;
+                }
+                seen = now;
+            }
+        });
+        Ok(Self { told })
+    }
+
+    /// What to poll: readable when something has been saved.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.told.as_fd()
+    }
+
+    /// Takes note of it. Waits for it if there is nothing to take note of.
+    pub(crate) fn take(&mut self) {
+        // One is as good as many.
+        let _ = self.told.read(&mut [0; 64]);
+    }
+}
+
+/// Looks at the files, and has the directories watched that they are in.
+fn look(files: &FileSet, kernel: &mut RecommendedWatcher) -> notify::Result<Sight> {
+    let mut failed = None;
+    let mut enter = |path: &Path| {
+        // Watching again what is watched makes sure that it is this directory, and not one that was here before.
+        if let Err(error) = kernel.watch(path, RecursiveMode::NonRecursive) {
+            failed.get_or_insert(error);
+        }
+    };
+    let sight = files.look(&mut |path, _| enter(path)).map_err(|error| notify::Error::generic(&error.to_string()))?;
+    if FILES_AS_WELL {
+        sight.files.keys().for_each(|path| enter(path));
+    }
+    failed.map_or(Ok(sight), Err)
+}

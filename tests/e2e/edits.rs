@@ -1,0 +1,67 @@
+//! `up -f --watch-config`: a saved project file is applied, and only what it changes; a mistake in it changes nothing.
+
+use crate::support::{Site, Terminal};
+
+const WEB: &str = "[services.web]\ncommand = 'echo web; exec sleep 600'\n";
+const DB: &str = "[services.db]\ncommand = 'echo db; exec sleep 600'\n";
+
+/// Waits until the terminal shows a text.
+fn await_text(site: &Site, terminal: &Terminal, text: &str) {
+    site.eventually(&format!("{text:?} on the terminal"), || terminal.shown().contains(text).then_some(()));
+}
+
+#[test]
+fn a_saved_project_file_is_applied_to_what_it_changes_and_new_services_are_shown() {
+    let site = Site::new(&[WEB, DB].concat());
+    let mut terminal = Terminal::locald(&site, "up -f --watch-config");
+    await_text(&site, &terminal, "following");
+    site.write("locald.toml", [WEB, DB].concat().replace("echo web", "echo another"));
+    await_text(&site, &terminal, "another");
+    site.eventually("another run", || (site.service("web")["run"] == 2).then_some(()));
+    assert_eq!(site.service("db")["run"], 1);
+    let api = "[services.api]\ncommand = 'echo at your service; exec sleep 600'\n";
+    site.write("locald.toml", [WEB, DB, api].concat());
+    await_text(&site, &terminal, "at your service");
+    site.await_state("api", "ready");
+    terminal.types("\x03");
+    assert_eq!(terminal.finish(), Some(0));
+    assert!(terminal.shown().contains("3 services stopped"), "{}", terminal.shown());
+    site.assert_no_service_is_left();
+}
+
+#[test]
+fn a_broken_save_changes_nothing_and_the_mended_one_is_applied() {
+    let site = Site::new(&[WEB, DB].concat());
+    let mut terminal = Terminal::locald(&site, "up -f --watch-config");
+    await_text(&site, &terminal, "following");
+    site.write("locald.toml", [WEB, DB].concat().replace("command", "comand"));
+    await_text(&site, &terminal, "unknown key `comand`");
+    await_text(&site, &terminal, "nothing is changed");
+    site.write("locald.toml", [WEB, DB].concat().replace("echo db", "echo repaired"));
+    await_text(&site, &terminal, "repaired");
+    assert_eq!((&site.service("web")["run"], &site.service("db")["run"]), (&1.into(), &2.into()));
+    terminal.types("d");
+    assert_eq!(terminal.finish(), Some(0));
+}
+
+#[test]
+fn a_saved_env_file_and_a_service_that_failed_are_seen_too() {
+    let site = Site::new(
+        "[services.web]\ncommand = 'echo \"got $WORD\"; [ \"$WORD\" != bad ] && exec sleep 600'\nenv_file = \".env\"\n",
+    );
+    site.write(".env", "WORD=bad\n");
+    let mut terminal = Terminal::locald(&site, "up -f --watch-config");
+    await_text(&site, &terminal, "failed: exit 1");
+    await_text(&site, &terminal, "following");
+    site.write(".env", "WORD=good\n");
+    await_text(&site, &terminal, "got good");
+    site.await_state("web", "ready");
+    terminal.types("\x03");
+    assert_eq!(terminal.finish(), Some(0));
+}
+
+#[test]
+fn it_needs_somebody_who_follows() {
+    let site = Site::new(WEB);
+    site.locald("up --watch-config").run().code(2).says("--follow");
+}
