@@ -582,12 +582,17 @@ impl Fleet {
         let Some(project) = self.projects.get_mut(id) else { return };
         // Whoever leaves as well is ended before what it depends on: so it has to be known first who follows.
         project.follow(id, effects);
-        // A step can only enable steps of neighbours. Those that were passed over meanwhile are seen in the next round.
+        // A step can only enable steps of neighbours. Those that were passed over meanwhile are seen in the next round. Ends come
+        // last, for whatever starts may be followed by somebody who then has to be ended before others; they start nothing.
+        let mut is_time_for_ends = false;
         loop {
             let mut moved = false;
             for index in 0..project.order.len() {
                 let name = &project.order[index];
                 let Some(step) = project.next_step(name) else { continue };
+                if step == Step::Stop && !is_time_for_ends {
+                    continue;
+                }
                 moved = true;
                 let key = ServiceKey { project: id.clone(), service: name.clone() };
                 let Some(service) = project.services.get_mut(&key.service) else { continue };
@@ -605,9 +610,10 @@ impl Fleet {
                 effects.push(Effect::Changed(key));
                 project.follow(id, effects);
             }
-            if !moved {
+            if !moved && is_time_for_ends {
                 break;
             }
+            is_time_for_ends |= !moved;
         }
         let is_over =
             project.services.values().all(|service| service.life.desired == Desired::Down && !service.life.has_left());
