@@ -33,6 +33,7 @@ mod output;
 mod owners;
 mod ports;
 mod profiles;
+mod run;
 mod shim;
 mod succession;
 mod survivors;

@@ -92,6 +92,8 @@ pub(crate) enum Verb {
     Stop(StopArgs),
     /// End services and start them again, with the environment of now. [changes state]
     Restart(RestartArgs),
+    /// Run a command with the environment, directory and dependencies of a service. [changes state]
+    Run(RunArgs),
     /// Show how the services of the project stand. [read-only]
     #[command(visible_alias = "ps")]
     Status(StatusArgs),
@@ -161,6 +163,7 @@ impl Verb {
             Self::Start(_) => "start",
             Self::Stop(_) => "stop",
             Self::Restart(_) => "restart",
+            Self::Run(_) => "run",
             Self::Status(_) => "status",
             Self::Logs(_) => "logs",
             Self::Attach(_) => "attach",
@@ -322,6 +325,31 @@ pub(crate) struct RestartArgs {
     /// Start also where processes of an earlier run could not be ended. They are left alone, and shown.
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+/// The arguments of `run`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  locald run web -- npm test
+  locald run db -- psql -h localhost
+  locald run api ./manage.py migrate     options of the command need no `--`
+  locald run web -- sh -c 'echo $PORT'
+  locald run --no-deps web -- env        starts nothing
+
+Starts what the service depends on and waits for it, not the service. Then locald becomes the command: terminal,
+signals and exit code are the command's own. It is no run of the service, and `down` does not end it.")]
+pub(crate) struct RunArgs {
+    /// Start nothing that the service depends on.
+    #[arg(long)]
+    pub(crate) no_deps: bool,
+    #[command(flatten)]
+    pub(crate) limit: Limit,
+    /// The service whose environment, directory and dependencies it has.
+    #[arg(value_name = "SERVICE")]
+    pub(crate) service: String,
+    /// The command and its arguments; run without a shell.
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// The arguments of `status`.
@@ -529,6 +557,23 @@ mod tests {
         let Verb::Wait(args) = parse("locald wait db --for stopped --timeout 1m30s").verb else { panic!("not wait") };
         assert_eq!(args.until, Until::Stopped);
         assert_eq!(args.limit.timeout, Duration::from_secs(90));
+    }
+
+    #[test]
+    fn a_one_off_command_begins_after_the_service_and_keeps_its_options() {
+        let words = |line: &str| {
+            let cli = parse(line);
+            let Verb::Run(args) = cli.verb else { panic!("not run") };
+            let command = args.command.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+            format!("{} {} {} {command}", args.service, args.no_deps, cli.global.json)
+        };
+        assert_eq!(words("locald run web -- ls -la --json"), "web false false ls -la --json");
+        assert_eq!(words("locald run web ls -la --json -q"), "web false false ls -la --json -q");
+        assert_eq!(words("locald run --no-deps --json web -- ls -- -C"), "web true true ls -- -C");
+        assert_eq!(words("locald run web --no-deps ls"), "web true false ls");
+        for line in ["locald run web", "locald run web --", "locald run"] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
     }
 
     #[test]

@@ -172,7 +172,8 @@ impl Client {
         let resumes = (awaited.lost > 0).then(|| awaited.before.clone().unwrap_or_default());
         let mut request = awaited.request.clone();
         if awaited.lost > 0
-            && let Request::Apply { timeout, .. } | Request::Wait { timeout, .. } = &mut request
+            && let Request::Apply { timeout, .. } | Request::Prepare { timeout, .. } | Request::Wait { timeout, .. } =
+                &mut request
         {
             *timeout = timeout.saturating_sub(awaited.began.elapsed());
         }
@@ -201,9 +202,11 @@ impl Client {
     /// Whether the daemon went away before it answered, and another can be asked to go on.
     pub(crate) fn is_forsaken(&self) -> bool {
         let is_lasting = |request: &Request| match request {
-            Request::Apply { .. } | Request::Stop { .. } | Request::Wait { .. } | Request::Shutdown { all: true } => {
-                true
-            }
+            Request::Apply { .. }
+            | Request::Prepare { .. }
+            | Request::Stop { .. }
+            | Request::Wait { .. }
+            | Request::Shutdown { all: true } => true,
             // What they ask about, or for, went with it.
             Request::Status { .. } | Request::Ports | Request::Daemon | Request::Shutdown { all: false } => false,
         };

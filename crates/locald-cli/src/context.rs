@@ -57,6 +57,11 @@ impl Context {
         environment::for_services(std::env::vars_os())
     }
 
+    /// The environment that a one-off command starts from.
+    pub(crate) fn one_off_environment(&self) -> Environment {
+        environment::for_one_off(std::env::vars_os())
+    }
+
     /// Where the person is, and which project file that means.
     pub(crate) fn place(&self) -> Result<Place, Failure> {
         let Global { dir, file, short_file, .. } = &self.global;

@@ -17,7 +17,8 @@
 //!   caller's project, `LOCALD_PORT_*` and `LOCALD_URL_*`. `LOCALD_HOME` stays, so that a locald within a service finds the
 //!   same home.
 //!
-//! `TERM` is always [`TERM`]: the terminal of a service is locald's, not the caller's.
+//! `TERM` is always [`TERM`]: the terminal of a service is locald's, not the caller's. A one-off command runs in the caller's, and
+//! keeps what describes it.
 
 use std::ffi::OsString;
 
@@ -27,16 +28,48 @@ use locald_utils::spec::{Environment, OsText};
 /// What the terminal of every service is called. Understood by every terminal database, and what terminals emulate.
 pub(crate) const TERM: &str = "xterm-256color";
 
+/// What describes the caller's terminal. A one-off command has it, for the terminal is the same.
+const TERMINAL: &[&str] = &[
+    "COLORTERM",
+    "COLUMNS",
+    "GPG_TTY",
+    "LINES",
+    "SSH_CLIENT",
+    "SSH_CONNECTION",
+    "SSH_TTY",
+    "STY",
+    "TERM",
+    "TERMINAL_EMULATOR",
+    "VTE_VERSION",
+    "WINDOW",
+    "WINDOWID",
+    "WT_PROFILE_ID",
+    "WT_SESSION",
+];
+
+/// How the names of further variables begin that describe it.
+const TERMINAL_PREFIXES: &[&str] = &[
+    "ALACRITTY_",
+    "GHOSTTY_",
+    "GNOME_TERMINAL_",
+    "ITERM_",
+    "KITTY_",
+    "KONSOLE_",
+    "LC_TERMINAL",
+    "TERM_",
+    "TMUX",
+    "WARP_",
+    "WEZTERM_",
+    "ZELLIJ",
+];
+
+/// What else stays with the caller.
 const DROPPED: &[&str] = &[
     "AI_AGENT",
     "CARGO_MAKEFLAGS",
     "CLAUDECODE",
-    "COLORTERM",
-    "COLUMNS",
     "GEMINI_CLI",
-    "GPG_TTY",
     "INSIDE_EMACS",
-    "LINES",
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
     "LISTEN_PID",
@@ -54,61 +87,43 @@ const DROPPED: &[&str] = &[
     "OLDPWD",
     "PWD",
     "SHLVL",
-    "SSH_CLIENT",
-    "SSH_CONNECTION",
-    "SSH_TTY",
-    "STY",
-    "TERM",
-    "TERMINAL_EMULATOR",
     "VIM",
     "VIMRUNTIME",
-    "VTE_VERSION",
-    "WINDOW",
-    "WINDOWID",
-    "WT_PROFILE_ID",
-    "WT_SESSION",
     "_",
 ];
 
-const DROPPED_PREFIXES: &[&str] = &[
-    "ALACRITTY_",
-    "CLAUDE_CODE_",
-    "CODEX_",
-    "CURSOR_",
-    "GHOSTTY_",
-    "GNOME_TERMINAL_",
-    "ITERM_",
-    "KITTY_",
-    "KONSOLE_",
-    "LC_TERMINAL",
-    exports::PORT_PREFIX,
-    exports::URL_PREFIX,
-    "TERM_",
-    "TMUX",
-    "VSCODE_",
-    "WARP_",
-    "WEZTERM_",
-    "ZELLIJ",
-];
+const DROPPED_PREFIXES: &[&str] =
+    &["CLAUDE_CODE_", "CODEX_", "CURSOR_", exports::PORT_PREFIX, exports::URL_PREFIX, "VSCODE_"];
 
 /// Makes what services start from out of the caller's variables.
 ///
 /// A variable whose name is no UTF-8 is left out: no project file could mention it.
 pub(crate) fn for_services(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Environment {
-    let mut environment: Environment = variables
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, OsText(value))))
-        .filter(|(name, _)| is_kept(name))
-        .collect();
+    let mut environment = kept(variables, is_kept);
     environment.insert("TERM".to_owned(), OsText::from(TERM));
     environment
 }
 
+/// Makes what a one-off command starts from, which has the caller's own terminal.
+pub(crate) fn for_one_off(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Environment {
+    kept(variables, |name| is_kept(name) || is_terminal(name))
+}
+
+fn kept(variables: impl IntoIterator<Item = (OsString, OsString)>, is_kept: impl Fn(&str) -> bool) -> Environment {
+    let named = variables.into_iter().filter_map(|(name, value)| Some((name.into_string().ok()?, OsText(value))));
+    named.filter(|(name, _)| is_kept(name)).collect()
+}
+
 fn is_kept(name: &str) -> bool {
-    if DROPPED.contains(&name) {
-        return false;
-    }
-    !DROPPED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || name.ends_with("_API_KEY")
+    !is_terminal(name) && !is_in(name, DROPPED, DROPPED_PREFIXES)
+}
+
+fn is_terminal(name: &str) -> bool {
+    is_in(name, TERMINAL, TERMINAL_PREFIXES)
+}
+
+fn is_in(name: &str, names: &[&str], prefixes: &[&str]) -> bool {
+    names.contains(&name) || (prefixes.iter().any(|prefix| name.starts_with(prefix)) && !name.ends_with("_API_KEY"))
 }
 
 #[cfg(test)]
@@ -184,8 +199,17 @@ mod tests {
     }
 
     #[test]
+    fn a_one_off_command_keeps_the_callers_terminal_and_nothing_of_a_run() {
+        let caller =
+            ["TERM", "TMUX", "COLUMNS", "KITTY_PID", "HOME", "LOCALD_RUN", "LOCALD_SERVICE", "PWD", "CLAUDECODE"];
+        let found = for_one_off(caller.map(|name| (name.into(), "x".into())));
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["COLUMNS", "HOME", "KITTY_PID", "TERM", "TMUX"]);
+    }
+
+    #[test]
     fn the_lists_are_sorted_so_that_an_entry_is_found() {
-        assert!(DROPPED.is_sorted());
-        assert!(DROPPED_PREFIXES.is_sorted());
+        for list in [TERMINAL, TERMINAL_PREFIXES, DROPPED, DROPPED_PREFIXES] {
+            assert!(list.is_sorted(), "{list:?}");
+        }
     }
 }

@@ -6,13 +6,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use locald_utils::environment;
 use locald_utils::health::{HealthCheck, Probe};
 use locald_utils::name::RunId;
 use locald_utils::paths::service_dir;
 use locald_utils::process::{self, ProcessId, open_files};
 use locald_utils::record::{self, RunRef, ShimRecord, StartFailure, StartStage};
 use locald_utils::shim_protocol::{Kept, ShimIdentity, Sign, StartOrder, StopOrder, ToShim};
-use locald_utils::spec::{Environment, Invocation, OsText, PortSpec, Ports, ServiceSpec, UnknownPort};
+use locald_utils::spec::{Invocation, OsText, PortSpec, Ports, ServiceSpec, UnknownPort};
 use locald_utils::time::UnixMillis;
 use nix::errno::Errno;
 use tokio::sync::oneshot;
@@ -213,14 +214,8 @@ fn start_order(
         hint: Some("give that service a `port`".to_owned()),
         permanent: true,
     };
-    let mut environment: Environment = assignment.environment.variables.clone();
-    for (name, value) in &spec.env {
-        environment.insert(name.clone(), value.render(ports).map_err(unknown)?.into());
-    }
-    environment.extend(assignment.exports.clone());
-    if let Some(port) = port {
-        environment.insert("PORT".to_owned(), port.to_string().into());
-    }
+    let (caller, exports) = (assignment.environment.variables.clone(), assignment.exports.clone());
+    let mut environment = environment::of_service(caller, spec, exports, ports).map_err(unknown)?;
     environment
         .insert(process::SERVICE_MARKER.to_owned(), OsText::from(format!("{}:{}", run.project_name, run.service)));
     environment.insert(process::RUN_MARKER.to_owned(), run.id.as_str().into());

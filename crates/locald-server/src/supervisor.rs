@@ -14,7 +14,7 @@ use locald_utils::protocol::{
     PROTOCOL, ProjectStatus, Reply, Request, ServerMessage, ServiceOutcome, ServiceStatus, WaitFor,
 };
 use locald_utils::record::Ended;
-use locald_utils::spec::{Environment, Ports, ProjectSpec, RestartPolicy};
+use locald_utils::spec::{Environment, Ports, ProjectSpec, RestartPolicy, ServiceSpec};
 use locald_utils::time::UnixMillis;
 use locald_utils::{exports, selection};
 use tokio::sync::mpsc;
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use crate::actor::{self, Assignment, Context, Order, Report};
 use crate::adoption::{Inheritance, PATIENCE};
 use crate::core::Time;
-use crate::core::fleet::{Effect, Ending, Fleet, Found, How};
+use crate::core::fleet::{Effect, Ending, Fleet, Found, How, Meant};
 use crate::core::goal::Goal;
 use crate::core::lifecycle::{Actual, News, Tally};
 use crate::core::ownership::Kept;
@@ -335,8 +335,23 @@ impl Supervisor {
                 let project_id = project.id.clone();
                 let services = self.meant(&project, &services, &profiles)?;
                 let known = self.context.ledger.known(&project).await.map_err(|error| self.unusable(&error))?;
-                let how = How { action, force, resumes: resumes.as_ref(), done: &known.done, owner: owner.as_ref() };
+                let (resumes, done, owner) = (resumes.as_ref(), &known.done, owner.as_ref());
+                let how = How { action, force, resumes, done, owner, meant: Meant::Themselves };
                 let goals = self.apply((client, id), *project, environment, &services, how, &known)?;
+                self.await_outcome(client, id, project_id, goals, Some(timeout));
+            }
+            Request::Prepare { project, environment, service, dependencies, timeout } => {
+                let project_id = project.id.clone();
+                let has_some = |spec: &ServiceSpec| spec.name == service && !spec.depends_on.is_empty();
+                let known = self.context.ledger.known(&project).await.map_err(|error| self.unusable(&error))?;
+                let goals = if dependencies && project.services.iter().any(has_some) {
+                    let (resumes, done) = (resumes.as_ref(), &known.done);
+                    let (action, owner, meant) = (Action::Up, None, Meant::Dependencies);
+                    let how = How { action, force: false, resumes, done, owner, meant };
+                    self.apply((client, id), *project, environment, &[service], how, &known)?
+                } else {
+                    Vec::new()
+                };
                 self.await_outcome(client, id, project_id, goals, Some(timeout));
             }
             Request::Stop { project, services, now, owner } => {
@@ -441,10 +456,11 @@ impl Supervisor {
         };
         let desired = goals.iter().filter_map(wanted).collect();
         self.context.ledger.save_project(project, desired, Some(environment));
-        let verb = match how.action {
-            Action::Up => "up",
-            Action::Start => "start",
-            Action::Restart => "restart",
+        let verb = match (how.meant, how.action) {
+            (Meant::Dependencies, _) => "run",
+            (Meant::Themselves, Action::Up) => "up",
+            (Meant::Themselves, Action::Start) => "start",
+            (Meant::Themselves, Action::Restart) => "restart",
         };
         self.asked(client, &id, &goals, verb);
         // Before anything happens, so that no daemon that goes away now has begun what nobody knows of.

@@ -14,12 +14,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use locald_utils::process::cgroup::Cgroup;
-use locald_utils::process::{self, mark, sys};
+use locald_utils::process::{self, explain, mark, sys};
 use locald_utils::record::{StartFailure, StartStage};
 use locald_utils::{exports, frame};
 use nix::errno::Errno;
 
-use crate::explain;
 use crate::spawn::{FromHelper, HELPER_FD, NOTIFICATION_FD, Plan};
 
 /// Runs the helper. Returns only when the program could not be run.

@@ -15,7 +15,6 @@ use locald_utils::record::{self, ShimRecord};
 use locald_utils::shim_protocol::{CONTROL_FD, ShimIdentity};
 
 mod exec_helper;
-mod explain;
 mod link;
 mod probe;
 mod pump;

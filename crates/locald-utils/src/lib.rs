@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod digest;
+pub mod environment;
 pub mod exports;
 pub mod fail;
 pub mod fileset;

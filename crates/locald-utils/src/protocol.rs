@@ -124,6 +124,21 @@ pub enum Request {
         #[serde(rename = "timeout_ms", with = "crate::time::millis")]
         timeout: Duration,
     },
+    /// Starts what a service depends on, and not the service: for a one-off command that needs the same. Also assigns the ports of the
+    /// project. Answered by [`Reply::Outcome`] when each of its dependencies has come as far as the service needs it, or cannot.
+    Prepare {
+        /// The whole project as it is written now.
+        project: Box<ProjectSpec>,
+        /// The caller's environment, for what is started.
+        environment: Environment,
+        /// The service.
+        service: ServiceName,
+        /// Whether anything is to be started at all.
+        dependencies: bool,
+        /// How long the outcome is waited for.
+        #[serde(rename = "timeout_ms", with = "crate::time::millis")]
+        timeout: Duration,
+    },
     /// Ends services. Answered by [`Reply::Outcome`] when no process of theirs is left, or it is known what is.
     Stop {
         /// The project.

@@ -38,6 +38,7 @@ fn read<T: Serialize + DeserializeOwned>(line: usize, text: &str) -> T {
 fn request_name(request: &Request) -> &'static str {
     match request {
         Request::Apply { .. } => "apply",
+        Request::Prepare { .. } => "prepare",
         Request::Stop { .. } => "stop",
         Request::Wait { .. } => "wait",
         Request::Status { .. } => "status",
@@ -121,7 +122,7 @@ fn from_shim_name(message: &FromShim) -> &'static str {
 /// Every message that the page must show, as the functions above name them. They match exhaustively, so a new message
 /// does not compile until it has a name there; give it a place here and an example on the page.
 const SHOWN: &[(&str, &[&str])] = &[
-    ("ClientMessage", &["apply", "daemon", "ports", "shutdown", "status", "stop", "wait"]),
+    ("ClientMessage", &["apply", "daemon", "ports", "prepare", "shutdown", "status", "stop", "wait"]),
     ("DaemonStart", &["already running", "failed", "ready"]),
     (
         "FromShim",

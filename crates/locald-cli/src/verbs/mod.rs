@@ -13,6 +13,7 @@ pub(crate) mod logs;
 mod ls;
 mod ports;
 mod restart;
+mod run;
 mod start;
 mod status;
 mod stop;
@@ -62,6 +63,7 @@ pub(crate) fn run(verb: &Verb, context: &Context, screen: &mut Screen) -> Result
         Verb::Start(args) => start::run(args, context, screen),
         Verb::Stop(args) => stop::run(args, context, screen),
         Verb::Restart(args) => restart::run(args, context, screen),
+        Verb::Run(args) => run::run(args, context, screen),
         Verb::Status(args) => status::run(args, context, screen),
         Verb::Logs(args) => logs::verb(args, context, screen),
         Verb::Attach(args) => attach::run(args, context, screen),
@@ -221,29 +223,8 @@ impl Start<'_> {
         context: &Context,
         screen: &mut Screen,
     ) -> Result<(), Failure> {
-        let now = UnixMillis::now();
-        let home = context.home()?;
-        let last_lines = |service: &ServiceOutcome| match service.service.run {
-            Some(run) if has_output_to_show(service) => {
-                output::last_lines(home, &project.id, &project.name, &service.service.name, run)
-            }
-            Some(_) | None => Vec::new(),
-        };
-        let outputs: Vec<Vec<String>> = outcome.services.iter().map(last_lines).collect();
-        if screen.json() {
-            let project = json::Project::of_spec(project);
-            screen.answer(&json::outcome(self.verb, Some(&project), outcome, &outputs, now));
-            return Ok(());
-        }
-        for (service, output) in outcome.services.iter().zip(&outputs) {
-            match service.result {
-                OutcomeResult::Failed | OutcomeResult::TimedOut => {
-                    screen.say(&human::why_failed(service, output, now, screen.stderr_paint()));
-                }
-                OutcomeResult::Done | OutcomeResult::Superseded => {}
-            }
-        }
-        if !screen.quiet() {
+        show_started(self.verb, project, outcome, context, screen)?;
+        if !screen.json() && !screen.quiet() {
             screen.answer(&human::started(project.name.as_str(), outcome));
             if let Some(farewell) = self.farewell.filter(|_| view::outcome_code(outcome) == 0) {
                 screen.answer(farewell);
@@ -251,6 +232,39 @@ impl Start<'_> {
         }
         Ok(())
     }
+}
+
+/// Shows what became of a start: which services failed and why; for programs all of it.
+fn show_started(
+    verb: &str,
+    project: &ProjectSpec,
+    outcome: &Outcome,
+    context: &Context,
+    screen: &mut Screen,
+) -> Result<(), Failure> {
+    let now = UnixMillis::now();
+    let home = context.home()?;
+    let last_lines = |service: &ServiceOutcome| match service.service.run {
+        Some(run) if has_output_to_show(service) => {
+            output::last_lines(home, &project.id, &project.name, &service.service.name, run)
+        }
+        Some(_) | None => Vec::new(),
+    };
+    let outputs: Vec<Vec<String>> = outcome.services.iter().map(last_lines).collect();
+    if screen.json() {
+        let project = json::Project::of_spec(project);
+        screen.answer(&json::outcome(verb, Some(&project), outcome, &outputs, now));
+        return Ok(());
+    }
+    for (service, output) in outcome.services.iter().zip(&outputs) {
+        match service.result {
+            OutcomeResult::Failed | OutcomeResult::TimedOut => {
+                screen.say(&human::why_failed(service, output, now, screen.stderr_paint()));
+            }
+            OutcomeResult::Done | OutcomeResult::Superseded => {}
+        }
+    }
+    Ok(())
 }
 
 /// Asks a daemon, which is started if there is none.

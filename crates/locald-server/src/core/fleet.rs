@@ -50,6 +50,8 @@ pub(crate) struct How<'a> {
     pub(crate) done: &'a BTreeMap<ServiceName, String>,
     /// As whom.
     pub(crate) owner: Option<&'a Owner>,
+    /// Whether those that are named are meant themselves, or only what they depend on.
+    pub(crate) meant: Meant,
 }
 
 /// How services are to be ended.
@@ -61,6 +63,15 @@ pub(crate) struct Ending<'a> {
     pub(crate) owner: Option<&'a OwnerName>,
     /// What an earlier daemon began with, when it was asked for that already.
     pub(crate) resumes: Option<&'a Before>,
+}
+
+/// What is to be started of the services that a request names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Meant {
+    /// They, and what they depend on.
+    Themselves,
+    /// Only what they depend on, as far as they need it.
+    Dependencies,
 }
 
 /// What an earlier daemon remembered of a service.
@@ -192,7 +203,13 @@ impl Fleet {
 
     /// Judges a goal. `None` while it is open. A service that is gone has nothing left.
     pub(crate) fn judge(&self, project: &ProjectId, goal: &Goal) -> Option<OutcomeResult> {
-        match self.service(&ServiceKey { project: project.clone(), service: goal.service.clone() }) {
+        let known = self.projects.get(project);
+        let has_come_as_far =
+            |condition| known.is_some_and(|project| project.holds(&goal.service, condition) == Holds::Yes);
+        if goal.enough.is_some_and(has_come_as_far) {
+            return Some(OutcomeResult::Done);
+        }
+        match known.and_then(|project| project.services.get(&goal.service)) {
             // A run that ended while the request was open, and left a port with somebody, has not ended well.
             Some(Service { life, .. })
                 if goal.want == Want::Down
@@ -319,9 +336,14 @@ impl Fleet {
     ) -> Result<Vec<Goal>, Failure> {
         let id = spec.id.clone();
         let mut about = plan::with_dependencies(&spec, named)?;
-        if how.action == Action::Restart {
-            // Those that follow are a part of what was asked, as far as they run.
-            about.extend(plan::followers(&spec, named).into_iter().filter(|name| self.is_wanted(&id, name)));
+        let needed = plan::needed(&spec, &about);
+        match how.meant {
+            Meant::Dependencies => about.retain(|name| !named.contains(name)),
+            Meant::Themselves if how.action == Action::Restart => {
+                // Those that follow are a part of what was asked, as far as they run.
+                about.extend(plan::followers(&spec, named).into_iter().filter(|name| self.is_wanted(&id, name)));
+            }
+            Meant::Themselves => {}
         }
         self.write(spec, newest);
         let Some(project) = self.projects.get_mut(&id) else { return Ok(Vec::new()) };
@@ -337,6 +359,7 @@ impl Fleet {
                 && service.life.desired == Desired::Up
                 && judge(Want::Up, &service.spec, &service.life) == Some(OutcomeResult::Done);
             let is_named = named.is_empty() || named.contains(&name);
+            let enough = needed.get(&name).copied().filter(|_| how.meant == Meant::Dependencies);
             if how.force && is_named {
                 service.life.abandon();
             }
@@ -354,7 +377,7 @@ impl Fleet {
                 service.owners.ask(owner, was_wanted);
             }
             let unchanged = unchanged && !service.life.is_leaving();
-            goals.push(Goal { service: name.clone(), want: Want::Up, run_before, unchanged });
+            goals.push(Goal { service: name.clone(), want: Want::Up, run_before, unchanged, enough });
             effects.push(Effect::Changed(ServiceKey { project: id.clone(), service: name }));
         }
         self.settle(now, &id, effects);
@@ -408,7 +431,7 @@ impl Fleet {
             let is_over = matches!(life.actual, Actual::Completed | Actual::Failed(_) | Actual::Blocked { .. });
             let unchanged = before.is_none() && !life.has_left() && (life.desired == Desired::Down || is_over);
             let run_before = before.unwrap_or(life.newest);
-            goals.push(Goal { service: name.clone(), want: Want::Down, run_before, unchanged });
+            goals.push(Goal { service: name.clone(), want: Want::Down, run_before, unchanged, enough: None });
             let is_asked_again = life.desired == Desired::Down && resumes.is_none();
             life.want_down(at_once);
             let key = ServiceKey { project: id.clone(), service: name };
@@ -457,7 +480,7 @@ impl Fleet {
             let service = project.services.get(&name)?;
             let want = Want::Wait(until);
             let unchanged = judge(want, &service.spec, &service.life) == Some(OutcomeResult::Done);
-            Some(Goal { service: name, want, run_before: service.life.newest, unchanged })
+            Some(Goal { service: name, want, run_before: service.life.newest, unchanged, enough: None })
         });
         Ok(goals.collect())
     }

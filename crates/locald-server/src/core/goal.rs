@@ -5,7 +5,7 @@
 
 use locald_utils::name::{RunNumber, ServiceName};
 use locald_utils::protocol::{Desired, OutcomeResult, WaitFor};
-use locald_utils::spec::{Kind, ServiceSpec};
+use locald_utils::spec::{Condition, Kind, ServiceSpec};
 
 use super::lifecycle::{Actual, Lifecycle};
 
@@ -31,6 +31,8 @@ pub(crate) struct Goal {
     pub(crate) run_before: RunNumber,
     /// Whether it held when the request came.
     pub(crate) unchanged: bool,
+    /// As far as this will do, for [`Want::Up`]: more than that is not waited for.
+    pub(crate) enough: Option<Condition>,
 }
 
 /// Judges a goal. `None` while it is open.

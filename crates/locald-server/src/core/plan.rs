@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use locald_utils::name::ServiceName;
 use locald_utils::protocol::{Failure, FailureCode};
-use locald_utils::spec::{ProjectSpec, ServiceSpec};
+use locald_utils::spec::{Condition, Dependency, ProjectSpec, ServiceSpec};
 
 /// Finds the services that a request names, and all that they depend on, each after its dependencies.
 ///
@@ -43,6 +43,20 @@ pub(crate) fn with_dependencies(project: &ProjectSpec, named: &[ServiceName]) ->
     let wanted: BTreeSet<ServiceName> = wanted.into_iter().cloned().collect();
     ordered.retain(|name| wanted.contains(name));
     Ok(ordered)
+}
+
+/// How far the dependencies of these services must have come before the last of those that need them can start.
+pub(crate) fn needed(project: &ProjectSpec, of: &[ServiceName]) -> BTreeMap<ServiceName, Condition> {
+    let mut needed = BTreeMap::new();
+    let specs = project.services.iter().filter(|spec| of.contains(&spec.name));
+    for Dependency { service, condition, .. } in specs.flat_map(|spec| &spec.depends_on) {
+        let furthest = needed.entry(service.clone()).or_insert(*condition);
+        // Of a service and of a job there is only one that asks for more than this.
+        if *furthest == Condition::Started {
+            *furthest = *condition;
+        }
+    }
+    needed
 }
 
 /// Finds the services that are run again when these are: those with `restart` on a dependency, and so on.
@@ -114,7 +128,6 @@ mod tests {
     use super::super::lifecycle::tests::spec;
     use super::*;
     use locald_utils::name::ProjectId;
-    use locald_utils::spec::{Condition, Dependency};
 
     fn name(name: &str) -> ServiceName {
         name.parse().expect("valid")

@@ -18,7 +18,7 @@ use locald_utils::spec::{Condition, Dependency, Kind, PortSpec, ProjectSpec, Res
 use locald_utils::time::UnixMillis;
 
 use super::Time;
-use super::fleet::{Effect, Ending, Fleet, Found, How, Remembered};
+use super::fleet::{Effect, Ending, Fleet, Found, How, Meant, Remembered};
 use super::goal::Goal;
 use super::lifecycle::tests::{ended, spec};
 use super::lifecycle::{Actual, News, Resting, Tally};
@@ -96,7 +96,7 @@ struct Asked {
 
 #[derive(Clone)]
 enum What {
-    Start { services: Vec<ServiceName>, action: Action, force: bool, owner: Option<Owner> },
+    Start { services: Vec<ServiceName>, action: Action, force: bool, owner: Option<Owner>, meant: Meant },
     Stop { services: Option<Vec<ServiceName>>, at_once: bool, owner: Option<OwnerName> },
 }
 
@@ -431,32 +431,34 @@ impl World {
         }
         let action = [Action::Up, Action::Start, Action::Restart][usize::try_from(self.dice.roll(3)).expect("small")];
         let services = self.some_services();
-        let force = self.dice.one_in(3);
+        let meant = match services.is_empty() || !self.dice.one_in(4) {
+            true => Meant::Themselves,
+            false => Meant::Dependencies,
+        };
+        let force = meant == Meant::Themselves && self.dice.one_in(3);
         let owner = self.dice.one_in(3).then(|| Owner {
             name: self.some_owner(),
             lease: self.dice.one_in(2).then(|| Duration::from_millis(self.dice.roll(400))),
         });
         let who = owner.as_ref().map_or_else(String::new, |owner| format!(" for {} {:?}", owner.name, owner.lease));
-        self.tell(format!("{action:?} {services:?}{}{who}", if force { " by force" } else { "" }));
-        let goals = self.apply_to(&services, action, force, owner.as_ref(), None);
-        self.asked = Some(Asked::new(What::Start { services, action, force, owner }, &goals));
+        self.tell(format!("{action:?} {meant:?} {services:?}{}{who}", if force { " by force" } else { "" }));
+        let done = BTreeMap::new();
+        let how = How { action, force, resumes: None, done: &done, owner: owner.as_ref(), meant };
+        let goals = self.apply_to(&services, how);
+        if meant == Meant::Dependencies && goals.iter().any(|goal| services.contains(&goal.service)) {
+            self.fail("what was only to be prepared for is to be started");
+        }
+        self.asked = Some(Asked::new(What::Start { services, action, force, owner, meant }, &goals));
     }
 
     fn some_owner(&mut self) -> OwnerName {
         ["ci", "agent"][usize::from(self.dice.one_in(2))].parse().expect("valid")
     }
 
-    fn apply_to(
-        &mut self,
-        services: &[ServiceName],
-        action: Action,
-        force: bool,
-        owner: Option<&Owner>,
-        resumes: Option<&Before>,
-    ) -> Vec<Goal> {
+    fn apply_to(&mut self, services: &[ServiceName], how: How<'_>) -> Vec<Goal> {
         for name in self.specs.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>() {
             let is_stuck = matches!(fleet_state(&self.fleet, &self.id, &name), Some(Actual::Stuck { .. }));
-            if force && is_stuck && (services.is_empty() || services.contains(&name)) {
+            if how.force && is_stuck && (services.is_empty() || services.contains(&name)) {
                 let newest = self.newest(&name);
                 if let Some(run) = self.runs.get_mut(&(name, newest)) {
                     run.is_abandoned = true;
@@ -468,17 +470,10 @@ impl World {
         let goal_newest = newest.clone();
         let is_stuck =
             |name: &&ServiceName| matches!(fleet_state(&self.fleet, &self.id, name), Some(Actual::Stuck { .. }));
-        let is_forced = |name: &ServiceName| force && (services.is_empty() || services.contains(name));
+        let is_forced = |name: &ServiceName| how.force && (services.is_empty() || services.contains(name));
         let stuck: Vec<ServiceName> = newest.keys().filter(is_stuck).filter(|name| !is_forced(name)).cloned().collect();
         let mut effects = Vec::new();
-        let goals = match self.fleet.apply(
-            self.now,
-            self.project(),
-            &newest,
-            services,
-            How { action, force, resumes, done: &BTreeMap::new(), owner },
-            &mut effects,
-        ) {
+        let goals = match self.fleet.apply(self.now, self.project(), &newest, services, how, &mut effects) {
             Ok(goals) => goals,
             Err(failure) => self.fail(&failure.message),
         };
@@ -486,7 +481,8 @@ impl World {
         for goal in &goals {
             let was_wanted = self.desired.get(&goal.service) == Some(&Desired::Up);
             // What has had its new run, or cannot have one, is not asked for.
-            let has_begun = resumes
+            let has_begun = how
+                .resumes
                 .and_then(|before| before.get(&goal.service))
                 .is_some_and(|run| *run < goal_newest[&goal.service]);
             if !has_begun && !stuck.contains(&goal.service) {
@@ -494,7 +490,7 @@ impl World {
                 if !was_wanted {
                     wanted_by.clear();
                 }
-                let (name, until) = owner.map_or((String::new(), None), |owner| {
+                let (name, until) = how.owner.map_or((String::new(), None), |owner| {
                     (owner.name.to_string(), owner.lease.map(|lease| self.now + lease))
                 });
                 wanted_by.insert(name, until);
@@ -582,7 +578,7 @@ impl World {
             What::Stop { services, at_once, owner } => {
                 drop(self.stop_services(services.as_deref(), at_once, owner.as_ref(), Some(&before)));
             }
-            What::Start { services, action, force, owner } => {
+            What::Start { services, action, force, owner, meant } => {
                 let stands = |world: &Self, name: &ServiceName| {
                     let life = &world.fleet.service(&world.key(name))?.life;
                     Some((life.desired, life.is_leaving(), matches!(life.actual, Actual::Failed(_))))
@@ -593,7 +589,9 @@ impl World {
                 };
                 let begun: Vec<ServiceName> = before.iter().filter(is_begun).map(|(name, _)| name.clone()).collect();
                 let stood: Vec<_> = begun.iter().map(|name| stands(self, name)).collect();
-                self.apply_to(&services, action, force, owner.as_ref(), Some(&before));
+                let (done, owner) = (BTreeMap::new(), owner.as_ref());
+                let how = How { action, force, resumes: Some(&before), done: &done, owner, meant };
+                self.apply_to(&services, how);
                 for (name, stood) in begun.iter().zip(stood) {
                     if stands(self, name) != stood && !self.has_to_follow(name) {
                         self.fail(&format!("{name} has had its new run, and is asked for another"));
@@ -881,7 +879,9 @@ impl World {
         self.go_on(&[]);
         self.check_files();
         self.tell("restart, and nothing fails".into());
-        let goals = self.apply_to(&[], Action::Restart, false, None, None);
+        let (action, done, meant) = (Action::Restart, BTreeMap::new(), Meant::Themselves);
+        let how = How { action, force: false, resumes: None, done: &done, owner: None, meant };
+        let goals = self.apply_to(&[], how);
         self.go_on(&goals);
         for goal in &goals {
             let result = self.fleet.judge(&self.id, goal);

@@ -8,17 +8,20 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use locald_utils::record::{StartFailure, StartStage};
 use nix::errno::Errno;
 
+use crate::record::{StartFailure, StartStage};
+
 /// A failed step that has no story of its own.
-pub(crate) fn step(stage: StartStage, error: &io::Error, what: &str) -> StartFailure {
+#[must_use]
+pub fn step(stage: StartStage, error: &io::Error, what: &str) -> StartFailure {
     let errno = error.raw_os_error().unwrap_or(0);
     StartFailure { stage, errno, path: None, message: format!("{what}: {error}"), hint: None, permanent: false }
 }
 
 /// The working directory cannot be entered.
-pub(crate) fn workdir(dir: &Path, error: &io::Error) -> StartFailure {
+#[must_use]
+pub fn workdir(dir: &Path, error: &io::Error) -> StartFailure {
     let message = match error.kind() {
         io::ErrorKind::NotFound => format!("its working directory {} does not exist", dir.display()),
         io::ErrorKind::NotADirectory => format!("its working directory {} is not a directory", dir.display()),
@@ -39,7 +42,8 @@ pub(crate) fn workdir(dir: &Path, error: &io::Error) -> StartFailure {
 }
 
 /// The program is in no directory of `PATH`.
-pub(crate) fn lookup(name: &str, path: Option<&OsStr>, not_executable: &Option<PathBuf>) -> StartFailure {
+#[must_use]
+pub fn lookup(name: &str, path: Option<&OsStr>, not_executable: &Option<PathBuf>) -> StartFailure {
     if let Some(file) = not_executable {
         return StartFailure {
             stage: StartStage::Lookup,
@@ -70,11 +74,12 @@ pub(crate) fn lookup(name: &str, path: Option<&OsStr>, not_executable: &Option<P
 fn nearest_program(name: &str, path: &OsStr) -> Option<String> {
     let entries = std::env::split_paths(path).filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
     let names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    locald_utils::name::nearest(name, names.iter().map(String::as_str)).map(str::to_owned)
+    crate::name::nearest(name, names.iter().map(String::as_str)).map(str::to_owned)
 }
 
 /// The kernel refused to run the program.
-pub(crate) fn exec(program: &Path, errno: Errno, argv: &[CString], environment: &[CString]) -> StartFailure {
+#[must_use]
+pub fn exec(program: &Path, errno: Errno, argv: &[CString], environment: &[CString]) -> StartFailure {
     let shown = program.display();
     let (message, hint) = match errno {
         Errno::ENOENT => missing(program),

@@ -22,6 +22,7 @@ pub mod darwin;
 pub mod descriptors;
 #[cfg(target_os = "linux")]
 mod diag;
+pub mod explain;
 pub mod features;
 pub mod ladder;
 pub mod mark;
