@@ -15,6 +15,7 @@ mod daemon;
 mod delegation;
 mod doctor;
 mod down;
+mod dry_run;
 mod edits;
 mod environment;
 mod exits;

@@ -196,6 +196,17 @@ pub(crate) struct Profiles {
     pub(crate) patterns: Vec<String>,
 }
 
+/// Whether it is only to be said what would be done.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct DryRun {
+    /// Say what would be done and why, and do nothing; starts no daemon.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// With --dry-run: show the values of variables that would change.
+    #[arg(long, requires = "dry_run")]
+    pub(crate) reveal: bool,
+}
+
 /// How long to wait for the outcome.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Limit {
@@ -233,6 +244,7 @@ impl AsOwner {
   locald up -f --watch-config    and apply locald.toml whenever it is saved
   locald up --timeout 5m     for a slow first build
   locald up --owner ci --lease 30m   end it when ci leaves, in half an hour at the latest
+  locald up --dry-run        what it would do, and why
 
 A service with `profiles` is started only when one of them is asked for, it is named, or another
 that starts depends on it; from then on it belongs to the project until it is stopped.
@@ -245,8 +257,10 @@ them, a third leaves that to the daemon. `d` leaves and lets them run. It ends b
 have ended: with 1 if one failed. -f cannot be combined with --json.")]
 pub(crate) struct UpArgs {
     /// Stay and show what the services write, until Ctrl-C stops them.
-    #[arg(short = 'f', long)]
+    #[arg(short = 'f', long, conflicts_with = "dry_run")]
     pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) dry_run: DryRun,
     #[command(flatten)]
     pub(crate) services: Services,
     #[command(flatten)]
@@ -287,6 +301,8 @@ pub(crate) struct DownArgs {
   locald start 'api-*'")]
 pub(crate) struct StartArgs {
     #[command(flatten)]
+    pub(crate) dry_run: DryRun,
+    #[command(flatten)]
     pub(crate) services: Services,
     #[command(flatten)]
     pub(crate) profiles: Profiles,
@@ -316,6 +332,8 @@ pub(crate) struct StopArgs {
   locald restart web
   FEATURE=1 locald restart web     with another environment")]
 pub(crate) struct RestartArgs {
+    #[command(flatten)]
+    pub(crate) dry_run: DryRun,
     #[command(flatten)]
     pub(crate) services: Services,
     #[command(flatten)]

@@ -12,8 +12,8 @@ use locald_utils::frame::{self, Decoder, Frame};
 use locald_utils::name::ProjectId;
 use locald_utils::paths::Home;
 use locald_utils::protocol::{
-    AssignedPort, Before, ClientMessage, DaemonStatus, Event, Failure, FailureCode, Hello, PROTOCOL, ProjectStatus,
-    Reply, Request, ServerMessage, ServiceStatus, WaitFor,
+    AssignedPort, Before, ClientMessage, DaemonStatus, Event, Failure, FailureCode, Hello, PROTOCOL, Preview,
+    ProjectStatus, Reply, Request, ServerMessage, ServiceStatus, WaitFor,
 };
 use locald_utils::time::human;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -208,7 +208,11 @@ impl Client {
             | Request::Wait { .. }
             | Request::Shutdown { all: true } => true,
             // What they ask about, or for, went with it.
-            Request::Status { .. } | Request::Ports | Request::Daemon | Request::Shutdown { all: false } => false,
+            Request::Preview { .. }
+            | Request::Status { .. }
+            | Request::Ports
+            | Request::Daemon
+            | Request::Shutdown { all: false } => false,
         };
         let can_go_on = |awaited: &Awaited| awaited.lost < MOST_LOST && is_lasting(&awaited.request);
         self.is_gone && self.awaited.as_ref().is_some_and(can_go_on)
@@ -335,7 +339,19 @@ impl Client {
     pub(crate) fn status(&mut self, project: Option<&ProjectId>) -> Result<Vec<ProjectStatus>, Failure> {
         match self.ask(Request::Status { project: project.cloned() })? {
             Reply::Status { projects } => Ok(projects),
-            other @ (Reply::Outcome(_) | Reply::Ports { .. } | Reply::Daemon(_)) => Err(unexpected(&other)),
+            other @ (Reply::Outcome(_) | Reply::Preview { .. } | Reply::Ports { .. } | Reply::Daemon(_)) => {
+                Err(unexpected(&other))
+            }
+        }
+    }
+
+    /// Asks what a request to start something would do.
+    pub(crate) fn preview(&mut self, request: Request) -> Result<Vec<Preview>, Failure> {
+        match self.ask(request)? {
+            Reply::Preview { services } => Ok(services),
+            other @ (Reply::Outcome(_) | Reply::Status { .. } | Reply::Ports { .. } | Reply::Daemon(_)) => {
+                Err(unexpected(&other))
+            }
         }
     }
 
@@ -343,7 +359,9 @@ impl Client {
     pub(crate) fn ports(&mut self) -> Result<Vec<AssignedPort>, Failure> {
         match self.ask(Request::Ports)? {
             Reply::Ports { assigned } => Ok(assigned),
-            other @ (Reply::Outcome(_) | Reply::Status { .. } | Reply::Daemon(_)) => Err(unexpected(&other)),
+            other @ (Reply::Outcome(_) | Reply::Preview { .. } | Reply::Status { .. } | Reply::Daemon(_)) => {
+                Err(unexpected(&other))
+            }
         }
     }
 
@@ -351,7 +369,9 @@ impl Client {
     pub(crate) fn about(&mut self) -> Result<DaemonStatus, Failure> {
         match self.ask(Request::Daemon)? {
             Reply::Daemon(status) => Ok(status),
-            other @ (Reply::Outcome(_) | Reply::Status { .. } | Reply::Ports { .. }) => Err(unexpected(&other)),
+            other @ (Reply::Outcome(_) | Reply::Preview { .. } | Reply::Status { .. } | Reply::Ports { .. }) => {
+                Err(unexpected(&other))
+            }
         }
     }
 
@@ -449,6 +469,7 @@ pub(crate) fn unexpected(reply: &Reply) -> Failure {
     let kind = match reply {
         Reply::Outcome(_) => "an outcome",
         Reply::Status { .. } => "a status",
+        Reply::Preview { .. } => "a preview",
         Reply::Ports { .. } => "a list of ports",
         Reply::Daemon(_) => "its own status",
     };

@@ -17,6 +17,12 @@
 //!   caller's project, `LOCALD_PORT_*` and `LOCALD_URL_*`. `LOCALD_HOME` stays, so that a locald within a service finds the
 //!   same home.
 //!
+//! What a login, a desktop session or a shell gives to everything in it is kept, for a service may need it (`SSH_AUTH_SOCK`,
+//! `DISPLAY`), and yet no two sessions have the same; where environments are compared it makes no difference ([`is_of_session`]):
+//! `SSH_AUTH_SOCK`, `SSH_AGENT_PID`, `DBUS_SESSION_BUS_ADDRESS`, `DISPLAY`, `WAYLAND_DISPLAY`, `XAUTHORITY`, `SESSION_MANAGER`, `XDG_SESSION_*`,
+//! `XDG_SEAT*`, `XDG_VTNR`, `XDG_ACTIVATION_TOKEN`, `DESKTOP_STARTUP_ID`, `GNOME_KEYRING_CONTROL`, `INVOCATION_ID`, `JOURNAL_STREAM`, `MANAGERPID`,
+//! `SYSTEMD_EXEC_PID`, `SECURITYSESSIONID`, `LaunchInstanceID`, `XPC_*`, `__*`, `PS1`, `PS2`, `PROMPT*`, `HIST*`, `STARSHIP_*`, `P9K_*`, `DIRENV_*`.
+//!
 //! `TERM` is always [`TERM`]: the terminal of a service is locald's, not the caller's. A one-off command runs in the caller's, and
 //! keeps what describes it.
 
@@ -92,6 +98,32 @@ const DROPPED: &[&str] = &[
     "_",
 ];
 
+/// What every session has otherwise.
+const SESSION: &[&str] = &[
+    "DBUS_SESSION_BUS_ADDRESS",
+    "DESKTOP_STARTUP_ID",
+    "DISPLAY",
+    "GNOME_KEYRING_CONTROL",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "LaunchInstanceID",
+    "MANAGERPID",
+    "PS1",
+    "PS2",
+    "SECURITYSESSIONID",
+    "SESSION_MANAGER",
+    "SSH_AGENT_PID",
+    "SSH_AUTH_SOCK",
+    "SYSTEMD_EXEC_PID",
+    "WAYLAND_DISPLAY",
+    "XAUTHORITY",
+    "XDG_ACTIVATION_TOKEN",
+    "XDG_VTNR",
+];
+
+const SESSION_PREFIXES: &[&str] =
+    &["DIRENV_", "HIST", "P9K_", "PROMPT", "STARSHIP_", "XDG_SEAT", "XDG_SESSION_", "XPC_", "__"];
+
 const DROPPED_PREFIXES: &[&str] =
     &["CLAUDE_CODE_", "CODEX_", "CURSOR_", exports::PORT_PREFIX, exports::URL_PREFIX, "VSCODE_"];
 
@@ -107,6 +139,11 @@ pub(crate) fn for_services(variables: impl IntoIterator<Item = (OsString, OsStri
 /// Makes what a one-off command starts from, which has the caller's own terminal.
 pub(crate) fn for_one_off(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Environment {
     kept(variables, |name| is_kept(name) || is_terminal(name))
+}
+
+/// Whether a variable is of one login, desktop session or shell, so that a difference in it says nothing.
+pub(crate) fn is_of_session(name: &str) -> bool {
+    is_in(name, SESSION, SESSION_PREFIXES)
 }
 
 fn kept(variables: impl IntoIterator<Item = (OsString, OsString)>, is_kept: impl Fn(&str) -> bool) -> Environment {
@@ -208,7 +245,7 @@ mod tests {
 
     #[test]
     fn the_lists_are_sorted_so_that_an_entry_is_found() {
-        for list in [TERMINAL, TERMINAL_PREFIXES, DROPPED, DROPPED_PREFIXES] {
+        for list in [TERMINAL, TERMINAL_PREFIXES, DROPPED, DROPPED_PREFIXES, SESSION, SESSION_PREFIXES] {
             assert!(list.is_sorted(), "{list:?}");
         }
     }

@@ -3,7 +3,7 @@
 //! Read [`main`] first, then a file of `verbs`. Config errors end here, before a daemon is asked for anything. What may
 //! be typed is in `args`; what it means for the project at hand in `context` and `names`; how the daemon is reached in
 //! `client` and `daemon`; what is shown is decided in `view` and `progress`, both pure, and drawn in `render`. For
-//! `doctor`, `survey` gathers facts and the pure `diagnosis` says what they mean; `listening` does both for ports.
+//! `doctor`, `survey` gathers facts and the pure `diagnosis` says what they mean; `listening` does both for ports, and the pure `preview` says what a start would do.
 //! Whether or when a service runs is never decided here.
 
 mod args;
@@ -22,6 +22,7 @@ mod output;
 mod peer;
 mod person;
 mod ports;
+mod preview;
 mod progress;
 mod render;
 mod sample;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use locald_utils::name::{ProjectId, ServiceName};
 use locald_utils::process::Listening;
 use locald_utils::protocol::{AssignedPort, ProjectStatus, ServiceStatus, State};
-use locald_utils::spec::{PortSpec, ProjectSpec};
+use locald_utils::spec::{PortSpec, Ports, ProjectSpec, ServiceSpec};
 
 use crate::listening::{self, Holder};
 use crate::view::never_started;
@@ -72,6 +72,18 @@ pub(crate) struct Looks<'a> {
     pub(crate) command: &'a dyn Fn(i32) -> String,
     /// Who listens on a port besides a service, `project:service`.
     pub(crate) holder: &'a dyn Fn(u16, &str) -> Holder,
+}
+
+/// The ports of a project, as far as they are written or have been assigned.
+pub(crate) fn of_project(project: &ProjectSpec, assigned: &[AssignedPort]) -> Ports {
+    let port = |service: &ServiceSpec| match service.port? {
+        PortSpec::Fixed(port) => Some(port),
+        PortSpec::Auto => {
+            let is_its = |one: &&AssignedPort| one.project == project.id && one.service == service.name;
+            assigned.iter().find(is_its).map(|assigned| assigned.port)
+        }
+    };
+    project.services.iter().filter_map(|service| Some((service.name.clone(), port(service)?))).collect()
 }
 
 /// Lists all ports, by their numbers.

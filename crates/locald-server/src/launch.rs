@@ -6,7 +6,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use locald_utils::environment;
 use locald_utils::health::{HealthCheck, Probe};
 use locald_utils::name::RunId;
 use locald_utils::paths::service_dir;
@@ -15,6 +14,7 @@ use locald_utils::record::{self, RunRef, ShimRecord, StartFailure, StartStage};
 use locald_utils::shim_protocol::{Kept, ShimIdentity, Sign, StartOrder, StopOrder, ToShim};
 use locald_utils::spec::{Invocation, OsText, PortSpec, Ports, ServiceSpec, UnknownPort};
 use locald_utils::time::UnixMillis;
+use locald_utils::{digest, environment};
 use nix::errno::Errno;
 use tokio::sync::oneshot;
 
@@ -282,13 +282,8 @@ fn intent(
     port: Option<u16>,
     executable: Option<Executable>,
 ) -> Intent {
-    let digest = |value: &OsText| {
-        let mut hex = locald_utils::digest::hex(value.as_os_str().as_encoded_bytes());
-        hex.truncate(16);
-        hex
-    };
     let environment: BTreeMap<String, String> =
-        order.environment.iter().map(|(name, value)| (name.clone(), digest(value))).collect();
+        order.environment.iter().map(|(name, value)| (name.clone(), digest::of_value(value))).collect();
     Intent {
         run: run.clone(),
         asked_by: assignment.asked_by.clone(),

@@ -11,12 +11,12 @@ use std::time::Duration;
 use locald_utils::name::{ProfileName, ProjectId, RunNumber, ServiceKey, ServiceName};
 use locald_utils::protocol::{
     Action, Before, ClientMessage, DaemonStatus, Desired, Event, Failure, FailureCode, Outcome, OutcomeResult,
-    PROTOCOL, ProjectStatus, Reply, Request, ServerMessage, ServiceOutcome, ServiceStatus, WaitFor,
+    PROTOCOL, Preview, ProjectStatus, Reply, Request, ServerMessage, ServiceOutcome, ServiceStatus, Step, WaitFor,
 };
 use locald_utils::record::Ended;
 use locald_utils::spec::{Environment, Ports, ProjectSpec, RestartPolicy, ServiceSpec};
 use locald_utils::time::UnixMillis;
-use locald_utils::{exports, selection};
+use locald_utils::{digest, environment, exports, selection};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -340,6 +340,13 @@ impl Supervisor {
                 let goals = self.apply((client, id), *project, environment, &services, how, &known)?;
                 self.await_outcome(client, id, project_id, goals, Some(timeout));
             }
+            Request::Preview { project, environment, services, profiles, action, force } => {
+                let done = self.context.ledger.done(&project.id).await.map_err(|error| self.unusable(&error))?;
+                let how = How { action, force, resumes: None, done: &done, meant: Meant::Themselves };
+                let services = self.meant(&project, &services, &profiles)?;
+                let previews = self.fleet.preview(self.now(), &project, &services, how)?;
+                self.compare(client.clone(), id, &project, &environment, previews);
+            }
             Request::Prepare { project, environment, service, dependencies, timeout } => {
                 let project_id = project.id.clone();
                 let has_some = |spec: &ServiceSpec| spec.name == service && !spec.depends_on.is_empty();
@@ -404,12 +411,48 @@ impl Supervisor {
         let is_wanted = |name: &ServiceName| {
             known.and_then(|known| known.services.get(name)).is_some_and(|service| service.life.desired == Desired::Up)
         };
-        let meant = selection::meant(project, services, profiles, is_wanted);
-        if meant.is_empty() {
-            let message = format!("every service of {} has profiles, and none of them was asked for", project.name);
-            return Err(Failure::new(FailureCode::Usage, message).hint("name services, or a profile: `--profile NAME`"));
+        selection::meant(project, services, profiles, is_wanted)
+    }
+
+    /// Answers with previews, after the environments of those that would be left alone have been compared with what they would
+    /// have otherwise. Nobody else waits for the ledger meanwhile.
+    fn compare(
+        &self,
+        client: Client,
+        id: u64,
+        project: &ProjectSpec,
+        caller: &Environment,
+        mut previews: Vec<Preview>,
+    ) {
+        let ports = self.ports.get(&project.id).cloned().unwrap_or_default();
+        let exports = exports::variables(&project.services, &ports);
+        let mut runs = Vec::new();
+        let mut environments: BTreeMap<ServiceKey, BTreeMap<String, String>> = BTreeMap::new();
+        for preview in previews.iter().filter(|preview| preview.step == Step::Leave) {
+            let key = ServiceKey { project: project.id.clone(), service: preview.service.clone() };
+            let spec = project.services.iter().find(|spec| spec.name == preview.service);
+            let Some(life) = self.fleet.service(&key).map(|service| &service.life) else { continue };
+            let Some(spec) = spec.filter(|_| life.is_occupied()) else { continue };
+            // A port that is not known yet is that of something that does not run yet.
+            let Ok(next) = environment::of_service(caller.clone(), spec, exports.clone(), &ports) else { continue };
+            let digests = next.iter().map(|(name, value)| (name.clone(), digest::of_value(value)));
+            runs.push((key.clone(), life.newest));
+            environments.insert(key, digests.collect());
         }
-        Ok(meant)
+        let (ledger, project) = (self.context.ledger.clone(), project.id.clone());
+        tokio::task::spawn_local(async move {
+            let recorded = ledger.environments(runs).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "the environments of runs could not be read");
+                BTreeMap::new()
+            });
+            for preview in &mut previews {
+                let key = ServiceKey { project: project.clone(), service: preview.service.clone() };
+                if let (Some(recorded), Some(next)) = (recorded.get(&key), environments.get(&key)) {
+                    preview.environment = environment::differences(recorded, next);
+                }
+            }
+            client.send(ServerMessage::Reply { id, reply: Box::new(Reply::Preview { services: previews }) });
+        });
     }
 
     /// The services that are waited for when none is named: not those that only a profile starts, and that nobody wants. Empty,

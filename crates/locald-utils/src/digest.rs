@@ -2,6 +2,16 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::spec::OsText;
+
+/// Enough of the digest of a variable's value to tell whether another one is the same: 16 hexadecimal digits.
+#[must_use]
+pub fn of_value(value: &OsText) -> String {
+    let mut hex = hex(value.as_os_str().as_encoded_bytes());
+    hex.truncate(16);
+    hex
+}
+
 /// The SHA-256 digest of `bytes` as 64 lower-case hexadecimal digits.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {

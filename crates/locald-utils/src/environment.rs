@@ -4,6 +4,9 @@
 //! Pure, and the only place where this is decided. The daemon adds what belongs to a run alone, the markers among it; a
 //! one-off command gets none of that.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::process;
 use crate::spec::{Environment, Ports, ServiceSpec, UnknownPort};
 
 /// Where the port of a service stands.
@@ -28,6 +31,16 @@ pub fn of_service(
         environment.insert(PORT.to_owned(), port.to_string().into());
     }
     Ok(environment)
+}
+
+/// The variables that two environments of a service have otherwise, or that only one of them has; without those that belong to a
+/// run alone.
+#[must_use]
+pub fn differences<T: PartialEq>(one: &BTreeMap<String, T>, other: &BTreeMap<String, T>) -> Vec<String> {
+    const OF_A_RUN: [&str; 3] = [process::SERVICE_MARKER, process::RUN_MARKER, "NOTIFY_SOCKET"];
+    let names: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+    let differ = |name: &&String| !OF_A_RUN.contains(&name.as_str()) && one.get(*name) != other.get(*name);
+    names.into_iter().filter(differ).cloned().collect()
 }
 
 #[cfg(test)]
@@ -57,6 +70,14 @@ mod tests {
             ("PORT", "3000"),
         ];
         assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), OsText::from(value))).into());
+    }
+
+    #[test]
+    fn what_differs_is_named_and_what_belongs_to_a_run_is_not() {
+        let of = |pairs: &[(&str, u8)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+        let one = of(&[("A", 1), ("B", 1), ("C", 1), ("LOCALD_RUN", 1)]);
+        let other = of(&[("A", 1), ("B", 2), ("D", 1), ("LOCALD_RUN", 2), ("NOTIFY_SOCKET", 1)]);
+        assert_eq!(differences(&one, &other), ["B", "C", "D"]);
     }
 
     #[test]

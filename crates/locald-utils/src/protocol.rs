@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::name::{OwnerName, ProfileName, ProjectId, ProjectName, RunNumber, ServiceName};
 use crate::process::ProcessId;
 use crate::record::{Ended, StartFailure, Survivor};
-use crate::spec::{Environment, Kind, ProjectSpec};
+use crate::spec::{Environment, Kind, ProjectSpec, ServiceSpec};
 use crate::time::UnixMillis;
 
 /// The protocol this build speaks. Grows by one when a message changes in a way that an older reader would mistake.
@@ -123,6 +123,23 @@ pub enum Request {
         /// How long the outcome is waited for.
         #[serde(rename = "timeout_ms", with = "crate::time::millis")]
         timeout: Duration,
+    },
+    /// Asks what an [`Request::Apply`] would do, and does nothing. Answered by [`Reply::Preview`].
+    Preview {
+        /// The whole project as it is written now.
+        project: Box<ProjectSpec>,
+        /// The caller's environment.
+        environment: Environment,
+        /// As in [`Request::Apply`].
+        services: Vec<ServiceName>,
+        /// As in [`Request::Apply`].
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        profiles: Vec<ProfileName>,
+        /// As in [`Request::Apply`].
+        action: Action,
+        /// As in [`Request::Apply`].
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        force: bool,
     },
     /// Starts what a service depends on, and not the service: for a one-off command that needs the same. Also assigns the ports of the
     /// project. Answered by [`Reply::Outcome`] when each of its dependencies has come as far as the service needs it, or cannot.
@@ -252,6 +269,11 @@ pub enum Reply {
         /// The projects asked about that the daemon knows.
         projects: Vec<ProjectStatus>,
     },
+    /// What would happen.
+    Preview {
+        /// To each service of the project, in the order of the file.
+        services: Vec<Preview>,
+    },
     /// Every port that was assigned.
     Ports {
         /// In the order of their numbers.
@@ -259,6 +281,58 @@ pub enum Reply {
     },
     /// The daemon about itself.
     Daemon(DaemonStatus),
+}
+
+/// What would happen to a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preview {
+    /// The service.
+    pub service: ServiceName,
+    /// What would be done.
+    pub step: Step,
+    /// Why a new run would take the place of one: none, one or several reasons.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub because: Vec<Because>,
+    /// What it would wait for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<WaitingOn>,
+    /// The spec of its run, where it has one; of a job that has completed, that of its last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<Box<ServiceSpec>>,
+    /// The variables that its run has otherwise than a new one would, where that is known; those that locald gives to a run alone
+    /// left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub environment: Vec<String>,
+}
+
+/// What would be done to a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// It gets a run; it has none.
+    Start,
+    /// Its run is ended, and it gets a new one.
+    Restart,
+    /// It is as it should be, or on its way there.
+    Leave,
+    /// Nothing: it is not asked for.
+    Skip,
+    /// Nothing: what is left of its last run could not be ended.
+    Refuse,
+}
+
+/// Why a service would get a new run although it has one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Because {
+    /// It is written otherwise than it runs.
+    Changed,
+    /// It is a job, and its inputs are others than those of its last run.
+    Inputs,
+    /// That was asked for.
+    Asked,
+    /// A service that it follows (`restart = true` in `depends_on`) gets one.
+    Follows(ServiceName),
 }
 
 /// A port that was assigned to a service, and is kept for it.

@@ -38,6 +38,7 @@ fn read<T: Serialize + DeserializeOwned>(line: usize, text: &str) -> T {
 fn request_name(request: &Request) -> &'static str {
     match request {
         Request::Apply { .. } => "apply",
+        Request::Preview { .. } => "preview",
         Request::Prepare { .. } => "prepare",
         Request::Stop { .. } => "stop",
         Request::Wait { .. } => "wait",
@@ -55,6 +56,7 @@ fn answer_name(message: &ServerMessage) -> &'static str {
         ServerMessage::Reply { reply, .. } => match **reply {
             Reply::Outcome(_) => "outcome",
             Reply::Status { .. } => "status",
+            Reply::Preview { .. } => "preview",
             Reply::Ports { .. } => "ports",
             Reply::Daemon(_) => "daemon",
         },
@@ -122,7 +124,7 @@ fn from_shim_name(message: &FromShim) -> &'static str {
 /// Every message that the page must show, as the functions above name them. They match exhaustively, so a new message
 /// does not compile until it has a name there; give it a place here and an example on the page.
 const SHOWN: &[(&str, &[&str])] = &[
-    ("ClientMessage", &["apply", "daemon", "ports", "prepare", "shutdown", "status", "stop", "wait"]),
+    ("ClientMessage", &["apply", "daemon", "ports", "prepare", "preview", "shutdown", "status", "stop", "wait"]),
     ("DaemonStart", &["already running", "failed", "ready"]),
     (
         "FromShim",
@@ -143,7 +145,7 @@ const SHOWN: &[(&str, &[&str])] = &[
             "unsupported",
         ],
     ),
-    ("ServerMessage", &["accepted", "daemon", "event", "failure", "outcome", "ports", "status"]),
+    ("ServerMessage", &["accepted", "daemon", "event", "failure", "outcome", "ports", "preview", "status"]),
     (
         "State",
         &[

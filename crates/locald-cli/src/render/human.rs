@@ -3,12 +3,13 @@
 use std::fmt::Write;
 
 use locald_utils::protocol::{
-    DaemonStatus, Failure, FailureCode, Outcome, OutcomeResult, ProjectStatus, ServiceOutcome, State,
+    DaemonStatus, Failure, FailureCode, Outcome, OutcomeResult, ProjectStatus, ServiceOutcome, State, Step,
 };
 use locald_utils::time::{UnixMillis, human};
 
 use crate::diagnosis::{Facts, LeftoverKind, Line, Problem, Report, Verdict};
 use crate::ports::PortRow;
+use crate::preview::{self, Change, Planned};
 use crate::screen::{Paint, Tone};
 use crate::view::{self, Row, StopTotals, Word, bytes, clean, count};
 
@@ -108,6 +109,48 @@ pub(crate) fn ports(rows: &[PortRow], now: UnixMillis, paint: Paint) -> String {
         })
         .collect();
     table(&["PORT", "PROJECT", "SERVICE", "STATE", "LISTENER", "NOTE"], &cells, paint)
+}
+
+/// What a start would do to each service, and below it what is different.
+pub(crate) fn dry_run(planned: &[Planned], reveal: bool, paint: Paint) -> String {
+    let cells: Vec<Vec<Word>> = planned
+        .iter()
+        .map(|one| {
+            let (text, tone) = match one.preview.step {
+                Step::Start => ("start", Tone::Good),
+                Step::Restart => ("restart", Tone::Busy),
+                Step::Leave => ("leave alone", Tone::Plain),
+                Step::Skip => ("not asked for", Tone::Faint),
+                Step::Refuse => ("refused", Tone::Bad),
+            };
+            let step = Word { text: text.to_owned(), tone };
+            vec![plain(one.preview.service.to_string()), step, plain(clean(&preview::why(one)))]
+        })
+        .collect();
+    let table = table(&["SERVICE", "WOULD", "WHY"], &cells, paint);
+    let mut lines = table.lines();
+    let mut text = lines.next().map_or(String::new(), |header| format!("{header}\n"));
+    for (line, one) in lines.zip(planned) {
+        text.push_str(&format!("{line}\n"));
+        for change in &one.changes {
+            text.push_str(&format!("  {}\n", clean(&difference(change, reveal))));
+        }
+    }
+    text
+}
+
+/// How a key differs: `command: "a" -> "b"`, `env.TOKEN changed`.
+fn difference(change: &Change, reveal: bool) -> String {
+    let Change { key, from, to } = change;
+    let is_shown = reveal || !change.is_private();
+    match (from, to) {
+        (Some(from), Some(to)) if is_shown => format!("{key}: {from} -> {to}"),
+        (None, Some(to)) if is_shown => format!("{key}: {to} (new)"),
+        (Some(from), None) if is_shown => format!("{key}: {from} (gone)"),
+        (Some(_), Some(_)) => format!("{key} changed"),
+        (None, _) => format!("{key} is new"),
+        (Some(_), None) => format!("{key} is gone"),
+    }
 }
 
 /// The daemon about itself.

@@ -14,8 +14,8 @@ use std::path::Path;
 use locald_utils::config::{ConfigErrors, Diagnostic};
 use locald_utils::name::{ProfileName, RunNumber, ServiceName};
 use locald_utils::protocol::{
-    CheckStatus, DaemonStatus, Desired, FailedReason, Failure, FailureCode, Outcome, OutcomeResult, OwnerStatus,
-    ProjectStatus, ServiceStatus, State,
+    Because, CheckStatus, DaemonStatus, Desired, FailedReason, Failure, FailureCode, Outcome, OutcomeResult,
+    OwnerStatus, ProjectStatus, ServiceStatus, State, Step,
 };
 use locald_utils::record::{Ended, ExitStatus, StartFailure, Stray, Survivor};
 use locald_utils::spec::{Condition, Kind, ProjectSpec};
@@ -24,6 +24,7 @@ use serde::Serialize;
 
 use crate::diagnosis::{DaemonFacts, Facts, LeftoverKind, Problem, ProgramCondition, Report};
 use crate::ports::{Listener, Owner, PortRow};
+use crate::preview::{Change, Planned};
 use crate::view::{self, Row, StopTotals};
 
 /// Grows only if a field changes its meaning or goes.
@@ -252,6 +253,80 @@ pub(crate) fn outcome(
         totals: Totals::of(view::stop_totals(outcome)),
         services: services.collect(),
     })
+}
+
+/// A verb that starts, with `--dry-run`: `dry_run` (true), `project`, `services`, each with `name`, `step` (`start`, `restart`, `leave`, `skip`,
+/// `refuse`), `because`, `waiting_for`, `changes`, `environment`, `notes`.
+pub(crate) fn dry_run(verb: &str, project: &Project<'_>, planned: &[Planned], reveal: bool) -> String {
+    #[derive(Serialize)]
+    struct Told<'a> {
+        schema: u32,
+        verb: &'a str,
+        dry_run: bool,
+        project: &'a Project<'a>,
+        services: Vec<Would<'a>>,
+    }
+    #[derive(Serialize)]
+    struct Would<'a> {
+        name: &'a str,
+        step: Step,
+        because: Vec<Reason<'a>>,
+        waiting_for: Vec<WaitingFor<'a>>,
+        changes: Vec<Changed<'a>>,
+        /// Names of variables that its run has otherwise than a new one would.
+        environment: &'a [String],
+        notes: Vec<&'a str>,
+    }
+    #[derive(Serialize)]
+    struct Reason<'a> {
+        /// `changed`, `inputs`, `asked` or `follows`.
+        kind: &'static str,
+        /// Whom it follows; absent otherwise.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        service: Option<&'a str>,
+    }
+    #[derive(Serialize)]
+    struct Changed<'a> {
+        key: String,
+        /// In TOML; null where there is none, or it is not shown.
+        from: Option<&'a str>,
+        to: Option<&'a str>,
+        /// Whether there are values that are not shown.
+        redacted: bool,
+    }
+    impl<'a> Reason<'a> {
+        fn of(because: &'a Because) -> Self {
+            let (kind, service) = match because {
+                Because::Changed => ("changed", None),
+                Because::Inputs => ("inputs", None),
+                Because::Asked => ("asked", None),
+                Because::Follows(service) => ("follows", Some(service.as_str())),
+            };
+            Self { kind, service }
+        }
+    }
+    impl<'a> Changed<'a> {
+        fn of(change: &'a Change, reveal: bool) -> Self {
+            let redacted = change.is_private() && !reveal;
+            let shown = |value: &'a Option<String>| value.as_deref().filter(|_| !redacted);
+            Self { key: change.key.to_string(), from: shown(&change.from), to: shown(&change.to), redacted }
+        }
+    }
+    let services = planned.iter().map(|one| Would {
+        name: one.preview.service.as_str(),
+        step: one.preview.step,
+        because: one.preview.because.iter().map(Reason::of).collect(),
+        waiting_for: one
+            .preview
+            .waits_for
+            .iter()
+            .map(|on| WaitingFor { service: on.service.as_str(), condition: on.condition })
+            .collect(),
+        changes: one.changes.iter().map(|change| Changed::of(change, reveal)).collect(),
+        environment: &one.preview.environment,
+        notes: one.note.as_deref().into_iter().collect(),
+    });
+    line(&Told { schema: SCHEMA, verb, dry_run: true, project, services: services.collect() })
 }
 
 /// `check`: `ok`, `project`, and the names of the `services`.

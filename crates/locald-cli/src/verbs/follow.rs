@@ -107,7 +107,7 @@ impl About {
         let (services, profiles) = start.asked(project, context)?;
         // Who names some is about those, and about no other that somebody wants already.
         let named =
-            if services.is_empty() { Vec::new() } else { selection::meant(project, &services, &profiles, |_| false) };
+            if services.is_empty() { Vec::new() } else { selection::meant(project, &services, &profiles, |_| false)? };
         let about = if named.is_empty() { known } else { named.clone() };
         Ok(Self { named, about, request: start.request(project, services, profiles, context) })
     }

@@ -8,6 +8,7 @@ mod completions;
 mod daemon;
 mod doctor;
 mod down;
+mod dry_run;
 mod follow;
 pub(crate) mod logs;
 mod ls;
@@ -34,7 +35,7 @@ use locald_utils::protocol::{
 use locald_utils::spec::ProjectSpec;
 use locald_utils::time::UnixMillis;
 
-use crate::args::{Limit, Profiles, Services, Verb};
+use crate::args::{DryRun, Limit, Profiles, Services, Verb};
 use crate::client::{self, Client, News};
 use crate::context::Context;
 use crate::daemon as starter;
@@ -44,7 +45,7 @@ use crate::progress::Goal;
 use crate::render::live::Reporter;
 use crate::render::{human, json};
 use crate::screen::Screen;
-use crate::{names, output, view};
+use crate::{names, output, preview, view};
 
 /// 10 s on top of the limit that the daemon keeps itself; after that it is the daemon that does not answer.
 const SLACK: Duration = Duration::from_secs(10);
@@ -127,7 +128,9 @@ fn attend(
         match news {
             News::Service(status) => reporter.observe(&status),
             News::Reply(Reply::Outcome(outcome)) => return Ok(Some(outcome)),
-            News::Reply(other @ (Reply::Status { .. } | Reply::Ports { .. } | Reply::Daemon(_))) => {
+            News::Reply(
+                other @ (Reply::Preview { .. } | Reply::Status { .. } | Reply::Ports { .. } | Reply::Daemon(_)),
+            ) => {
                 return Err(client::unexpected(&other));
             }
             News::Quiet if left.is_zero() => return Err(no_outcome(client, limit.unwrap_or_default())),
@@ -160,16 +163,51 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
+    /// Does it, or says only what would be done.
+    fn run_or_tell(&self, dry_run: DryRun, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
+        if dry_run.dry_run { dry_run::run(self, dry_run, context, screen) } else { self.run(context, screen) }
+    }
+
     /// Starts what the person named, and waits until it is ready.
     fn run(&self, context: &Context, screen: &mut Screen) -> Result<u8, Problem> {
         let project = context.place()?.load()?;
         screen.mention(&format!("project file: {}", project.file.display()));
-        let outcome = self.carry_out(&project, context, screen)?;
+        let (mut client, outcome) = self.carry_out(&project, context, screen)?;
+        if outcome.services.iter().any(|service| service.unchanged && service.service.leader.is_some()) {
+            self.compare_environments(&project, &mut client, context, screen)?;
+        }
         self.show(&project, &outcome, context, screen)?;
         Ok(view::outcome_code(&outcome))
     }
 
-    fn carry_out(&self, project: &ProjectSpec, context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
+    /// Says which services that were left alone have another environment than they would be given now.
+    fn compare_environments(
+        &self,
+        project: &ProjectSpec,
+        client: &mut Client,
+        context: &Context,
+        screen: &mut Screen,
+    ) -> Result<(), Failure> {
+        if screen.json() || screen.quiet() {
+            return Ok(());
+        }
+        let (services, profiles) = self.asked(project, context)?;
+        // Whatever runs now is compared, so it is about services that are there, not about what is asked. On the side: a daemon
+        // that cannot say it has done what it was asked for.
+        let request = Start { action: Action::Start, ..*self }.preview(project, services, profiles, context);
+        let note = client.preview(request).ok().and_then(|previews| preview::environment_note(&previews));
+        if let Some(note) = note {
+            screen.note(&note);
+        }
+        Ok(())
+    }
+
+    fn carry_out(
+        &self,
+        project: &ProjectSpec,
+        context: &Context,
+        screen: &mut Screen,
+    ) -> Result<(Client, Outcome), Failure> {
         let known: Vec<_> = project.services.iter().map(|service| service.name.clone()).collect();
         let (services, profiles) = self.asked(project, context)?;
         let wait = Wait {
@@ -181,7 +219,25 @@ impl Start<'_> {
         };
         let request = self.request(project, services, profiles, context);
         let attempt = |client: &mut Client, screen: &mut Screen| carry_out(client, request.clone(), &wait, screen);
-        with_daemon(context, screen, attempt).map(|(_, outcome)| outcome)
+        with_daemon(context, screen, attempt)
+    }
+
+    /// What is asked of the daemon to learn what it would do.
+    fn preview(
+        &self,
+        project: &ProjectSpec,
+        services: Vec<ServiceName>,
+        profiles: Vec<ProfileName>,
+        context: &Context,
+    ) -> Request {
+        Request::Preview {
+            project: Box::new(project.clone()),
+            environment: context.environment(),
+            services,
+            profiles,
+            action: self.action,
+            force: self.force,
+        }
     }
 
     /// The services and the profiles that the person asks for.

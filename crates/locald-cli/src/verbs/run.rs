@@ -24,6 +24,7 @@ use crate::client::Client;
 use crate::context::Context;
 use crate::failure::Problem;
 use crate::names;
+use crate::ports;
 use crate::progress::Goal;
 use crate::screen::Screen;
 use crate::view;
@@ -82,15 +83,10 @@ fn prepare(
     context: &Context,
     screen: &mut Screen,
 ) -> Result<Prepared, Problem> {
-    let fixed = |service: &ServiceSpec| match service.port? {
-        PortSpec::Fixed(port) => Some((service.name.clone(), port)),
-        PortSpec::Auto => None,
-    };
-    let mut ports: Ports = project.services.iter().filter_map(fixed).collect();
     let has_open = project.services.iter().any(|service| service.port == Some(PortSpec::Auto));
     let dependencies = !args.no_deps && !service.depends_on.is_empty();
     if !has_open && !dependencies {
-        return Ok(Prepared::Ready(ports));
+        return Ok(Prepared::Ready(ports::of_project(project, &[])));
     }
     let wait = Wait {
         goal: Goal::Up,
@@ -113,14 +109,8 @@ fn prepare(
         show_started("run", project, &outcome, context, screen)?;
         return Ok(Prepared::Lacking(code));
     }
-    if has_open {
-        let assigned = client.ports()?.into_iter().filter(|assigned| assigned.project == project.id);
-        // A number that has been written since counts.
-        for assigned in assigned {
-            ports.entry(assigned.service).or_insert(assigned.port);
-        }
-    }
-    Ok(Prepared::Ready(ports))
+    let assigned = if has_open { client.ports()? } else { Vec::new() };
+    Ok(Prepared::Ready(ports::of_project(project, &assigned)))
 }
 
 /// Replaces this process by the command. Returns only when that could not be done.

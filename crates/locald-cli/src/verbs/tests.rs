@@ -13,7 +13,7 @@ use locald_utils::record::{Ended, ExitStatus, Survivor};
 use locald_utils::time::UnixMillis;
 
 use super::*;
-use crate::args::{AsOwner, DaemonArgs, DaemonVerb, DownArgs, StatusArgs, StopArgs, Until, UpArgs, WaitArgs};
+use crate::args::{AsOwner, DaemonArgs, DaemonVerb, DownArgs, DryRun, StatusArgs, StopArgs, Until, UpArgs, WaitArgs};
 use crate::testing::{Captured, FakeDaemon, NOW, Step, ended, name, ready, service, spec};
 
 /// A command that was carried out.
@@ -305,6 +305,7 @@ fn daemon_stop_says_that_services_run_on() {
 /// Carries out `up` on a project of two services, whose file need not exist.
 fn up(daemon: &FakeDaemon, json: bool) -> Ran {
     let args = UpArgs {
+        dry_run: DryRun::default(),
         follow: false,
         force: false,
         owner: AsOwner::default(),
@@ -327,7 +328,7 @@ fn up(daemon: &FakeDaemon, json: bool) -> Ran {
     let mut screen = captured.screen_with(json, false);
     let project = spec(&["db", "web"]);
     let code = match start.carry_out(&project, &context, &mut screen) {
-        Ok(outcome) => {
+        Ok((_, outcome)) => {
             start.show(&project, &outcome, &context, &mut screen).expect("a home");
             view::outcome_code(&outcome)
         }
@@ -405,6 +406,7 @@ fn up_that_follows_has_no_json_and_says_so_before_it_starts_anything() {
     let limit = Limit { timeout: Duration::from_secs(60) };
     let args = UpArgs {
         follow: true,
+        dry_run: DryRun::default(),
         force: false,
         owner: AsOwner::default(),
         watch_config: false,

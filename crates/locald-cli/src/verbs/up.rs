@@ -18,7 +18,7 @@ pub(super) fn run(args: &UpArgs, context: &Context, screen: &mut Screen) -> Resu
     let (force, owner) = (args.force, args.owner.owner());
     let start = Start { verb: "up", action: Action::Up, services, profiles, limit, force, owner, farewell };
     if !args.follow {
-        return start.run(context, screen);
+        return start.run_or_tell(args.dry_run, context, screen);
     }
     if screen.json() {
         let failure = Failure::new(FailureCode::Usage, "`up -f` shows what services write, and has no --json");

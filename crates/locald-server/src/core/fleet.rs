@@ -11,6 +11,7 @@ use std::sync::Arc;
 use locald_utils::name::{OwnerName, ProjectId, ProjectName, RunNumber, ServiceKey, ServiceName};
 use locald_utils::protocol::{Action, Before, Desired, Failure, FailureCode, OutcomeResult, Owner, WaitFor, WaitingOn};
 use locald_utils::record::{Ended, ExitStatus};
+use locald_utils::selection;
 use locald_utils::spec::{Condition, Kind, ProjectSpec, ServiceSpec};
 use locald_utils::time::UnixMillis;
 
@@ -335,7 +336,7 @@ impl Fleet {
         effects: &mut Vec<Effect>,
     ) -> Result<Vec<Goal>, Failure> {
         let id = spec.id.clone();
-        let mut about = plan::with_dependencies(&spec, named)?;
+        let mut about = selection::with_dependencies(&spec, named)?;
         let needed = plan::needed(&spec, &about);
         match how.meant {
             Meant::Dependencies => about.retain(|name| !named.contains(name)),
@@ -735,7 +736,7 @@ impl Project {
     fn check<'n>(&self, named: &'n [ServiceName]) -> Result<&'n [ServiceName], Failure> {
         match named.iter().find(|name| !self.services.contains_key(*name)) {
             Some(name) => {
-                Err(plan::unknown_service(self.name.as_str(), name, self.order.iter().map(ServiceName::as_str)))
+                Err(selection::unknown_service(self.name.as_str(), name, self.order.iter().map(ServiceName::as_str)))
             }
             None => Ok(named),
         }

@@ -33,6 +33,12 @@ impl Ledger {
         self.remember(key, DONE, Some(work));
     }
 
+    /// What each job of a project has done last.
+    pub(crate) async fn done(&self, project: &ProjectId) -> Result<BTreeMap<ServiceName, String>, LedgerError> {
+        let project = project.clone();
+        self.run(move |transaction| recall(transaction, &project, DONE)).await
+    }
+
     /// Keeps how often a service was started of late.
     pub(crate) fn save_tally(&self, key: &ServiceKey, tally: &Tally) {
         self.remember(key, TALLY, (*tally != Tally::default()).then(|| tally.clone()));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use locald_utils::name::{ProjectId, RunNumber, ServiceKey, ServiceName};
 use locald_utils::record::{Ended, ExitStatus, RunRef, StartFailure};
 use locald_utils::time::UnixMillis;
-use rusqlite::{Transaction, params};
+use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::{Ledger, LedgerError, millis};
 
@@ -89,6 +89,28 @@ impl Ledger {
                 )?
                 .execute(params![intent.run.project.as_str(), intent.run.service.as_str(), oldest])?;
             Ok(())
+        })
+        .await
+    }
+
+    /// The environments of runs: names, and digests of values as [`locald_utils::digest::of_value`] makes them.
+    pub(crate) async fn environments(
+        &self,
+        runs: Vec<(ServiceKey, RunNumber)>,
+    ) -> Result<BTreeMap<ServiceKey, BTreeMap<String, String>>, LedgerError> {
+        self.run(move |transaction| {
+            let mut find = transaction
+                .prepare_cached("SELECT environment FROM runs WHERE project = ?1 AND service = ?2 AND number = ?3")?;
+            let mut found = BTreeMap::new();
+            for (key, run) in runs {
+                let of_run = params![key.project.as_str(), key.service.as_str(), run.0];
+                let text: Option<String> = find.query_row(of_run, |row| row.get(0)).optional()?;
+                // One that was found without a record has none.
+                if let Some(environment) = text.and_then(|text| serde_json::from_str(&text).ok()) {
+                    found.insert(key, environment);
+                }
+            }
+            Ok(found)
         })
         .await
     }

@@ -14,6 +14,7 @@ use crate::spec::ProjectSpec;
 mod diagnostic;
 mod dotenv;
 mod files;
+pub mod form;
 mod health;
 mod parse;
 mod resolve;
