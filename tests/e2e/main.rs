@@ -10,6 +10,7 @@ mod attach;
 #[cfg(debug_assertions)]
 mod clock;
 mod concurrent;
+mod config;
 mod daemon;
 #[cfg(target_os = "linux")]
 mod delegation;

@@ -128,6 +128,8 @@ tells where the two differ. Without a daemon it lists what locald.toml here says
     Ports,
     /// Check locald.toml; needs no daemon. [read-only]
     Check,
+    /// Show the configuration with all defaults, and where each value comes from; needs no daemon. [read-only]
+    Config(ConfigArgs),
     /// Wait until services are ready, completed or stopped. [read-only]
     Wait(WaitArgs),
     /// Start, stop or look at the daemon.
@@ -171,6 +173,7 @@ impl Verb {
             Self::Ls => "ls",
             Self::Ports => "ports",
             Self::Check => "check",
+            Self::Config(_) => "config",
             Self::Wait(_) => "wait",
             Self::Daemon(args) => args.verb.name(),
             Self::Doctor => "doctor",
@@ -392,6 +395,27 @@ pub(crate) struct StatusArgs {
     /// Let the exit code tell how the services stand.
     #[arg(long)]
     pub(crate) exit_code: bool,
+}
+
+/// The arguments of `config`.
+#[derive(Clone, Debug, Default, Args)]
+#[command(after_help = "Examples:
+  locald config                  all services
+  locald config web --origin     where each value comes from, and the whole environment
+  locald config --reveal         with secrets
+
+What is printed is a project file again. A value that looks like a secret is printed as ***, unless
+--reveal is given: its variable is named like one (TOKEN, PASSWORD, API_KEY), it begins like a known
+kind of token, or it is the password in a URL.")]
+pub(crate) struct ConfigArgs {
+    #[command(flatten)]
+    pub(crate) services: Services,
+    /// Say of each value where it is written, and of each variable of the environment where it comes from.
+    #[arg(long)]
+    pub(crate) origin: bool,
+    /// Show values that look like secrets.
+    #[arg(long)]
+    pub(crate) reveal: bool,
 }
 
 /// The arguments of `wait`.

@@ -6,6 +6,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use locald_utils::config::origin::Origins;
 use locald_utils::config::{self, ConfigErrors, FILE_NAME};
 use locald_utils::name::{ProjectId, ProjectName, ServiceName};
 use locald_utils::paths::{Home, HomeError, service_dir};
@@ -55,6 +56,11 @@ impl Context {
     /// The environment that services start from.
     pub(crate) fn environment(&self) -> Environment {
         environment::for_services(std::env::vars_os())
+    }
+
+    /// The variables of this process that services do not get.
+    pub(crate) fn removed(&self) -> Vec<String> {
+        environment::removed(std::env::vars_os())
     }
 
     /// The environment that a one-off command starts from.
@@ -117,6 +123,14 @@ impl Place {
             failure.hint("nothing has been started or stopped")
         })?;
         Ok(project)
+    }
+
+    /// As [`Place::load`], and says where each value is written.
+    pub(crate) fn load_with_origins(&self) -> Result<(ProjectSpec, Origins), Problem> {
+        match self.file() {
+            Some(file) => Ok(config::load_with_origins(file)?),
+            None => Err(self.not_found().into()),
+        }
     }
 
     /// The project file, if there is one. A broken link is one: loading it says what is wrong.

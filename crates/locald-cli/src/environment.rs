@@ -141,6 +141,15 @@ pub(crate) fn for_one_off(variables: impl IntoIterator<Item = (OsString, OsStrin
     kept(variables, |name| is_kept(name) || is_terminal(name))
 }
 
+/// The names of the caller's variables that services do not get, sorted.
+pub(crate) fn removed(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<String> {
+    let names = variables.into_iter().map(|(name, _)| name.to_string_lossy().into_owned());
+    // Theirs has another value.
+    let mut names: Vec<String> = names.filter(|name| !is_kept(name) && name != "TERM").collect();
+    names.sort();
+    names
+}
+
 /// Whether a variable is of one login, desktop session or shell, so that a difference in it says nothing.
 pub(crate) fn is_of_session(name: &str) -> bool {
     is_in(name, SESSION, SESSION_PREFIXES)

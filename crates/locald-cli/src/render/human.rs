@@ -2,12 +2,15 @@
 
 use std::fmt::Write;
 
+use locald_utils::config::form;
 use locald_utils::protocol::{
     DaemonStatus, Failure, FailureCode, Outcome, OutcomeResult, ProjectStatus, ServiceOutcome, State, Step,
 };
+use locald_utils::spec::ProjectSpec;
 use locald_utils::time::{UnixMillis, human};
 
-use crate::diagnosis::{Facts, LeftoverKind, Line, Problem, Report, Verdict};
+use crate::configuration::{Configured, Line, Variable};
+use crate::diagnosis::{self, Facts, LeftoverKind, Problem, Report, Verdict};
 use crate::ports::PortRow;
 use crate::preview::{self, Change, Planned};
 use crate::screen::{Paint, Tone};
@@ -111,6 +114,50 @@ pub(crate) fn ports(rows: &[PortRow], now: UnixMillis, paint: Paint) -> String {
     table(&["PORT", "PROJECT", "SERVICE", "STATE", "LISTENER", "NOTE"], &cells, paint)
 }
 
+/// The configuration of services, as a project file again. With `origin` each line ends with where its value is written, and what a
+/// service finds in its environment follows in comments.
+pub(crate) fn config(project: &ProjectSpec, services: &[Configured], origin: bool) -> String {
+    let mut text = format!(
+        "# {}\n[project]\nname = {}\n",
+        clean(&project.file.display().to_string()),
+        form::string(project.name.as_str())
+    );
+    for service in services {
+        let _ = write!(text, "\n[services.{}]\n", form::name(&service.name));
+        for Line { key, value, sources, .. } in &service.keys {
+            let _ = write!(text, "{key} = {value}");
+            if origin {
+                let mut places = sources.iter().rev().map(|source| format!("{}:{}", clean(&source.file), source.line));
+                let counts = places.next().unwrap_or_else(|| "default".to_owned());
+                let over: Vec<String> = places.collect();
+                let over = if over.is_empty() { String::new() } else { format!(", over {}", over.join(", ")) };
+                let _ = write!(text, "  # {counts}{over}");
+            }
+            text.push('\n');
+        }
+        if origin {
+            text.push_str(&environment(service));
+        }
+    }
+    text
+}
+
+/// What a service finds in its environment, in order of precedence.
+fn environment(service: &Configured) -> String {
+    let mut text = format!("# The environment of {}; what comes later is over what comes before:\n", service.name);
+    for Variable { name, value, origin, over, .. } in &service.environment {
+        let value = value.as_deref().map_or_else(|| "(not known yet)".to_owned(), form::string);
+        let over: Vec<String> = over.iter().map(ToString::to_string).collect();
+        let over = if over.is_empty() { String::new() } else { format!(", over {}", over.join(", ")) };
+        let _ = writeln!(text, "#   {} = {value}  ({}{over})", clean(name), clean(&origin.to_string()));
+    }
+    if !service.removed.is_empty() {
+        let names: Vec<String> = service.removed.iter().map(|name| clean(name)).collect();
+        let _ = writeln!(text, "# Left with the caller: {}", names.join(", "));
+    }
+    text
+}
+
 /// What a start would do to each service, and below it what is different.
 pub(crate) fn dry_run(planned: &[Planned], reveal: bool, paint: Paint) -> String {
     let cells: Vec<Vec<Word>> = planned
@@ -196,8 +243,9 @@ pub(crate) fn doctor(facts: &Facts, report: &Report, paint: Paint) -> String {
         }
     });
     section("Containment", offers.collect());
-    let shown =
-        |lines: &'_ [Line]| lines.iter().map(|line| (verdict(line.verdict), line.name, line.text.clone())).collect();
+    let shown = |lines: &'_ [diagnosis::Line]| {
+        lines.iter().map(|line| (verdict(line.verdict), line.name, line.text.clone())).collect()
+    };
     section("Limits", shown(&report.limits));
     section("Home", shown(&report.home));
     let supervised = report.supervised;

@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::path::Path;
 
+use locald_utils::config::origin::Source;
 use locald_utils::config::{ConfigErrors, Diagnostic};
 use locald_utils::name::{ProfileName, RunNumber, ServiceName};
 use locald_utils::protocol::{
@@ -22,6 +23,7 @@ use locald_utils::spec::{Condition, Kind, ProjectSpec};
 use locald_utils::time::UnixMillis;
 use serde::Serialize;
 
+use crate::configuration::{Configured, Origin};
 use crate::diagnosis::{DaemonFacts, Facts, LeftoverKind, Problem, ProgramCondition, Report};
 use crate::ports::{Listener, Owner, PortRow};
 use crate::preview::{Change, Planned};
@@ -253,6 +255,94 @@ pub(crate) fn outcome(
         totals: Totals::of(view::stop_totals(outcome)),
         services: services.collect(),
     })
+}
+
+/// `config`: `project`, `services`, each with `name`, `keys`, `environment`, `removed`.
+pub(crate) fn config(project: &Project<'_>, services: &[Configured]) -> String {
+    #[derive(Serialize)]
+    struct Config<'a> {
+        schema: u32,
+        verb: &'static str,
+        project: &'a Project<'a>,
+        services: Vec<Service<'a>>,
+    }
+    #[derive(Serialize)]
+    struct Service<'a> {
+        name: &'a str,
+        keys: Vec<KeyLine<'a>>,
+        /// In order of precedence: what comes later counts.
+        environment: Vec<EnvironmentLine<'a>>,
+        /// The caller's variables that it does not get.
+        removed: &'a [String],
+    }
+    #[derive(Serialize)]
+    struct KeyLine<'a> {
+        key: String,
+        /// In TOML.
+        value: &'a str,
+        redacted: bool,
+        /// Where it is written, what counts most last; empty for a default.
+        sources: Vec<At<'a>>,
+    }
+    #[derive(Serialize)]
+    struct At<'a> {
+        file: &'a str,
+        line: usize,
+    }
+    #[derive(Serialize)]
+    struct EnvironmentLine<'a> {
+        name: &'a str,
+        /// Null where it is another one for each run, or not known yet.
+        value: Option<&'a str>,
+        redacted: bool,
+        #[serde(flatten)]
+        from: From<'a>,
+        /// Where it would come from otherwise, what counts most first.
+        over: Vec<From<'a>>,
+    }
+    #[derive(Serialize)]
+    struct From<'a> {
+        /// `caller`, `file` or `locald`.
+        origin: &'static str,
+        #[serde(flatten)]
+        at: Option<At<'a>>,
+    }
+    fn at(source: &Source) -> At<'_> {
+        At { file: &source.file, line: source.line }
+    }
+    fn from(origin: &Origin) -> From<'_> {
+        match origin {
+            Origin::Caller => From { origin: "caller", at: None },
+            Origin::File(source) => From { origin: "file", at: Some(at(source)) },
+            Origin::Locald => From { origin: "locald", at: None },
+        }
+    }
+    let services = services.iter().map(|service| Service {
+        name: &service.name,
+        keys: service
+            .keys
+            .iter()
+            .map(|line| KeyLine {
+                key: line.key.to_string(),
+                value: &line.value,
+                redacted: line.is_redacted,
+                sources: line.sources.iter().map(at).collect(),
+            })
+            .collect(),
+        environment: service
+            .environment
+            .iter()
+            .map(|variable| EnvironmentLine {
+                name: &variable.name,
+                value: variable.value.as_deref(),
+                redacted: variable.is_redacted,
+                from: from(&variable.origin),
+                over: variable.over.iter().map(from).collect(),
+            })
+            .collect(),
+        removed: &service.removed,
+    });
+    line(&Config { schema: SCHEMA, verb: "config", project, services: services.collect() })
 }
 
 /// A verb that starts, with `--dry-run`: `dry_run` (true), `project`, `services`, each with `name`, `step` (`start`, `restart`, `leave`, `skip`,

@@ -5,6 +5,7 @@
 pub(crate) mod attach;
 mod check;
 mod completions;
+mod config;
 mod daemon;
 mod doctor;
 mod down;
@@ -72,6 +73,7 @@ pub(crate) fn run(verb: &Verb, context: &Context, screen: &mut Screen) -> Result
         Verb::Ls => ls::run(context, screen),
         Verb::Ports => ports::run(context, screen),
         Verb::Check => check::run(context, screen),
+        Verb::Config(args) => config::run(args, context, screen),
         Verb::Wait(args) => wait::run(args, context, screen),
         Verb::Daemon(args) => daemon::run(&args.verb, context, screen),
         Verb::Doctor => Ok(doctor::run(context, screen)),

@@ -17,7 +17,8 @@ pub(super) struct Fault {
     pub(super) message: &'static str,
 }
 
-/// Reads the text of an env file into `variables`, over what they already hold.
+/// Reads the text of an env file into `variables`, over what they already hold. `seen` is told each name and the line where its
+/// assignment begins.
 ///
 /// Lines after a fault are read, too, so that every fault is found. `lookup` answers references to what neither this
 /// file nor an earlier one sets.
@@ -25,12 +26,15 @@ pub(super) fn read(
     text: &str,
     variables: &mut BTreeMap<String, String>,
     lookup: &dyn Fn(&str) -> Option<String>,
+    mut seen: impl FnMut(&str, usize),
 ) -> Vec<Fault> {
     let mut reader = Reader { rest: text, line: 1, column: 1 };
     let mut faults = Vec::new();
     while reader.peek().is_some() {
+        let line = reader.line;
         match reader.assignment(variables, lookup) {
             Ok(Some((name, value))) => {
+                seen(&name, line);
                 variables.insert(name, value);
             }
             Ok(None) => {}
@@ -250,7 +254,7 @@ mod tests {
 
     fn read_all(text: &str) -> (BTreeMap<String, String>, Vec<Fault>) {
         let mut variables = BTreeMap::new();
-        let faults = read(text, &mut variables, &lookup);
+        let faults = read(text, &mut variables, &lookup, |_, _| {});
         (variables, faults)
     }
 

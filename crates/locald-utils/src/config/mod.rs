@@ -16,6 +16,7 @@ mod dotenv;
 mod files;
 pub mod form;
 mod health;
+pub mod origin;
 mod parse;
 mod resolve;
 mod schema;
@@ -44,13 +45,29 @@ pub fn find(start: &Path) -> Option<PathBuf> {
     start.ancestors().map(|dir| dir.join(FILE_NAME)).find(|file| file.symlink_metadata().is_ok())
 }
 
-/// Reads and resolves a project file.
+/// Reads and resolves a project file, as [`load_with_origins`], for whoever does not ask where its values are written.
+///
+/// # Errors
+/// As [`load_with_origins`].
+pub fn load(file: &Path) -> Result<ProjectSpec, ConfigErrors> {
+    read(file).map(|(spec, _, _)| spec)
+}
+
+/// Reads and resolves a project file, and says where each value is written.
 ///
 /// References in an `env_file` that the file does not answer itself are looked up in the environment of this process.
 ///
 /// # Errors
 /// Every mistake in the file, each with its place, in the order of the file.
-pub fn load(file: &Path) -> Result<ProjectSpec, ConfigErrors> {
+pub fn load_with_origins(file: &Path) -> Result<(ProjectSpec, origin::Origins), ConfigErrors> {
+    let (spec, found, source) = read(file)?;
+    let name = spec.file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let origins = origin::origins(found, &source, &name);
+    Ok((spec, origins))
+}
+
+/// Does the work of [`load`]; also returns what was found where, and the text.
+fn read(file: &Path) -> Result<(ProjectSpec, Vec<origin::Found>, String), ConfigErrors> {
     let read = read_bytes(file).and_then(|bytes| Ok((bytes, canonical(file)?)));
     let (bytes, file_canonical, dir) = match read {
         Ok((bytes, (file, dir))) => (bytes, file, dir),
@@ -62,7 +79,10 @@ pub fn load(file: &Path) -> Result<ProjectSpec, ConfigErrors> {
     };
     let lookup = |name: &str| std::env::var(name).ok();
     let surroundings = resolve::Surroundings { file: &file_canonical, dir: &dir, lookup: &lookup };
-    load_text(&source, &surroundings).map_err(|mistakes| ConfigErrors::new(file, source, mistakes))
+    match load_text(&source, &surroundings) {
+        Ok((spec, found)) => Ok((spec, found, source)),
+        Err(mistakes) => Err(ConfigErrors::new(file, source, mistakes)),
+    }
 }
 
 /// The files that a project is read from: the project file, and the env files that it names, whether they exist or not. Of a file
@@ -78,19 +98,23 @@ pub fn files(file: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Does the work of [`load`] on text that has been read.
-fn load_text(source: &str, around: &resolve::Surroundings<'_>) -> Result<ProjectSpec, Vec<diagnostic::Mistake>> {
+/// Does the work of [`read`] on text that has been read.
+fn load_text(
+    source: &str,
+    around: &resolve::Surroundings<'_>,
+) -> Result<(ProjectSpec, Vec<origin::Found>), Vec<diagnostic::Mistake>> {
     let mut syntax = parse::Syntax::default();
     let text = parse::repaired(source, &mut syntax);
     let root = parse::table(&text, &mut syntax);
     let mut mistakes = Vec::new();
     let written = written::read(&root, &mut mistakes);
-    let spec = resolve::resolve(&written, source, around, &mut mistakes);
+    let mut found = Vec::new();
+    let spec = resolve::resolve(&written, source, around, &mut found, &mut mistakes);
     mistakes.retain(|mistake| syntax.trusts(mistake));
     mistakes.extend(syntax.mistakes);
     mistakes.sort_by_key(|mistake| mistake.span.start);
     match spec {
-        Some(spec) if mistakes.is_empty() => Ok(spec),
+        Some(spec) if mistakes.is_empty() => Ok((spec, found)),
         Some(_) | None => Err(mistakes),
     }
 }

@@ -10,9 +10,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::diagnostic::Mistake;
+use super::origin::{At, Found};
 use super::value::{Command, Needed, OneOrMany, Text};
-use super::written::{File, Key, Named, NamedEntry, Restart, RestartTable, Service};
-use super::{decode, dotenv, read_bytes, reason, template};
+use super::written::{File, Key, Named, NamedEntry, Restart, RestartTable, Service, Watched};
+use super::{decode, dotenv, form, read_bytes, reason, template};
 use crate::exports;
 use crate::name::{ProfileName, ProjectId, ProjectName, ServiceName, nearest};
 use crate::spec::{
@@ -69,12 +70,13 @@ pub(super) fn resolve(
     file: &File,
     source: &str,
     around: &Surroundings<'_>,
+    found: &mut Vec<Found>,
     mistakes: &mut Vec<Mistake>,
 ) -> Option<ProjectSpec> {
     let name = project_name(file, around.dir, mistakes);
     let entries = services(file, mistakes);
     let declared = Declared(entries.iter().map(|entry| (entry.name.as_str(), entry)).collect());
-    let mut resolver = Resolver { source, around, declared: &declared, mistakes };
+    let mut resolver = Resolver { source, around, declared: &declared, found, mistakes };
     let specs: Vec<Option<ServiceSpec>> = entries.iter().map(|entry| resolver.service(entry)).collect();
     check_case(entries, mistakes);
     check_ports(entries, mistakes);
@@ -153,6 +155,8 @@ pub(super) struct Resolver<'a> {
     source: &'a str,
     pub(super) around: &'a Surroundings<'a>,
     declared: &'a Declared<'a>,
+    /// Where values are written.
+    found: &'a mut Vec<Found>,
     pub(super) mistakes: &'a mut Vec<Mistake>,
 }
 
@@ -166,9 +170,10 @@ impl Resolver<'_> {
             })
             .ok();
         let service = entry.value.as_ref()?;
+        self.note_places(&entry.name, service);
         let command = self.command(&entry.name, &entry.name_span, service);
         let workdir = self.workdir(service);
-        let env = self.env(service);
+        let env = self.env(&entry.name, service);
         let depends_on = self.depends_on(&entry.name, service);
         let restart = self.restart(service);
         let health = self.health(service);
@@ -193,6 +198,48 @@ impl Resolver<'_> {
             watch,
             inputs,
         })
+    }
+
+    /// Notes where the keys of a service are written, those of its environment apart.
+    fn note_places(&mut self, name: &str, service: &Service) {
+        fn span<T>(key: &Option<Key<T>>) -> Option<&Range<usize>> {
+            key.as_ref().map(|key| &key.span)
+        }
+        let mut places = vec![
+            ("type", span(&service.r#type)),
+            ("command", span(&service.command)),
+            ("workdir", span(&service.workdir)),
+            ("port", span(&service.port)),
+            ("depends_on", span(&service.depends_on)),
+            ("health_check", span(&service.health_check)),
+            ("stop_signal", span(&service.stop_signal)),
+            ("stop_grace", span(&service.stop_grace)),
+            ("stop_command", span(&service.stop_command)),
+            ("profiles", span(&service.profiles)),
+            ("inputs", span(&service.inputs)),
+        ];
+        match value(&service.restart) {
+            Some(Restart::Table(table)) => places.extend([
+                ("restart.policy", span(&table.policy)),
+                ("restart.backoff", span(&table.backoff)),
+                ("restart.max_backoff", span(&table.max_backoff)),
+                ("restart.limit", span(&table.limit)),
+                ("restart.reset_after", span(&table.reset_after)),
+            ]),
+            Some(Restart::Policy(_)) | None => places.push(("restart.policy", span(&service.restart))),
+        }
+        match value(&service.watch) {
+            Some(Watched::Table(table)) => {
+                places.extend([("watch.paths", span(&table.paths)), ("watch.debounce", span(&table.debounce))]);
+            }
+            Some(Watched::Paths(_)) | None => places.push(("watch.paths", span(&service.watch))),
+        }
+        if let Some(log) = value(&service.log) {
+            places.extend([("log.max_size", span(&log.max_size)), ("log.max_age", span(&log.max_age))]);
+        }
+        let found = places.into_iter().filter_map(|(key, span)| Some((key, At::Offset(span?.start))));
+        let found = found.map(|(key, at)| Found { service: name.to_owned(), key: form::Key::Plain(key), at });
+        self.found.extend(found);
     }
 
     fn command(&mut self, name: &str, span: &Range<usize>, service: &Service) -> Option<CommandSpec> {
@@ -231,11 +278,11 @@ impl Resolver<'_> {
     }
 
     /// Merges the env files, in order, and `env` over them.
-    fn env(&mut self, service: &Service) -> BTreeMap<String, Template> {
+    fn env(&mut self, service_name: &str, service: &Service) -> BTreeMap<String, Template> {
         let mut from_files = BTreeMap::new();
         if let Some(OneOrMany(files)) = value(&service.env_file) {
             for file in files {
-                self.env_file(file, &mut from_files);
+                self.env_file(service_name, file, &mut from_files);
             }
         }
         let mut env: BTreeMap<String, Template> =
@@ -253,6 +300,11 @@ impl Resolver<'_> {
                     self.mistakes.push(Mistake::at(entry.name_span.clone(), problem).help(help));
                 }
                 if let Some(value) = &entry.value {
+                    self.found.push(Found {
+                        service: service_name.to_owned(),
+                        key: form::Key::Variable(entry.name.clone()),
+                        at: At::Offset(entry.name_span.start),
+                    });
                     let template = self.template(&value.0);
                     env.insert(entry.name.clone(), template);
                 }
@@ -261,7 +313,7 @@ impl Resolver<'_> {
         env
     }
 
-    fn env_file(&mut self, file: &Text, variables: &mut BTreeMap<String, String>) {
+    fn env_file(&mut self, service: &str, file: &Text, variables: &mut BTreeMap<String, String>) {
         let shown = file.text.escape_debug();
         if file.text.is_empty() {
             let help = "leave it out, or name a file such as \".env\"";
@@ -279,7 +331,11 @@ impl Resolver<'_> {
             }
         };
         // The line itself is not shown: env files hold secrets, and this goes to terminals and logs.
-        for fault in dotenv::read(&text, variables, self.around.lookup) {
+        let seen = |name: &str, line| {
+            let key = form::Key::Variable(name.to_owned());
+            self.found.push(Found { service: service.to_owned(), key, at: At::Line(file.text.clone(), line) });
+        };
+        for fault in dotenv::read(&text, variables, self.around.lookup, seen) {
             let message = format!("{shown}:{}:{}: {}", fault.line, fault.column, fault.message);
             let help = "an env file has lines `NAME=value`; put values with special characters in single quotes";
             self.mistakes.push(Mistake::at(file.span.clone(), message).help(help));

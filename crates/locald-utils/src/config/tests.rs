@@ -540,6 +540,6 @@ proptest! {
 
     #[test]
     fn no_env_file_panics(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..20), text in any::<String>()) {
-        dotenv::read(&(pieces.concat() + &text), &mut BTreeMap::new(), &|name| Some(name.to_owned()));
+        dotenv::read(&(pieces.concat() + &text), &mut BTreeMap::new(), &|name| Some(name.to_owned()), |_, _| {});
     }
 }
