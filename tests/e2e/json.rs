@@ -111,7 +111,7 @@ fn verbs_that_change_something_answer_with_what_became_of_it() {
 #[test]
 fn status_and_ls_answer_with_how_things_stand() {
     let site = Site::new(&format!("{WEB}[services.migrate]\ntype = \"job\"\ncommand = 'true'\n"));
-    let row = |service: Value| with(service, json!({ "configured": true, "changed": false }));
+    let row = |service: Value| with(service, json!({ "configured": true, "changed": false, "program_changed": false }));
     let status = |health: &str, ready: u32, services: Value| {
         json!({
             "schema": 1, "verb": "status", "project": project(), "health": health, "ready": ready, "total": 2,

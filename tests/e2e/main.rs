@@ -16,6 +16,7 @@ mod daemon;
 mod delegation;
 mod doctor;
 mod down;
+mod drift;
 mod dry_run;
 mod edits;
 mod environment;

@@ -3,7 +3,7 @@
 //! Read [`main`] first, then a file of `verbs`. Config errors end here, before a daemon is asked for anything. What may
 //! be typed is in `args`; what it means for the project at hand in `context` and `names`; how the daemon is reached in
 //! `client` and `daemon`; what is shown is decided in `view` and `progress`, both pure, and drawn in `render`. For
-//! `doctor`, `survey` gathers facts and the pure `diagnosis` says what they mean; `listening` does both for ports, and the pure `preview` says what a start would do. `configuration` is what `config`
+//! `doctor`, `survey` gathers facts and the pure `diagnosis` says what they mean; `listening` does both for ports, `drift` for what is on disk, and the pure `preview` says what a start would do. `configuration` is what `config`
 //! shows, and `secrets` knows what is not for everybody to see.
 //! Whether or when a service runs is never decided here.
 
@@ -13,6 +13,7 @@ mod configuration;
 mod context;
 mod daemon;
 mod diagnosis;
+mod drift;
 mod edits;
 mod environment;
 mod failure;

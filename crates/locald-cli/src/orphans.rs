@@ -39,6 +39,7 @@ pub(crate) fn find(home: &Home, spec: &ProjectSpec) -> Option<ProjectStatus> {
         dir: spec.dir.clone(),
         file: spec.file.clone(),
         services,
+        origins: BTreeMap::new(),
     })
 }
 
@@ -52,6 +53,7 @@ pub(crate) fn all(home: &Home) -> Vec<ProjectStatus> {
             file: shim.project_dir.join(FILE_NAME),
             dir: shim.project_dir,
             services: Vec::new(),
+            origins: BTreeMap::new(),
         });
         project.services.push(service);
     }

@@ -106,6 +106,7 @@ pub(crate) fn project_status(project: &str, services: &[&str]) -> ProjectStatus 
         file: dir.join("locald.toml"),
         dir,
         services: services.iter().map(|name| service(name, State::Stopped)).collect(),
+        origins: BTreeMap::new(),
     }
 }
 

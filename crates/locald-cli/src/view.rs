@@ -12,6 +12,7 @@ use locald_utils::record::{Ended, ExitStatus, Stray, Survivor};
 use locald_utils::spec::{Kind, ProjectSpec};
 use locald_utils::time::{UnixMillis, human};
 
+use crate::drift::Drift;
 use crate::sample::Usage;
 use crate::screen::Tone;
 
@@ -148,6 +149,8 @@ pub(crate) struct Row {
     pub(crate) strays: Vec<Stray>,
     /// How where it listens differs from its port, when that was looked at.
     pub(crate) listening: Option<String>,
+    /// How its run differs from what is on disk now, as far as that was looked at.
+    pub(crate) drift: Drift,
     /// What its run uses, when that was asked for.
     pub(crate) usage: Option<Usage>,
 }
@@ -155,7 +158,15 @@ pub(crate) struct Row {
 impl Row {
     /// A service that is as it should be, and has not been looked at.
     pub(crate) fn of(status: ServiceStatus) -> Self {
-        Self { status, is_configured: true, is_changed: false, strays: Vec::new(), listening: None, usage: None }
+        Self {
+            status,
+            is_configured: true,
+            is_changed: false,
+            strays: Vec::new(),
+            listening: None,
+            drift: Drift::default(),
+            usage: None,
+        }
     }
 
     /// Whether a process of it runs, as far as anybody knows.
@@ -176,6 +187,14 @@ impl Row {
         }
         if self.is_changed {
             notes.push("changed since it started".to_owned());
+        }
+        if self.drift.is_program_changed {
+            notes.push("its program has changed since it started".to_owned());
+        }
+        if let Some((then, now)) = &self.drift.head {
+            // As git abbreviates it.
+            let short = |commit: &str| commit.chars().take(7).collect::<String>();
+            notes.push(format!("HEAD has moved since it started, from {} to {}", short(then), short(now)));
         }
         if is_optional(&self.status) {
             let profiles: Vec<&str> = self.status.profiles.iter().map(ProfileName::as_str).collect();

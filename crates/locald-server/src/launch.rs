@@ -10,7 +10,7 @@ use locald_utils::health::{HealthCheck, Probe};
 use locald_utils::name::RunId;
 use locald_utils::paths::service_dir;
 use locald_utils::process::{self, ProcessId, open_files};
-use locald_utils::record::{self, RunRef, ShimRecord, StartFailure, StartStage};
+use locald_utils::record::{self, Executable, RunRef, ShimRecord, StartFailure, StartStage};
 use locald_utils::shim_protocol::{Kept, ShimIdentity, Sign, StartOrder, StopOrder, ToShim};
 use locald_utils::spec::{Invocation, OsText, PortSpec, Ports, ServiceSpec, UnknownPort};
 use locald_utils::time::UnixMillis;
@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use tokio::sync::oneshot;
 
 use crate::actor::{Assignment, Context};
-use crate::ledger::{Executable, Intent};
+use crate::ledger::Intent;
 use crate::shim_link::{self, ShimLink};
 
 /// Puts a run on record and has a shim begin it.

@@ -35,6 +35,9 @@ use crate::view::{self, Now};
 /// 1 s: whoever waited for an answer of the daemon before asks within milliseconds.
 const RECALL: Duration = Duration::from_secs(1);
 
+/// 500 ms: how long a `status` waits for what the ledger adds to it, which takes less than one.
+const ORIGINS_LIMIT: Duration = Duration::from_millis(500);
+
 /// 5 min: a daemon with nothing to do stays this long for the next command.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
 
@@ -342,7 +345,8 @@ impl Supervisor {
             }
             Request::Preview { project, environment, services, profiles, action, force } => {
                 let done = self.context.ledger.done(&project.id).await.map_err(|error| self.unusable(&error))?;
-                let how = How { action, force, resumes: None, done: &done, meant: Meant::Themselves };
+                let (owner, meant) = (None, Meant::Themselves);
+                let how = How { action, force, resumes: None, done: &done, owner, meant };
                 let services = self.meant(&project, &services, &profiles)?;
                 let previews = self.fleet.preview(self.now(), &project, &services, how)?;
                 self.compare(client.clone(), id, &project, &environment, previews);
@@ -381,11 +385,10 @@ impl Supervisor {
                 self.await_outcome(client, id, project, goals, Some(timeout));
             }
             Request::Status { project } => {
-                let projects =
-                    self.fleet.projects().keys().filter(|id| project.as_ref().is_none_or(|wanted| wanted == *id));
-                let projects =
-                    projects.cloned().collect::<Vec<_>>().iter().filter_map(|id| self.project_status(id)).collect();
-                client.send(ServerMessage::Reply { id, reply: Box::new(Reply::Status { projects }) });
+                let ids = self.fleet.projects().keys();
+                let ids = ids.filter(|id| project.as_ref().is_none_or(|wanted| wanted == *id));
+                let projects = ids.filter_map(|id| self.project_status(id)).collect();
+                self.report(client.clone(), id, projects);
             }
             Request::Ports => {
                 let assigned = self.context.ledger.assigned_ports().await.map_err(|error| self.unusable(&error))?;
@@ -412,6 +415,32 @@ impl Supervisor {
             known.and_then(|known| known.services.get(name)).is_some_and(|service| service.life.desired == Desired::Up)
         };
         selection::meant(project, services, profiles, is_wanted)
+    }
+
+    /// Answers with how things stand, after the ledger was asked what the runs were made of. Nobody else waits for it.
+    fn report(&self, client: Client, id: u64, mut projects: Vec<ProjectStatus>) {
+        let ledger = self.context.ledger.clone();
+        tokio::task::spawn_local(async move {
+            let key = |project: &ProjectStatus, service: &ServiceStatus| ServiceKey {
+                project: project.id.clone(),
+                service: service.name.clone(),
+            };
+            let alive = |project: &'_ ProjectStatus| -> Vec<(ServiceKey, RunNumber)> {
+                let services = project.services.iter().filter(|service| service.leader.is_some());
+                services.filter_map(|service| Some((key(project, service), service.run?))).collect()
+            };
+            let runs: Vec<(ServiceKey, RunNumber)> = projects.iter().flat_map(alive).collect();
+            if !runs.is_empty() {
+                // A ledger that is slow or cannot be read is no reason to say nothing.
+                let origins = tokio::time::timeout(ORIGINS_LIMIT, ledger.origins(runs)).await;
+                for (key, origin) in origins.ok().and_then(Result::ok).into_iter().flatten() {
+                    if let Some(project) = projects.iter_mut().find(|project| project.id == key.project) {
+                        project.origins.insert(key.service, origin);
+                    }
+                }
+            }
+            client.send(ServerMessage::Reply { id, reply: Box::new(Reply::Status { projects }) });
+        });
     }
 
     /// Answers with previews, after the environments of those that would be left alone have been compared with what they would
@@ -771,6 +800,7 @@ impl Supervisor {
             dir: project.dir.clone(),
             file: project.file.clone(),
             services: keys.filter_map(|key| self.service_status(&key)).collect(),
+            origins: BTreeMap::new(),
         })
     }
 

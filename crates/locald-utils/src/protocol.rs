@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::{OwnerName, ProfileName, ProjectId, ProjectName, RunNumber, ServiceName};
 use crate::process::ProcessId;
-use crate::record::{Ended, StartFailure, Survivor};
+use crate::record::{Ended, Origin, StartFailure, Survivor};
 use crate::spec::{Environment, Kind, ProjectSpec, ServiceSpec};
 use crate::time::UnixMillis;
 
@@ -398,6 +398,9 @@ pub struct ProjectStatus {
     pub file: PathBuf,
     /// Its services, in the order of the file.
     pub services: Vec<ServiceStatus>,
+    /// What those that run were made of, as far as the ledger has it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub origins: BTreeMap<ServiceName, Origin>,
 }
 
 /// A service as the daemon knows it.

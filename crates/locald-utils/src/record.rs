@@ -171,6 +171,28 @@ fn is_aside(path: &Path) -> bool {
     path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(ASIDE))
 }
 
+/// The program that a run executes, as it was found before it began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Executable {
+    /// Where it lies.
+    pub path: String,
+    /// When it was changed last, in seconds since 1970.
+    pub mtime: i64,
+    /// Its length in bytes.
+    pub size: u64,
+}
+
+/// What a run was made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Its program, where that could be looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub executable: Option<Executable>,
+    /// The commit that was checked out, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+}
+
 /// Names a run and everything needed to talk about it without asking anybody.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRef {

@@ -691,6 +691,13 @@ impl<'a> Error<'a> {
     }
 }
 
+/// Two commits.
+#[derive(Serialize)]
+struct Moved<'a> {
+    from: &'a str,
+    to: &'a str,
+}
+
 /// A service as it stands.
 #[derive(Serialize)]
 struct Service<'a> {
@@ -748,6 +755,15 @@ struct Service<'a> {
     /// Absent outside of `status`.
     #[serde(skip_serializing_if = "Option::is_none")]
     changed: Option<bool>,
+    /// Whether its program on disk is another one than it runs; in `status` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    program_changed: Option<bool>,
+    /// The commit it was started from; in `status` only, and absent where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    commit: Option<&'a str>,
+    /// That commit and the one that is checked out now; in `status` only, and absent where they are the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head_moved: Option<Moved<'a>>,
     /// Absent without `--wide`.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
@@ -760,6 +776,9 @@ impl<'a> Service<'a> {
             uptime_ms: row.uptime(now).map(|uptime| u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX)),
             configured: Some(row.is_configured),
             changed: Some(row.is_changed),
+            program_changed: Some(row.drift.is_program_changed),
+            commit: row.drift.commit.as_deref(),
+            head_moved: row.drift.head.as_ref().map(|(from, to)| Moved { from, to }),
             strays: row.strays.iter().map(Process::of_stray).collect(),
             usage: row.usage.map(|usage| Usage {
                 processes: usage.processes,
@@ -799,6 +818,9 @@ impl<'a> Service<'a> {
             profiles: &status.profiles,
             configured: None,
             changed: None,
+            program_changed: None,
+            commit: None,
+            head_moved: None,
             strays: Vec::new(),
             usage: None,
         }

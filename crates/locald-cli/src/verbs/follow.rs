@@ -56,7 +56,7 @@ pub(super) fn run(
         reporter.finish();
         up
     })?;
-    let owner = start.owner.as_ref().map(|owner| owner.name.clone());
+    let owner = start.owner.map(|owner| owner.name.clone());
     let color = screen.stdout_paint().is_on();
     let mut following = Following { client, person, project, named, owner, about, color, logs: Vec::new() };
     let mut wish = match up {

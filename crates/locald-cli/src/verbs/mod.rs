@@ -159,7 +159,7 @@ struct Start<'a> {
     /// Whether to start also beside what could not be ended.
     force: bool,
     /// As whom.
-    owner: Option<Owner>,
+    owner: Option<&'a Owner>,
     /// Said when all went well.
     farewell: Option<&'static str>,
 }
@@ -269,7 +269,7 @@ impl Start<'_> {
             profiles,
             action: self.action,
             force: self.force,
-            owner: self.owner.clone(),
+            owner: self.owner.cloned(),
             timeout: self.limit.timeout,
         }
     }

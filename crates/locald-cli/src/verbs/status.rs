@@ -9,6 +9,7 @@ use locald_utils::time::UnixMillis;
 use crate::args::StatusArgs;
 use crate::client::Client;
 use crate::context::{Context, Project};
+use crate::drift;
 use crate::failure::Problem;
 use crate::listening;
 use crate::orphans;
@@ -43,6 +44,14 @@ pub(super) fn run(args: &StatusArgs, context: &Context, screen: &mut Screen) -> 
         let notes = listening::notes(project.name(), rows.iter().map(|row| &row.status));
         for (row, note) in rows.iter_mut().zip(notes) {
             row.listening = note;
+        }
+        // Commits are made all the time, and most services do not care: it is told to whoever asks for more.
+        let checkout = project.known.as_ref().map(|known| known.dir.as_path()).filter(|_| args.wide || screen.json());
+        let origins = project.known.as_ref().map(|known| &known.origins);
+        let of = |row: &Row| origins.and_then(|origins| origins.get(&row.status.name)).filter(|_| row.is_alive());
+        let drifts = drift::look(&rows.iter().map(of).collect::<Vec<_>>(), checkout);
+        for (row, drift) in rows.iter_mut().zip(drifts) {
+            row.drift = drift;
         }
     }
     if args.wide {

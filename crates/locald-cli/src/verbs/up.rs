@@ -16,6 +16,7 @@ pub(super) fn run(args: &UpArgs, context: &Context, screen: &mut Screen) -> Resu
     let (services, profiles, limit) = (&args.services, &args.profiles, args.limit);
     let farewell = (!args.follow).then_some(FAREWELL);
     let (force, owner) = (args.force, args.owner.owner());
+    let owner = owner.as_ref();
     let start = Start { verb: "up", action: Action::Up, services, profiles, limit, force, owner, farewell };
     if !args.follow {
         return start.run_or_tell(args.dry_run, context, screen);

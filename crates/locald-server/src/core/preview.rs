@@ -146,7 +146,7 @@ mod tests {
     static NOTHING: BTreeMap<ServiceName, String> = BTreeMap::new();
 
     fn how(action: Action) -> How<'static> {
-        How { action, force: false, resumes: None, done: &NOTHING, meant: Meant::Themselves }
+        How { action, force: false, resumes: None, done: &NOTHING, owner: None, meant: Meant::Themselves }
     }
 
     fn seen(fleet: &Fleet, spec: &ProjectSpec, named: &[&str], action: Action) -> Vec<String> {

@@ -20,8 +20,8 @@ use tokio::sync::oneshot;
 use checkpoints::Checkpoints;
 use ports::AUTO_PORTS;
 pub(crate) use projects::{BaseEnvironment, Known, Left};
+pub(crate) use runs::Intent;
 use runs::Limits;
-pub(crate) use runs::{Executable, Intent};
 
 mod checkpoints;
 mod memory;

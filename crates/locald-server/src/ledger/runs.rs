@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use locald_utils::name::{ProjectId, RunNumber, ServiceKey, ServiceName};
-use locald_utils::record::{Ended, ExitStatus, RunRef, StartFailure};
+use locald_utils::record::{Ended, Executable, ExitStatus, Origin, RunRef, StartFailure};
 use locald_utils::time::UnixMillis;
 use rusqlite::{OptionalExtension, Transaction, params};
 
@@ -44,14 +44,6 @@ pub(crate) struct Intent {
     pub(crate) port: Option<u16>,
 }
 
-/// The program that a run is going to execute, as it was found.
-#[derive(Clone, Debug)]
-pub(crate) struct Executable {
-    pub(crate) path: String,
-    pub(crate) mtime: i64,
-    pub(crate) size: u64,
-}
-
 impl Ledger {
     /// Writes that a run is about to be started. When this returns it is on record.
     pub(crate) async fn intend(&self, intent: Intent) -> Result<(), LedgerError> {
@@ -89,6 +81,37 @@ impl Ledger {
                 )?
                 .execute(params![intent.run.project.as_str(), intent.run.service.as_str(), oldest])?;
             Ok(())
+        })
+        .await
+    }
+
+    /// What runs were made of.
+    pub(crate) async fn origins(
+        &self,
+        runs: Vec<(ServiceKey, RunNumber)>,
+    ) -> Result<BTreeMap<ServiceKey, Origin>, LedgerError> {
+        self.run(move |transaction| {
+            let mut find = transaction.prepare_cached(
+                "SELECT executable, executable_mtime, executable_size, git_commit FROM runs
+                 WHERE project = ?1 AND service = ?2 AND number = ?3",
+            )?;
+            let mut found = BTreeMap::new();
+            for (key, run) in runs {
+                let origin = find.query_row(params![key.project.as_str(), key.service.as_str(), run.0], |row| {
+                    let (path, mtime, size): (Option<String>, Option<i64>, Option<i64>) =
+                        (row.get(0)?, row.get(1)?, row.get(2)?);
+                    let executable = path.zip(mtime).zip(size).map(|((path, mtime), size)| Executable {
+                        path,
+                        mtime,
+                        size: u64::try_from(size).unwrap_or(0),
+                    });
+                    Ok(Origin { executable, commit: row.get(3)? })
+                });
+                if let Some(origin) = origin.optional()? {
+                    found.insert(key, origin);
+                }
+            }
+            Ok(found)
         })
         .await
     }
