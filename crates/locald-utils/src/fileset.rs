@@ -217,7 +217,9 @@ impl FileSet {
         let is_unwanted = path.strip_prefix(&self.dir).is_ok_and(|path| self.without.is_match(path));
         !is_unwanted
             && self.places.iter().any(|place| match path.strip_prefix(&place.base) {
-                Ok(rest) => place.globs.as_ref().is_none_or(|globs| globs.is_match(rest)),
+                Ok(rest) => {
+                    rest.as_os_str().is_empty() || place.globs.as_ref().is_none_or(|globs| globs.is_match(rest))
+                }
                 Err(_) => place.base.starts_with(path),
             })
     }
