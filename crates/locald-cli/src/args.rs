@@ -12,6 +12,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use locald_utils::name::OwnerName;
 use locald_utils::protocol::{Failure, FailureCode, Owner, WaitFor};
 
+use crate::habits;
 use crate::render::json;
 use crate::verbs::attach::{AttachArgs, ScreenArgs};
 use crate::verbs::logs::LogsArgs;
@@ -534,14 +535,18 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Shows a usage error, or the help or version that was asked for. Returns the exit code.
-pub(crate) fn explain(error: &clap::Error, mut typed: impl Iterator<Item = OsString>) -> u8 {
+pub(crate) fn explain(error: &clap::Error, typed: impl Iterator<Item = OsString>) -> u8 {
     let code = u8::try_from(error.exit_code()).unwrap_or(2);
-    if error.use_stderr() && typed.any(|argument| argument == "--json") {
-        let text = error.to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        let failure = Failure::new(FailureCode::Usage, message);
+    let typed: Vec<String> = typed.map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let text = error.to_string();
+    let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    let mut failure = Failure::new(FailureCode::Usage, message);
+    failure.hint = habits::hint(error, &typed).map(str::to_owned);
+    if error.use_stderr() && typed.iter().any(|argument| argument == "--json") {
         // A reader that has gone away wants no answer.
         let _ = writeln!(std::io::stdout(), "{}", json::failure(None, &failure));
+    } else if let Some(hint) = &failure.hint {
+        let _ = writeln!(std::io::stderr(), "error: {message}\nhint: {hint}");
     } else {
         let _ = error.print();
     }

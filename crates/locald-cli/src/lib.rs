@@ -17,6 +17,7 @@ mod drift;
 mod edits;
 mod environment;
 mod failure;
+mod habits;
 mod interrupt;
 mod listening;
 mod names;
