@@ -34,6 +34,7 @@ mod limits;
 mod order;
 mod output;
 mod owners;
+mod pipes;
 mod ports;
 mod profiles;
 mod run;

@@ -91,6 +91,11 @@ impl Seat {
                 let message = format!("somebody else writes to the terminal of {service}: pid {pid}");
                 Err(Failure::new(FailureCode::Failed, message).hint("--read-only lets you look on"))
             }
+            Next::Message(FromShim::NoTerminal) => {
+                let message = format!("{service} has no terminal: it runs with `tty = false`");
+                Err(Failure::new(FailureCode::Failed, message)
+                    .hint(format!("`locald logs -f {service}` shows what it writes")))
+            }
             Next::Message(FromShim::Ended(_)) | Next::Closed => Err(not_running()),
             Next::Message(_) => {
                 let message =

@@ -118,6 +118,7 @@ pub(crate) fn spec(services: &[&str]) -> ProjectSpec {
         command: CommandSpec::Shell(Template::text("sleep 1")),
         workdir: "/work/shop".into(),
         env: BTreeMap::new(),
+        tty: true,
         port: None,
         depends_on: Vec::new(),
         health: Vec::new(),

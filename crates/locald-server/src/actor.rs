@@ -34,7 +34,7 @@ use crate::ledger::{BaseEnvironment, Ledger};
 use crate::orphan;
 use crate::probe::Subject;
 use crate::reaper::Reaper;
-use crate::shim_link::ShimLink;
+use crate::shim_link::{Output, ShimLink};
 use crate::shim_program::ShimProgram;
 
 /// What every actor needs.
@@ -104,7 +104,7 @@ pub(crate) fn start(context: Rc<Context>, assignment: Assignment) -> mpsc::Unbou
                 let port = assignment.ports.get(&assignment.key.service).copied();
                 let (spec, started_on) = (assignment.spec, assignment.started_on);
                 let record_dir = record::place_of(&identity.service_dir, &identity.run.id);
-                let (readiness, stop, master, orders) = (None, None, None, inbox);
+                let (readiness, stop, output, orders) = (None, None, None, inbox);
                 let actor = Actor {
                     context,
                     reporter,
@@ -116,7 +116,7 @@ pub(crate) fn start(context: Rc<Context>, assignment: Assignment) -> mpsc::Unbou
                     readiness,
                     orders,
                     stop,
-                    master,
+                    output,
                 };
                 actor.supervise(link.shim, Some(link)).await;
             }
@@ -150,9 +150,9 @@ pub(crate) fn adopt(
             open_files: None,
         };
         let (port, started_on, readiness) = (None, StartedOn::new(), None);
-        let (stop, master, orders) = (None, None, inbox);
+        let (stop, output, orders) = (None, None, inbox);
         let actor =
-            Actor { context, reporter, identity, record_dir, spec, port, started_on, readiness, orders, stop, master };
+            Actor { context, reporter, identity, record_dir, spec, port, started_on, readiness, orders, stop, output };
         actor.supervise(record.shim, None).await;
     });
     orders
@@ -200,8 +200,8 @@ struct Actor {
     orders: mpsc::UnboundedReceiver<Order>,
     /// The stop that was ordered. A shim that dies may not have heard of it, so whoever comes after it is told again.
     stop: Option<Order>,
-    /// The duplicate of the PTY master. Never read while the shim lives; it keeps the terminal open when the shim dies.
-    master: Option<OwnedFd>,
+    /// The duplicates of what its output is read from.
+    output: Option<Output>,
 }
 
 /// How a time with a shim came to its end.
@@ -372,17 +372,21 @@ impl Actor {
 
     async fn hear(&mut self, link: &mut ShimLink, message: FromShim, checkup: &mut Option<Checkup>) -> Option<Parting> {
         match message {
-            // The last two are for whoever attaches.
-            FromShim::Hello { .. } | FromShim::Unsupported | FromShim::Attached { .. } | FromShim::Occupied { .. } => {}
+            // The last three are for whoever attaches.
+            FromShim::Hello { .. }
+            | FromShim::Unsupported
+            | FromShim::Attached { .. }
+            | FromShim::Occupied { .. }
+            | FromShim::NoTerminal => {}
             FromShim::Started { leader, at } => {
-                self.take_master(link);
+                self.take_output(link);
                 self.context.ledger.started(&self.identity.run, leader.pid, at);
                 self.ask_for_commit();
                 self.reporter.report(News::Started { leader, shim: link.shim, at });
                 *checkup = self.checkup(link.shim, Duration::ZERO);
             }
             FromShim::Snapshot(snapshot) => {
-                self.take_master(link);
+                self.take_output(link);
                 *checkup = self.take_snapshot(link.shim, *snapshot);
             }
             FromShim::StartFailed(failure) => {
@@ -426,12 +430,12 @@ impl Actor {
         None
     }
 
-    /// Keeps the terminal that came with a message. It may be missing where descriptors are short, or the run is over.
-    fn take_master(&mut self, link: &mut ShimLink) {
-        match link.take_descriptor() {
-            Some(master) => self.master = Some(master),
+    /// Keeps what came with a message. It may be missing where descriptors are short, or the run is over.
+    fn take_output(&mut self, link: &mut ShimLink) {
+        match link.take_output() {
+            Some(output) => self.output = Some(output),
             None => {
-                tracing::debug!(service = %self.reporter.key.service, "no terminal came with what its shim said");
+                tracing::debug!(service = %self.reporter.key.service, "no terminal and no pipes came with what its shim said");
             }
         }
     }
@@ -479,7 +483,7 @@ impl Actor {
     /// The shim is gone: what it recorded, or what still runs, tells how the run stands.
     async fn inherit(self, shim: ProcessId) {
         let Self { context, reporter, identity, record_dir, spec, port, started_on, readiness, .. } = self;
-        let (orders, stop, master) = (self.orders, self.stop, self.master);
+        let (orders, stop, output) = (self.orders, self.stop, self.output);
         let orphan = orphan::Orphan {
             context,
             reporter,
@@ -491,7 +495,7 @@ impl Actor {
             readiness,
             orders,
             stop,
-            master,
+            output,
             shim,
         };
         orphan.look_after().await;
@@ -539,6 +543,7 @@ fn answers_a_stop(message: &FromShim) -> bool {
         | FromShim::Probed { .. }
         | FromShim::Attached { .. }
         | FromShim::Occupied { .. }
+        | FromShim::NoTerminal
         | FromShim::Unsupported => false,
     }
 }

@@ -9,8 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 /// 40: its own files, and what a start or a look at the process table needs for a moment.
 const OWN: u64 = 40;
 
-/// 2: the connection to the shim, and the terminal.
-const OF_A_RUN: u64 = 2;
+/// 3: the connection to the shim, and the terminal or two pipes.
+const OF_A_RUN: u64 = 3;
 
 /// The shares of a limit on descriptors: a quarter is for clients, the rest for runs.
 #[derive(Clone, Debug)]

@@ -230,6 +230,7 @@ fn start_order(
         command: spec.command.invocation(ports).map_err(unknown)?,
         workdir: spec.workdir.clone(),
         environment,
+        tty: spec.tty,
         stop: StopOrder {
             signal: spec.stop.signal,
             grace: spec.stop.grace,

@@ -1,10 +1,11 @@
 //! A run whose shim is gone, or does not answer: what it recorded is believed, what still runs is looked after.
 //!
 //! If the shim left an exit record, that is how the run ended. Otherwise the leader may well be alive: it has lost
-//! nothing but its shim, because the daemon holds a duplicate of its terminal. Then its output is taken on from there,
+//! nothing but its shim, because the daemon holds duplicates of its terminal, or of its pipes. Then its output is taken on from there,
 //! with a mark where up to one read may be missing, and the daemon does the stop itself, with the same sweep. A shim that
 //! is there and does not answer is looked below once more, and then killed: what it kept comes to the daemon.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use locald_utils::health::HealthCheck;
-use locald_utils::log::LogWriter;
+use locald_utils::log::{LogWriter, Stream};
 use locald_utils::process::cgroup::Cgroup;
 use locald_utils::process::ladder::{Action, ROUND, View};
 use locald_utils::process::membership::Memory;
@@ -27,7 +28,8 @@ use locald_utils::time::UnixMillis;
 use nix::sys::signal::Signal;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::actor::{Context, Order, Reporter, conclude};
@@ -35,6 +37,7 @@ use crate::checkup::{self, Checkup, Turn};
 use crate::core::lifecycle::{News, StartedOn};
 use crate::probe::Subject;
 use crate::reaper::Held;
+use crate::shim_link::Output;
 
 /// 4096 bytes: what a shim reads at a time, and so the most that is lost with it.
 const MOST_LOST: u64 = 4096;
@@ -48,7 +51,7 @@ const RECORD_PAUSE: Duration = Duration::from_secs(1);
 /// 1 s: how often what could not be ended is looked at.
 const STUCK_ROUND: Duration = Duration::from_secs(1);
 
-/// 1 s: reading what is left in a terminal takes milliseconds.
+/// 1 s: reading what is left in a terminal, or in pipes, takes milliseconds.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// A run without a shim.
@@ -66,7 +69,7 @@ pub(crate) struct Orphan {
     pub(crate) orders: mpsc::UnboundedReceiver<Order>,
     /// The stop that its shim was told of and has not carried out.
     pub(crate) stop: Option<Order>,
-    pub(crate) master: Option<OwnedFd>,
+    pub(crate) output: Option<Output>,
     pub(crate) shim: ProcessId,
 }
 
@@ -116,11 +119,13 @@ impl Orphan {
         }
         let leader = members.record.leader;
         members.held = self.context.reaper.hold(leader);
-        members.terminal = self.master.as_ref().and_then(|master| {
-            let number = process::look(leader.pid).filter(|process| process.id == leader)?.terminal;
-            Some((master.try_clone().ok()?, number))
-        });
-        let pump = self.master.take().and_then(|master| self.pump(master));
+        members.terminal = match &self.output {
+            Some(Output::Terminal(master)) => process::look(leader.pid)
+                .filter(|process| process.id == leader)
+                .and_then(|process| Some((master.try_clone().ok()?, process.terminal))),
+            Some(Output::Pipes { .. }) | None => None,
+        };
+        let pump = self.output.take().and_then(|output| self.pump(output));
         let found = self.target(&members, None).members(&members.memory);
         let is_over = !leader.is_alive() && found.as_ref().is_ok_and(Vec::is_empty);
         let roots = found.unwrap_or_default().iter().map(|process| process.id).collect();
@@ -132,10 +137,12 @@ impl Orphan {
             self.wait_for_leader(&mut members, roots).await
         };
         let mut ended = self.sweep(members, status, stop_at_once).await;
-        if let Some(pump) = pump {
+        if let Some(mut pump) = pump {
             ended.lost_output = MOST_LOST;
-            // Nobody of the run is left to write, so the terminal ends; unless a stranger was given it.
-            let _ = tokio::time::timeout(DRAIN_LIMIT, pump).await;
+            // Nobody of the run is left to write, so the output ends; unless a stranger was given what it goes to.
+            if tokio::time::timeout(DRAIN_LIMIT, &mut pump).await.is_err() {
+                pump.abort();
+            }
         }
         self.over(ended).await;
     }
@@ -259,20 +266,29 @@ impl Orphan {
     }
 
     /// Goes on writing the log where the shim left off.
-    fn pump(&self, master: OwnedFd) -> Option<oneshot::Receiver<()>> {
+    fn pump(&self, output: Output) -> Option<JoinHandle<()>> {
         let log =
             LogWriter::take_over(&self.identity.service_dir, self.reporter.run, &self.spec.log, UnixMillis::now());
-        let master = readable(master);
-        match (log, master) {
-            (Ok(mut log), Ok(master)) => {
+        let channels = match output {
+            Output::Terminal(master) => readable(master).map(|master| (master, None)),
+            Output::Pipes { stdout, stderr } => {
+                readable(stdout).and_then(|stdout| Ok((stdout, Some(readable(stderr)?))))
+            }
+        };
+        match (log, channels) {
+            (Ok(mut log), Ok((first, second))) => {
                 log.lose(MOST_LOST);
-                let (done, over) = oneshot::channel();
-                tokio::task::spawn_local(async move {
-                    drain(&master, &mut log).await;
-                    log.end(UnixMillis::now());
-                    let _ = done.send(());
-                });
-                Some(over)
+                Some(tokio::task::spawn_local(async move {
+                    let log = RefCell::new(log);
+                    match second {
+                        None => drain(&first, None, &log).await,
+                        Some(second) => {
+                            let stdout = drain(&first, Some(Stream::Stdout), &log);
+                            tokio::join!(stdout, drain(&second, Some(Stream::Stderr), &log));
+                        }
+                    }
+                    log.into_inner().end(UnixMillis::now());
+                }))
             }
             (Err(error), _) | (_, Err(error)) => {
                 tracing::error!(%error, service = %self.reporter.key.service, "its output cannot be taken over");
@@ -537,14 +553,19 @@ fn readable<T: AsRawFd>(fd: T) -> io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(fd, Interest::READABLE)
 }
 
-async fn drain(master: &AsyncFd<OwnedFd>, log: &mut LogWriter) {
+/// Brings what comes to the log, until no more can.
+async fn drain(channel: &AsyncFd<OwnedFd>, stream: Option<Stream>, log: &RefCell<LogWriter>) {
     let mut buffer = [0; 4096];
     loop {
-        let Ok(mut ready) = master.readable().await else { return };
-        match ready.try_io(|master| nix::unistd::read(master, &mut buffer).map_err(io::Error::from)) {
+        let Ok(mut ready) = channel.readable().await else { return };
+        match ready.try_io(|channel| nix::unistd::read(channel, &mut buffer).map_err(io::Error::from)) {
             // EIO is how a terminal ends whose last slave is closed (tty_ioctl(4)).
             Ok(Ok(0) | Err(_)) => return,
-            Ok(Ok(count)) => log.write(&buffer[..count], UnixMillis::now()),
+            Ok(Ok(count)) => {
+                let mut log = log.borrow_mut();
+                log.switch(stream, UnixMillis::now());
+                log.write(&buffer[..count], UnixMillis::now());
+            }
             Err(_would_block) => {}
         }
     }

@@ -22,6 +22,14 @@ use crate::shim_program::ShimProgram;
 /// 5 s: how long a shim may take to say hello. It takes milliseconds; a machine that swaps takes longer.
 pub(crate) const HELLO_LIMIT: Duration = Duration::from_secs(5);
 
+/// What the output of a run is read from. Never read here while the shim lives: it keeps the other end writable when the shim dies.
+pub(crate) enum Output {
+    /// The master of its terminal.
+    Terminal(OwnedFd),
+    /// Its pipes.
+    Pipes { stdout: OwnedFd, stderr: OwnedFd },
+}
+
 /// A connection over which the shim has said hello.
 pub(crate) struct ShimLink {
     stream: UnixStream,
@@ -116,11 +124,14 @@ impl ShimLink {
         receive(&self.stream, &mut self.decoder, &mut self.descriptors).await
     }
 
-    /// The descriptor that came with the messages so far. One is expected; every other one is closed.
-    pub(crate) fn take_descriptor(&mut self) -> Option<OwnedFd> {
-        let descriptor = self.descriptors.pop();
-        self.descriptors.clear();
-        descriptor
+    /// What the output of the run is read from, which came with the last message. Another number of descriptors is closed.
+    pub(crate) fn take_output(&mut self) -> Option<Output> {
+        let mut descriptors = std::mem::take(&mut self.descriptors).into_iter();
+        match (descriptors.next(), descriptors.next(), descriptors.next()) {
+            (Some(master), None, None) => Some(Output::Terminal(master)),
+            (Some(stdout), Some(stderr), None) => Some(Output::Pipes { stdout, stderr }),
+            (..) => None,
+        }
     }
 }
 

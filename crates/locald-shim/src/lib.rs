@@ -16,6 +16,7 @@ use locald_utils::shim_protocol::{CONTROL_FD, ShimIdentity};
 
 mod exec_helper;
 mod link;
+mod output;
 mod probe;
 mod pump;
 mod signs;

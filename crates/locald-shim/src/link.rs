@@ -29,11 +29,11 @@ const MOST_UNREAD: usize = 64;
 /// 4 KiB: what somebody may say before it is known to be a daemon.
 const MOST_UNKNOWN: usize = 4096;
 
-/// A frame on its way out, and the descriptor that travels with its first byte.
+/// A frame on its way out, and the descriptors that travel with its first byte.
 struct Outgoing {
     bytes: Vec<u8>,
     sent: usize,
-    descriptor: Option<Rc<OwnedFd>>,
+    descriptors: Vec<Rc<OwnedFd>>,
 }
 
 struct Connection {
@@ -148,7 +148,7 @@ impl Link {
                             return false;
                         }
                     }
-                    Err(_) => self.send(index, &FromShim::Unsupported, None),
+                    Err(_) => self.send(index, &FromShim::Unsupported, &[]),
                 },
                 Ok(None) => break,
                 Err(_) => return false,
@@ -164,7 +164,7 @@ impl Link {
         fail::point("the shim was told something");
         if let ToShim::Hello { epoch, .. } = message {
             if epoch < self.epoch {
-                self.send(index, &FromShim::Fenced { epoch: self.epoch }, None);
+                self.send(index, &FromShim::Fenced { epoch: self.epoch }, &[]);
                 return false;
             }
             self.epoch = epoch;
@@ -183,26 +183,26 @@ impl Link {
             return true;
         }
         // It said hello before a successor took over, or never.
-        self.send(index, &FromShim::Fenced { epoch: self.epoch }, None);
+        self.send(index, &FromShim::Fenced { epoch: self.epoch }, &[]);
         false
     }
 
     /// Sends a message to one connection.
-    pub(crate) fn send(&mut self, index: usize, message: &FromShim, descriptor: Option<&Rc<OwnedFd>>) {
+    pub(crate) fn send(&mut self, index: usize, message: &FromShim, descriptors: &[Rc<OwnedFd>]) {
         fail::point("the shim is to say something");
         let Ok(bytes) = frame::encode(message) else { return };
         if self.connections[index].outgoing.len() >= MOST_UNREAD {
             return self.end(index);
         }
-        self.connections[index].outgoing.push_back(Outgoing { bytes, sent: 0, descriptor: descriptor.cloned() });
+        self.connections[index].outgoing.push_back(Outgoing { bytes, sent: 0, descriptors: descriptors.to_vec() });
         self.flush(index);
     }
 
     /// Sends a message to every daemon in charge. Returns whether there was one.
-    pub(crate) fn tell(&mut self, message: &FromShim, descriptor: Option<&Rc<OwnedFd>>) -> bool {
+    pub(crate) fn tell(&mut self, message: &FromShim, descriptors: &[Rc<OwnedFd>]) -> bool {
         let listening: Vec<usize> = self.in_charge().collect();
         for &index in &listening {
-            self.send(index, message, descriptor);
+            self.send(index, message, descriptors);
         }
         !listening.is_empty()
     }
@@ -227,7 +227,7 @@ impl Link {
     pub(crate) fn tell_viewers(&mut self, message: &FromShim) {
         for index in 0..self.connections.len() {
             if self.connections[index].viewer.is_some() {
-                self.send(index, message, None);
+                self.send(index, message, &[]);
             }
         }
     }
@@ -254,8 +254,9 @@ impl Link {
     pub(crate) fn flush(&mut self, index: usize) {
         let Connection { stream, outgoing, .. } = &mut self.connections[index];
         while let Some(first) = outgoing.front_mut() {
-            let descriptor = if first.sent == 0 { first.descriptor.as_deref() } else { None };
-            match descriptors::send(&*stream, &first.bytes[first.sent..], descriptor.map(AsFd::as_fd)) {
+            let with = if first.sent == 0 { &first.descriptors[..] } else { &[] };
+            let with: Vec<BorrowedFd<'_>> = with.iter().map(|descriptor| descriptor.as_fd()).collect();
+            match descriptors::send(&*stream, &first.bytes[first.sent..], &with) {
                 Ok(count) => {
                     first.sent += count;
                     if first.sent == first.bytes.len() {

@@ -113,7 +113,7 @@ impl Pump {
             Err(error) => {
                 let stage = locald_utils::record::StartStage::Helper;
                 let outcome = ProbeOutcome::Failed(failure(stage, &error, "it could not be run"));
-                self.link.tell(&FromShim::Probed { check, outcome }, None);
+                self.link.tell(&FromShim::Probed { check, outcome }, &[]);
             }
         }
     }
@@ -225,7 +225,7 @@ impl Pump {
             None => ProbeOutcome::Exited { status, output },
         };
         if is_asked {
-            self.link.tell(&FromShim::Probed { check: probe.check, outcome }, None);
+            self.link.tell(&FromShim::Probed { check: probe.check, outcome }, &[]);
         }
     }
 }
@@ -250,5 +250,5 @@ fn start(live: &Live, run: &RunId, check: u32) -> io::Result<(Helper, OwnedFd)> 
         notification: None,
     };
     let null = File::open("/dev/null")?;
-    Ok((Helper::start(plan, &null, &writer, None)?, reader))
+    Ok((Helper::start(plan, [null.as_fd(), writer.as_fd(), writer.as_fd()], None)?, reader))
 }

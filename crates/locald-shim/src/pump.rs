@@ -7,10 +7,9 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use locald_utils::fail;
@@ -33,18 +32,13 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use crate::link::{Incoming, Link, Viewer};
+use crate::output::Output;
 use crate::probe::Probe;
 use crate::signs::{Ear, Signs};
-use crate::spawn::{Helper, Plan, Progress, Terminal, failure};
+use crate::spawn::{Helper, Plan, Progress, failure};
 
 /// 10 s: how long a shim waits to be told what to run, and how long to be told that its last word was heard.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What a killed shim may cost: one read that was not yet written.
-const READ_SIZE: usize = 4096;
-
-/// So many reads in a row before anything else gets a turn: 256 KiB of output.
-const READS_PER_TURN: usize = 64;
 
 /// Signals of this process, as something to poll.
 pub(crate) struct SignalPipe(SignalDelivery<UnixStream, SignalOnly>);
@@ -64,7 +58,8 @@ enum Source {
     Signals,
     Listener,
     Connection(usize),
-    Terminal,
+    /// A channel of the output.
+    Output(usize),
     Helper,
     Command,
     Members,
@@ -77,8 +72,8 @@ enum Source {
 pub(crate) struct Live {
     pub(crate) order: StartOrder,
     pub(crate) leader: ProcessId,
-    /// The number of its terminal in the process table.
-    pub(crate) terminal: u64,
+    /// The number of its terminal in the process table, if it has one.
+    pub(crate) terminal: Option<u64>,
     /// Its cgroup, where one could be made.
     pub(crate) cgroup: Option<Cgroup>,
     /// The helper until it has become the leader, and whether its gate is open.
@@ -126,9 +121,8 @@ pub(crate) struct Pump {
     signals: SignalPipe,
     origin: Instant,
     pub(crate) state: State,
-    master: Option<Rc<OwnedFd>>,
-    pub(crate) slave: Option<OwnedFd>,
-    log: Option<LogWriter>,
+    /// From the start until all of it has been read.
+    pub(crate) output: Option<Output>,
     signs: Signs,
     /// What a daemon has found last: that the run is ready, or is not any more.
     ready: Option<bool>,
@@ -159,9 +153,7 @@ impl Pump {
             signals,
             origin: Instant::now(),
             state: State::Idle,
-            master: None,
-            slave: None,
-            log: None,
+            output: None,
             signs: Signs::default(),
             ready: None,
             lost_output: 0,
@@ -207,9 +199,9 @@ impl Pump {
             sources.push(if index == 0 { Source::Listener } else { Source::Connection(index - 1) });
             fds.push(PollFd::new(fd, interest));
         }
-        if let Some(master) = &self.master {
-            sources.push(Source::Terminal);
-            fds.push(PollFd::new(master.as_fd(), PollFlags::POLLIN));
+        for (index, fd) in self.output.iter().flat_map(Output::channels).enumerate() {
+            sources.push(Source::Output(index));
+            fds.push(PollFd::new(fd, PollFlags::POLLIN));
         }
         if let State::Live(live) = &self.state {
             let helpers = [
@@ -256,7 +248,7 @@ impl Pump {
             Source::Signals => self.take_signals(),
             Source::Listener => self.link.accept(),
             Source::Connection(index) => self.hear(*index, events),
-            Source::Terminal => self.read_terminal(),
+            Source::Output(index) => self.read_output(*index),
             Source::Helper => self.hear_helper(),
             Source::Command => self.hear_command(),
             Source::Members => self.hear_members(),
@@ -324,10 +316,10 @@ impl Pump {
             run: self.identity.run.clone(),
             shim: self.shim,
         };
-        self.link.send(index, &hello, None);
+        self.link.send(index, &hello, &[]);
         if let State::Told(last, _) = &self.state {
             let last = last.clone();
-            self.link.send(index, &last, None);
+            self.link.send(index, &last, &[]);
         }
     }
 
@@ -364,27 +356,31 @@ impl Pump {
             signs: self.signs.seen().to_vec(),
             ready: self.ready,
         };
-        let master = self.master.clone();
-        self.link.send(index, &FromShim::Snapshot(Box::new(snapshot)), master.as_ref());
+        let descriptors = self.output.as_ref().map(Output::descriptors).unwrap_or_default();
+        self.link.send(index, &FromShim::Snapshot(Box::new(snapshot)), &descriptors);
     }
 
     /// Gives somebody a place in front of the terminal, if there is one and nobody else writes to it.
     fn attach(&mut self, index: usize, viewer: Viewer) {
         let is_running = matches!(&self.state, State::Live(live) if live.started_at.is_some() && live.helper.is_none());
-        let master = self.master.clone().filter(|_| is_running);
+        if self.output.as_ref().is_some_and(|output| output.terminal_number().is_none()) {
+            return self.link.send(index, &FromShim::NoTerminal, &[]);
+        }
+        let master = self.output.as_ref().and_then(Output::master).filter(|_| is_running).cloned();
         let size = master.as_ref().and_then(|master| sys::window_size(master).ok());
         let (Some(master), Some((rows, columns))) = (master, size) else {
-            return self.link.send(index, &FromShim::Unsupported, None);
+            return self.link.send(index, &FromShim::Unsupported, &[]);
         };
         if self.link.is_crowded() {
-            return self.link.send(index, &FromShim::Unsupported, None);
+            return self.link.send(index, &FromShim::Unsupported, &[]);
         }
         if let Some(Viewer { pid, .. }) = self.link.writer().filter(|_| viewer.is_writer) {
-            return self.link.send(index, &FromShim::Occupied { pid }, None);
+            return self.link.send(index, &FromShim::Occupied { pid }, &[]);
         }
         self.link.attach(index, viewer);
         let attached = FromShim::Attached { run: self.identity.run.clone(), rows, columns };
-        self.link.send(index, &attached, viewer.is_writer.then_some(&master));
+        let descriptors = if viewer.is_writer { vec![master] } else { Vec::new() };
+        self.link.send(index, &attached, &descriptors);
     }
 
     fn phase(&self, live: &Live) -> Phase {
@@ -414,10 +410,16 @@ impl Pump {
     }
 
     fn prepare(&mut self, order: StartOrder) -> Result<Live, StartFailure> {
-        let terminal =
-            Terminal::open().map_err(|error| failure(StartStage::Terminal, &error, "could not open a terminal"))?;
         let log = LogWriter::open(&self.identity.service_dir, self.identity.run.number, &order.log, UnixMillis::now())
             .map_err(|error| failure(StartStage::Log, &error, "could not open its log"))?;
+        let output = if order.tty {
+            Output::terminal(log).map_err(|error| failure(StartStage::Terminal, &error, "could not open a terminal"))?
+        } else {
+            // A run that could not be ended and was given up, and the one that began beside it, have records in two places.
+            let is_alone = record::places(&self.identity.service_dir) == [self.record_dir.as_path()];
+            Output::pipes(log, is_alone)
+                .map_err(|error| failure(StartStage::Terminal, &error, "could not open pipes for its output"))?
+        };
         let watch = MemberWatch::new()
             .map_err(|error| failure(StartStage::Helper, &error, "could not watch for its processes"))?;
         let (signs, notification) = Signs::open(&order.signs)
@@ -430,24 +432,22 @@ impl Pump {
             command: order.command.clone(),
             workdir: order.workdir.clone(),
             environment: order.environment.clone(),
-            takes_terminal: true,
+            takes_terminal: order.tty,
             run: self.identity.run.id.clone(),
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
             notification: notification.as_ref().map(|notification| notification.number),
         };
         let writer = notification.as_ref().map(|notification| notification.writer.as_fd());
-        let helper = Helper::start(plan, &terminal.slave, &terminal.slave, writer)
+        let helper = Helper::start(plan, output.stdio(), writer)
             .inspect_err(|_| cgroup.iter().for_each(Cgroup::remove))
             .map_err(|error| failure(StartStage::Helper, &error, "could not start the exec helper"))?;
         fail::point("the helper is started");
-        let number = terminal.number;
-        self.master = Some(Rc::new(terminal.master));
-        self.slave = Some(terminal.slave);
-        self.log = Some(log);
+        let terminal = output.terminal_number();
+        self.output = Some(output);
         Ok(Live {
             order,
             leader: helper.process,
-            terminal: number,
+            terminal,
             cgroup,
             helper: Some((helper, false)),
             failed: None,
@@ -504,9 +504,10 @@ impl Pump {
             Progress::Running if *gate_open => {
                 live.helper = None;
                 let started = FromShim::Started { leader: live.leader, at: live.started_at.unwrap_or_default() };
-                self.link.tell(&started, self.master.as_ref());
+                let descriptors = self.output.as_ref().map(Output::descriptors).unwrap_or_default();
+                self.link.tell(&started, &descriptors);
                 for &check in self.signs.seen() {
-                    self.link.tell(&FromShim::Sign { check }, None);
+                    self.link.tell(&FromShim::Sign { check }, &[]);
                 }
                 // From here on it mostly waits. Only a stop command, or probes, will need the environment once more.
                 if live.order.stop.command.is_none() && live.order.probes.is_empty() {
@@ -534,24 +535,10 @@ impl Pump {
 
     // ---- output
 
-    fn read_terminal(&mut self) {
-        let (Some(master), Some(log)) = (&self.master, &mut self.log) else { return };
-        let (mut buffer, mut found) = ([0; READ_SIZE], Vec::new());
-        for _ in 0..READS_PER_TURN {
-            match nix::unistd::read(master, &mut buffer) {
-                Ok(0) | Err(nix::errno::Errno::EIO) => {
-                    // The terminal is gone for good: macOS revokes it when the leader exits.
-                    self.master = None;
-                    break;
-                }
-                Ok(count) => {
-                    log.write(&buffer[..count], UnixMillis::now());
-                    found.extend(self.signs.hear_output(&buffer[..count]));
-                }
-                Err(nix::errno::Errno::EINTR) => {}
-                Err(_) => break,
-            }
-        }
+    fn read_output(&mut self, channel: usize) {
+        let is_ending = matches!(&self.state, State::Live(live) if live.stop.is_some());
+        let Some(output) = &mut self.output else { return };
+        let found = output.read(channel, &mut self.signs, is_ending);
         self.tell_signs(found);
     }
 
@@ -559,29 +546,9 @@ impl Pump {
     fn tell_signs(&mut self, checks: impl IntoIterator<Item = u32>) {
         if matches!(&self.state, State::Live(live) if live.helper.is_none()) {
             for check in checks {
-                self.link.tell(&FromShim::Sign { check }, None);
+                self.link.tell(&FromShim::Sign { check }, &[]);
             }
         }
-    }
-
-    /// Reads all that is left, when nobody is left to write more.
-    fn drain(&mut self) {
-        let Some(mut log) = self.log.take() else { return };
-        let mut buffer = [0; READ_SIZE];
-        // Where the terminal went with the leader, all there was has been read.
-        while let Some(master) = &self.master {
-            match nix::unistd::read(master, &mut buffer) {
-                // EAGAIN is the end: the kernel brings what is under way before it answers so (n_tty_read).
-                Ok(0) => break,
-                Ok(count) => log.write(&buffer[..count], UnixMillis::now()),
-                Err(nix::errno::Errno::EINTR) => {}
-                Err(_) => break,
-            }
-        }
-        self.master = None;
-        self.slave = None;
-        self.lost_output = log.lost();
-        log.end(UnixMillis::now());
     }
 
     // ---- signals and children
@@ -641,15 +608,14 @@ impl Pump {
 
     /// Writes a line of locald's own to the log, behind what the service has written so far.
     pub(crate) fn note(&mut self, text: &str) {
-        self.read_terminal();
-        if let Some(log) = &mut self.log {
-            log.write(format!("locald: {text}\n").as_bytes(), UnixMillis::now());
-        }
+        let Some(output) = &mut self.output else { return };
+        let found = output.note(text, &mut self.signs);
+        self.tell_signs(found);
     }
 
     pub(crate) fn finish(&mut self) {
         fail::point("nobody is left");
-        self.drain();
+        self.lost_output = self.output.take().map_or(0, Output::drain);
         fail::point("the output is drained");
         let now = self.now();
         let State::Live(live) = std::mem::replace(&mut self.state, State::Over) else { return };
@@ -701,7 +667,7 @@ impl Pump {
 
     fn tell_last(&mut self, message: FromShim) {
         self.link.tell_viewers(&message);
-        let is_heard = self.link.tell(&message, None);
+        let is_heard = self.link.tell(&message, &[]);
         self.state = if is_heard { State::Told(Box::new(message), self.now() + PATIENCE) } else { State::Over };
     }
 

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
 use locald_utils::health;
-use locald_utils::log::{Escapes, LineText};
+use locald_utils::log::{Escapes, LineText, Stream};
 use locald_utils::shim_protocol::Sign;
 use regex_lite::Regex;
 
@@ -34,6 +34,12 @@ pub(crate) struct Signs {
 /// Lines that are waited for.
 struct Lines {
     waited_for: Vec<(u32, Regex)>,
+    /// The line that each stream has begun.
+    begun: [Line; Stream::PLACES],
+}
+
+/// A line that has been begun.
+struct Line {
     text: LineText,
     line: Vec<u8>,
 }
@@ -77,8 +83,7 @@ impl Signs {
                     let pattern = health::pattern(pattern).map_err(io::Error::other)?;
                     let lines = signs.lines.get_or_insert_with(|| Lines {
                         waited_for: Vec::new(),
-                        text: LineText::new(Escapes::Strip),
-                        line: Vec::new(),
+                        begun: std::array::from_fn(|_| Line { text: LineText::new(Escapes::Strip), line: Vec::new() }),
                     });
                     lines.waited_for.push((*check, pattern));
                 }
@@ -112,10 +117,15 @@ impl Signs {
         socket.into_iter().chain(pipe)
     }
 
-    /// Looks through output. Returns the checks whose signs are in it.
-    pub(crate) fn hear_output(&mut self, bytes: &[u8]) -> Vec<u32> {
+    /// Whether lines are waited for.
+    pub(crate) fn hears_output(&self) -> bool {
+        self.lines.is_some()
+    }
+
+    /// Looks through output of a stream. Returns the checks whose signs are in it.
+    pub(crate) fn hear_output(&mut self, stream: Option<Stream>, bytes: &[u8]) -> Vec<u32> {
         let Some(lines) = &mut self.lines else { return Vec::new() };
-        let found = lines.push(bytes);
+        let found = lines.push(stream, bytes);
         if lines.waited_for.is_empty() {
             self.lines = None;
         }
@@ -154,19 +164,20 @@ impl Signs {
 }
 
 impl Lines {
-    fn push(&mut self, bytes: &[u8]) -> Vec<u32> {
+    fn push(&mut self, stream: Option<Stream>, bytes: &[u8]) -> Vec<u32> {
+        let Self { waited_for, begun } = self;
+        let Line { text, line } = &mut begun[Stream::place(stream)];
         let mut found = Vec::new();
         for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
-            if self.line.len() < LONGEST_LINE {
-                self.text.push(&piece[..piece.len().min(LONGEST_LINE)], &mut self.line);
+            if line.len() < LONGEST_LINE {
+                text.push(&piece[..piece.len().min(LONGEST_LINE)], line);
             }
             if piece.ends_with(b"\n") {
-                self.text.end(&mut self.line);
-                let line = String::from_utf8_lossy(&self.line);
-                found.extend(
-                    self.waited_for.extract_if(.., |(_, pattern)| pattern.is_match(&line)).map(|(check, _)| check),
-                );
-                self.line.clear();
+                text.end(line);
+                let whole = String::from_utf8_lossy(line);
+                found
+                    .extend(waited_for.extract_if(.., |(_, pattern)| pattern.is_match(&whole)).map(|(check, _)| check));
+                line.clear();
             }
         }
         found
@@ -218,31 +229,40 @@ mod tests {
     #[test]
     fn a_line_is_matched_when_it_is_complete_however_it_comes() {
         let mut signs = lines(&["^listening on \\d+$", "worker"]);
-        assert!(signs.hear_output(b"listening ").is_empty());
-        assert!(signs.hear_output(b"on 80").is_empty(), "it may go on");
-        assert_eq!(signs.hear_output(b"80\nwor"), [0]);
-        assert_eq!(signs.hear_output(b"ker up\nworker up\n"), [1]);
-        assert!(signs.hear_output(b"listening on 1\n").is_empty(), "seen once");
+        assert!(signs.hear_output(None, b"listening ").is_empty());
+        assert!(signs.hear_output(None, b"on 80").is_empty(), "it may go on");
+        assert_eq!(signs.hear_output(None, b"80\nwor"), [0]);
+        assert_eq!(signs.hear_output(None, b"ker up\nworker up\n"), [1]);
+        assert!(signs.hear_output(None, b"listening on 1\n").is_empty(), "seen once");
         assert_eq!(signs.seen(), [0, 1]);
     }
 
     #[test]
     fn colours_and_bytes_that_are_no_text_keep_no_line_from_matching() {
         let mut signs = lines(&["^ready in \\d+ ms$"]);
-        assert_eq!(signs.hear_output(b"\x1b[32mready\x1b[0m in 12 ms\r\n"), [0]);
+        assert_eq!(signs.hear_output(None, b"\x1b[32mready\x1b[0m in 12 ms\r\n"), [0]);
         let mut signs = lines(&["up$"]);
-        assert_eq!(signs.hear_output(b"\xff\xfe up\n"), [0]);
+        assert_eq!(signs.hear_output(None, b"\xff\xfe up\n"), [0]);
+    }
+
+    #[test]
+    fn a_line_of_one_stream_is_not_torn_by_the_other() {
+        let mut signs = lines(&["^listening on 80$"]);
+        assert!(signs.hear_output(Some(Stream::Stdout), b"listening ").is_empty());
+        assert!(signs.hear_output(Some(Stream::Stderr), b"a warning\n").is_empty());
+        assert_eq!(signs.hear_output(Some(Stream::Stdout), b"on 80\n"), [0]);
+        assert!(!signs.hears_output(), "nothing else is waited for");
     }
 
     #[test]
     fn a_line_without_end_takes_no_memory() {
         let mut signs = lines(&["end"]);
         for _ in 0..1000 {
-            assert!(signs.hear_output(&[b'x'; 4096]).is_empty());
+            assert!(signs.hear_output(None, &[b'x'; 4096]).is_empty());
         }
-        assert!(signs.lines.as_ref().is_some_and(|lines| lines.line.len() <= 2 * LONGEST_LINE));
-        assert!(signs.hear_output(b"end\n").is_empty(), "it is cut");
-        assert_eq!(signs.hear_output(b"the end\n"), [0]);
+        assert!(signs.lines.as_ref().is_some_and(|lines| lines.begun[0].line.len() <= 2 * LONGEST_LINE));
+        assert!(signs.hear_output(None, b"end\n").is_empty(), "it is cut");
+        assert_eq!(signs.hear_output(None, b"the end\n"), [0]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Starting the leader: the terminal, the log's counterpart, and the exec helper at its gate.
+//! Starting the leader: its terminal, and the exec helper at its gate.
 //!
 //! The helper does everything between spawn and exec in a fresh image; this side only hands it a plan and three
 //! descriptors, hears how far it came, and opens the gate.
@@ -107,12 +107,10 @@ pub(crate) enum Progress {
 }
 
 impl Helper {
-    /// Starts a helper with `input` and `output` as its descriptors 0 and 1 to 2, and hands it the plan. `notification` goes with
-    /// the number in the plan.
+    /// Starts a helper with these descriptors 0, 1 and 2, and hands it the plan. `notification` goes with the number in the plan.
     pub(crate) fn start(
         plan: Plan,
-        input: impl AsFd,
-        output: impl AsFd,
+        [stdin, stdout, stderr]: [BorrowedFd<'_>; 3],
         notification: Option<BorrowedFd<'_>>,
     ) -> io::Result<Self> {
         let (mut ours, theirs) = UnixStream::pair()?;
@@ -121,9 +119,9 @@ impl Helper {
             .arg0("locald-exec")
             .arg(HELPER_ROLE)
             .env([])
-            .descriptor(input, 0)?
-            .descriptor(&output, 1)?
-            .descriptor(&output, 2)?
+            .descriptor(stdin, 0)?
+            .descriptor(stdout, 1)?
+            .descriptor(stderr, 2)?
             .descriptor(theirs, HELPER_FD)?;
         if let Some(notification) = notification {
             spawn = spawn.descriptor(notification, NOTIFICATION_FD)?;

@@ -4,6 +4,7 @@
 //! (`process::sweep`) finds, signals and counts. Here is what only the shim can do: its children, its records, its daemon.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use locald_utils::fail;
@@ -26,7 +27,7 @@ impl Pump {
             is_pinned: true,
             keeper: Some(self.shim.pid),
             reapers: &[],
-            terminal: Some(live.terminal),
+            terminal: live.terminal,
             terminal_session: None,
             cgroup: live.cgroup.as_ref(),
             home: self.home.as_deref(),
@@ -100,7 +101,7 @@ impl Pump {
         let record = StopRecord::begin(self.identity.run.clone(), grace);
         // The record helps whoever comes after a crash; a stop does not wait for a full disk.
         let _ = record::store(&self.record_dir, record::STOP, &record);
-        self.link.tell(&FromShim::Stopping { kill_at }, None);
+        self.link.tell(&FromShim::Stopping { kill_at }, &[]);
     }
 
     /// Moves the run on: to its stop when the leader has exited, along the ladder, to its end.
@@ -124,7 +125,7 @@ impl Pump {
                 let grace = live.order.stop.grace;
                 let memory = std::mem::take(&mut live.memory);
                 live.stop = Some(Sweep::begin(now, grace, false, false, memory, &mut actions));
-                self.link.tell(&FromShim::LeaderExited { status, at }, None);
+                self.link.tell(&FromShim::LeaderExited { status, at }, &[]);
                 self.end_probes();
                 self.tell_stopping();
             }
@@ -168,7 +169,7 @@ impl Pump {
             live.stop = Some(stop);
             if let Some(survivors) = survivors {
                 live.survivors.clone_from(&survivors);
-                self.link.tell(&FromShim::Survivors { survivors }, None);
+                self.link.tell(&FromShim::Survivors { survivors }, &[]);
             }
             let State::Live(live) = &mut self.state else { return };
             match command {
@@ -182,7 +183,7 @@ impl Pump {
     /// Starts the stop command, with its output in the log. One that cannot be run says so there, and the stop goes on.
     fn run_command(&self, live: &Live) -> Option<io::Result<Helper>> {
         let command = live.order.stop.command.clone()?;
-        let slave = self.slave.as_ref()?;
+        let [_, stdout, stderr] = self.output.as_ref()?.stdio();
         let plan = Plan {
             command,
             workdir: live.order.workdir.clone(),
@@ -192,7 +193,8 @@ impl Pump {
             cgroup: live.cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
             notification: None,
         };
-        Some(std::fs::File::open("/dev/null").and_then(|null| Helper::start(plan, &null, slave, None)))
+        let null = std::fs::File::open("/dev/null");
+        Some(null.and_then(|null| Helper::start(plan, [null.as_fd(), stdout, stderr], None)))
     }
 
     /// Hears how far the stop command has come.

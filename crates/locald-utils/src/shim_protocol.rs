@@ -5,8 +5,9 @@
 //! daemon must be understood by it and must understand it. Unknown fields are ignored; an unknown message is answered
 //! by [`FromShim::Unsupported`] and changes nothing.
 //!
-//! One descriptor travels: the PTY master, with [`FromShim::Started`] and with [`FromShim::Snapshot`] of a run that
-//! has one, and with [`FromShim::Attached`] to whoever is to write there.
+//! Descriptors travel: with [`FromShim::Started`] and [`FromShim::Snapshot`] what the run's output is read from, which is the PTY
+//! master or, of a run without a terminal, the pipes of stdout and stderr, in this order. The master goes with
+//! [`FromShim::Attached`], too, to whoever is to write there.
 //!
 //! [`ToShim::Attach`] needs no greeting and no epoch: it is said by the command line, over a connection of its own, and changes
 //! nothing about the run.
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::name::{RunNumber, ServiceName};
 use crate::process::ProcessId;
 use crate::record::{Ended, ExitStatus, RunRef, StartFailure, Survivor};
-use crate::spec::{Environment, Invocation, LogPolicy, ServiceSpec, StopSignal};
+use crate::spec::{Environment, Invocation, LogPolicy, ServiceSpec, StopSignal, yes};
 use crate::time::UnixMillis;
 
 /// The protocol this build speaks.
@@ -91,7 +92,7 @@ pub enum ToShim {
     Ack,
     /// Asks for a place in front of the run's terminal: its size and, for whoever is to write, the PTY master. Whatever
     /// the service writes is in its log. The connection stays, and [`FromShim::Ended`] comes over it. Said first or not at
-    /// all; answered by [`FromShim::Attached`], [`FromShim::Occupied`], or, of a run that does not run,
+    /// all; answered by [`FromShim::Attached`], [`FromShim::Occupied`], [`FromShim::NoTerminal`], or, of a run that does not run,
     /// [`FromShim::Unsupported`].
     Attach {
         /// The process that attaches, for whoever finds the place taken.
@@ -110,6 +111,9 @@ pub struct StartOrder {
     pub workdir: PathBuf,
     /// The whole environment, markers included.
     pub environment: Environment,
+    /// Whether it gets a terminal. Otherwise it has a pipe for each of stdout and stderr, and nothing to read.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub tty: bool,
     /// How to end it, for the shim.
     pub stop: StopOrder,
     /// How much of the service's output is kept. A daemon that does not say leaves it to the default.
@@ -219,7 +223,7 @@ pub enum FromShim {
         /// The shim itself.
         shim: ProcessId,
     },
-    /// The record is written, and the leader has become the service's program. Carries the PTY master.
+    /// The record is written, and the leader has become the service's program. Carries what its output is read from.
     Started {
         /// The leader.
         leader: ProcessId,
@@ -259,7 +263,7 @@ pub enum FromShim {
         /// Which check.
         check: u32,
     },
-    /// Answers [`ToShim::Status`]. Carries the PTY master while there is one.
+    /// Answers [`ToShim::Status`]. Carries what the output is read from, while there is such.
     Snapshot(Box<Snapshot>),
     /// A daemon of a higher epoch has taken over; this connection is closed.
     Fenced {
@@ -280,6 +284,8 @@ pub enum FromShim {
         /// That process.
         pid: i32,
     },
+    /// Answers [`ToShim::Attach`]: the run has no terminal.
+    NoTerminal,
     /// The last message was not understood.
     Unsupported,
 }

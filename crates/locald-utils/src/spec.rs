@@ -62,6 +62,9 @@ pub struct ServiceSpec {
     /// What the project file adds to the caller's environment: `env_file` first, `env` over it.
     #[serde(default)]
     pub env: BTreeMap<String, Template>,
+    /// Whether it has a terminal. Otherwise stdout and stderr are told apart.
+    #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+    pub tty: bool,
     /// The port it listens on.
     #[serde(default)]
     pub port: Option<PortSpec>,
@@ -128,6 +131,7 @@ impl ServiceSpec {
             command: CommandSpec::Argv(Vec::new()),
             workdir: PathBuf::new(),
             env: BTreeMap::new(),
+            tty: true,
             port: None,
             depends_on: Vec::new(),
             health: Vec::new(),
@@ -170,6 +174,7 @@ impl ServiceSpec {
             command,
             workdir,
             env,
+            tty,
             port,
             health,
             stop,
@@ -181,9 +186,12 @@ impl ServiceSpec {
             inputs: _,
         } = self;
         let mut text = serde_json::to_vec(&(name, kind, command, workdir, env, port, stop)).unwrap_or_default();
-        // A service without checks has the digest that it had before there were any.
+        // A service without checks has the digest that it had before there were any, and so on.
         if !health.is_empty() {
             text.extend(serde_json::to_vec(health).unwrap_or_default());
+        }
+        if !tty {
+            text.extend(b"no tty");
         }
         let mut hex = digest::hex(&text);
         hex.truncate(16);
@@ -196,6 +204,11 @@ impl ServiceSpec {
         let inputs = self.inputs.as_ref()?.digest.as_ref()?;
         (self.kind == Kind::Job).then(|| format!("{}-{inputs}", self.digest()))
     }
+}
+
+/// What a fact is that is not told.
+pub(crate) fn yes() -> bool {
+    true
 }
 
 /// Whether a service is meant to stay or to finish.

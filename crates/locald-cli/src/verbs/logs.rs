@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use jiff::Zoned;
-use locald_utils::log::{Cursor, Entry, Escapes, Follower, LineEnd, LogReader, RunChoice, Selection};
+use locald_utils::log::{Cursor, Entry, Escapes, Follower, LineEnd, LogReader, RunChoice, Selection, Stream};
 use locald_utils::name::{RunNumber, ServiceName};
 use locald_utils::protocol::{Failure, FailureCode};
 use locald_utils::time::UnixMillis;
@@ -29,7 +29,7 @@ use super::watch::{Wake, Watch};
 use crate::context::Context;
 use crate::failure::Problem;
 use crate::screen::Screen;
-use show::{Form, Printer, Style, grouped, matches};
+use show::{Form, Printer, Style, grouped};
 
 /// 1,000 lines: some screens full, and nothing that a terminal or a reader chokes on.
 const DEFAULT_LINES: usize = 1000;
@@ -58,6 +58,9 @@ pub(crate) struct LogsArgs {
     /// Show lines that match; the first 64 KiB of a line count
     #[arg(long, value_name = "REGEX")]
     pub(crate) grep: Option<Regex>,
+    /// Show what came by one stream, of services with `tty = false`
+    #[arg(long, value_name = "stdout|stderr", value_parser = parse_stream)]
+    pub(crate) stream: Option<Stream>,
     /// Show one run instead of the newest
     #[arg(long, value_name = "N|current|previous", value_parser = parse_run)]
     pub(crate) run: Option<RunChoice>,
@@ -85,6 +88,7 @@ impl LogsArgs {
             since: None,
             until: None,
             grep: None,
+            stream: None,
             run: None,
             timestamps: false,
             no_prefix: false,
@@ -168,7 +172,9 @@ pub(crate) fn run(args: &LogsArgs, sources: &[Source], output: Output<'_>) -> Re
 
 fn show_logs(args: &LogsArgs, sources: &[Source], output: Output<'_>, now: &Zoned) -> Result<(), Stop> {
     let Output { stdout, stderr, is_terminal, color, hangup, until } = output;
-    let wanted = Wanted::new(args, now)?;
+    let form = form(args, sources.len(), is_terminal, color);
+    let style = Style { form, grep: args.grep.clone(), stream: args.stream };
+    let wanted = Wanted::new(args, &style, now)?;
     let mut parts = Vec::new();
     for source in sources {
         parts.push(Part::select(source, &wanted).map_err(|error| unreadable(source, &error))?);
@@ -180,9 +186,8 @@ fn show_logs(args: &LogsArgs, sources: &[Source], output: Output<'_>, now: &Zone
         }
     }
 
-    let style = Style { form: form(args, sources.len(), is_terminal, color), grep: args.grep.clone() };
     let names: Vec<&ServiceName> = sources.iter().map(|source| &source.name).collect();
-    let mut printer = Printer::new(stdout, style, &names, now);
+    let mut printer = Printer::new(stdout, style.clone(), &names, now);
     let mut feeds = Vec::new();
     for (source, part) in sources.iter().zip(&parts) {
         feeds.push(part.feed(source, args.follow).map_err(|error| unreadable(source, &error))?);
@@ -268,11 +273,11 @@ struct Wanted<'a> {
     since: Option<UnixMillis>,
     until: Option<UnixMillis>,
     lines: LineCount,
-    grep: Option<&'a Regex>,
+    style: &'a Style,
 }
 
 impl<'a> Wanted<'a> {
-    fn new(args: &'a LogsArgs, now: &Zoned) -> Result<Self, Stop> {
+    fn new(args: &LogsArgs, style: &'a Style, now: &Zoned) -> Result<Self, Stop> {
         let time = |option, text: &Option<String>| match text {
             Some(text) => when::parse(option, text, now).map(Some).map_err(Stop::Failed),
             None => Ok(None),
@@ -280,10 +285,10 @@ impl<'a> Wanted<'a> {
         let since = time("--since", &args.since)?;
         let until = time("--until", &args.until)?;
         // Whoever says what they look for gets all of it.
-        let is_limited = since.is_none() && until.is_none() && args.grep.is_none();
+        let is_limited = since.is_none() && until.is_none() && !style.chooses();
         let default = if is_limited { LineCount::Last(DEFAULT_LINES) } else { LineCount::All };
         let lines = args.lines.unwrap_or(default);
-        Ok(Self { run: args.run, since, until, lines, grep: args.grep.as_ref() })
+        Ok(Self { run: args.run, since, until, lines, style })
     }
 }
 
@@ -327,9 +332,10 @@ impl Part {
         }
         let start = selection.bytes.start;
         if let LineCount::Last(count) = wanted.lines {
-            selection = match wanted.grep {
-                Some(grep) => last_matches(&reader, &selection, grep, count)?,
-                None => reader.last_lines(&selection, count)?,
+            selection = if wanted.style.chooses() {
+                last_chosen(&reader, &selection, wanted.style, count)?
+            } else {
+                reader.last_lines(&selection, count)?
             };
         }
         let is_shortened = selection.bytes.start > start;
@@ -372,22 +378,24 @@ impl Part {
     }
 }
 
-/// Narrows a selection to where its last `count` matching lines begin.
-fn last_matches(reader: &LogReader, selection: &Selection, grep: &Regex, count: usize) -> io::Result<Selection> {
+/// Narrows a selection to where its last `count` lines begin that are shown.
+fn last_chosen(reader: &LogReader, selection: &Selection, style: &Style, count: usize) -> io::Result<Selection> {
     let mut starts = VecDeque::new();
     let mut cursor = reader.entries(selection);
-    let mut is_within = false;
+    let mut is_within = [false; Stream::PLACES];
     while cursor.advance()? {
         let Some(Entry::Line(line)) = cursor.entry() else { continue };
-        if !is_within && matches(Some(grep), line.bytes) {
+        let is_within = &mut is_within[Stream::place(line.stream)];
+        if !*is_within && style.wants(&line) {
             starts.push_back(line.offset);
             if starts.len() > count {
                 starts.pop_front();
             }
         }
-        is_within = line.end == LineEnd::Continues;
+        *is_within = line.end == LineEnd::Continues;
     }
-    Ok(reader.from(selection, starts.front().copied().unwrap_or(selection.bytes.end)))
+    // The lines of two streams come in the order of their ends.
+    Ok(reader.from(selection, starts.iter().min().copied().unwrap_or(selection.bytes.end)))
 }
 
 /// A log that is being shown.
@@ -462,6 +470,7 @@ fn form(args: &LogsArgs, sources: usize, is_terminal: bool, color: bool) -> Form
             has_prefix: sources != 1 && !args.no_prefix,
             has_time: args.timestamps,
             has_color: color,
+            has_streams: is_terminal,
             escapes: if is_terminal || color { Escapes::Colors } else { Escapes::Strip },
         }
     }
@@ -498,6 +507,14 @@ fn parse_lines(text: &str) -> Result<LineCount, String> {
     match text {
         "all" => Ok(LineCount::All),
         count => count.parse().map(LineCount::Last).map_err(|_| "write a number of lines, or `all`".to_owned()),
+    }
+}
+
+fn parse_stream(text: &str) -> Result<Stream, String> {
+    match text {
+        "stdout" => Ok(Stream::Stdout),
+        "stderr" => Ok(Stream::Stderr),
+        _ => Err("write `stdout` or `stderr`".to_owned()),
     }
 }
 

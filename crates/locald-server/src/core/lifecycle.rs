@@ -716,6 +716,7 @@ pub(crate) mod tests {
             command: CommandSpec::Argv(vec![Template::text("x")]),
             workdir: "/".into(),
             env: Default::default(),
+            tty: true,
             port: None,
             depends_on: Vec::new(),
             health: Vec::new(),

@@ -37,6 +37,7 @@ pub fn of_service(spec: &ServiceSpec) -> Vec<(Key, String)> {
         command,
         workdir,
         env,
+        tty,
         port,
         depends_on,
         health,
@@ -51,6 +52,7 @@ pub fn of_service(spec: &ServiceSpec) -> Vec<(Key, String)> {
         ("type", Some(word(kind))),
         ("command", Some(self::command(command))),
         ("workdir", Some(string(&workdir.to_string_lossy()))),
+        ("tty", Some(tty.to_string())),
         ("port", port.map(self::port)),
         ("depends_on", (!depends_on.is_empty()).then(|| table(depends_on.iter().map(dependency)))),
         ("health_check", health_check(health)),
@@ -239,7 +241,7 @@ mod tests {
             "[services.a]\ncommand = \"x\"\nport = \"auto\"\nstop_grace = \"0s\"\nstop_command = ['q', '\"', \"it's\"]\n\
              [services.a.env]\n\"odd name\" = \"tab\\t\\u0007 'q' \\\"\"\nP = 'C:\\dir'\nN = 1\n\
              [services.\"b.c\"]\ntype = \"job\"\ninputs = [\"src/**\", \"!src/x\"]\ncommand = ['a b', '${services.a.port}']\nlog = { max_size = \"3MiB\", max_age = \"1h1m\" }\n\
-             [services.d]\ncommand = 'x'\nprofiles = [\"p\", \"q\"]\nwatch = { paths = [\"a/*.ts\"], debounce = \"1s\" }\ndepends_on = { a = { restart = true }, \"b.c\" = \"started\" }\n\
+             [services.d]\ncommand = 'x'\ntty = false\nprofiles = [\"p\", \"q\"]\nwatch = { paths = [\"a/*.ts\"], debounce = \"1s\" }\ndepends_on = { a = { restart = true }, \"b.c\" = \"started\" }\n\
              restart = { policy = \"always\", backoff = \"1ms\", limit = 3 }\nport = 1\n\
              health_check = [{ type = \"http\", status = [200, 404], headers = { X-A = \"b\" }, tls = true, insecure = true },\n\
              { type = \"tcp\", port = 2, retries = 9 }, { type = \"log\", pattern = '\\d\"', start_period = \"1m1ms\" },\n\

@@ -188,6 +188,7 @@ impl Resolver<'_> {
             command: command?,
             workdir: workdir?,
             env,
+            tty: value(&service.tty).is_none_or(|tty| tty.0),
             port: value(&service.port).map(|port| port.0),
             depends_on,
             health,

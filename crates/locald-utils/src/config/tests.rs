@@ -178,6 +178,7 @@ fn plain_service(service: &str, dir: &Path) -> ServiceSpec {
         command: shell("true"),
         workdir: dir.to_owned(),
         env: BTreeMap::new(),
+        tty: true,
         port: None,
         depends_on: Vec::new(),
         health: Vec::new(),
@@ -243,6 +244,7 @@ restart = "always"
         command: shell("npm run dev -- --port $PORT --db 5432 ${HOME} $$"),
         workdir: dir.join("web"),
         env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        tty: true,
         port: Some(PortSpec::Auto),
         depends_on: vec![
             Dependency { service: name("db"), condition: Condition::Ready, restart: false },

@@ -127,6 +127,8 @@ table! {
         env: Named<EnvValue>,
         /// Files with lines `NAME=value`, relative to the project file; a later file wins, and `env` wins over all.
         env_file: OneOrMany,
+        /// Whether it has a terminal. If not, it has a pipe for each of stdout and stderr, and `logs` tells them apart. Default: true.
+        tty: Flag,
         /// The port it listens on: a number, or "auto" for a free one that is kept. Exported as `PORT`.
         port: Port,
         /// Services that must be ready (or, for a job, completed) before this one starts.

@@ -4,13 +4,16 @@
 //! The bytes of all lines, one after the other, are exactly the bytes of the log. A line longer than
 //! [`MAX_PIECE_BYTES`] comes in pieces, so memory is bounded whatever a service prints.
 //!
+//! Of a service with two streams, the log may have one in the middle of a line of the other. What there is of that line waits then
+//! until the rest has come: the lines of both are whole, and in the order in which they ended.
+//!
 //! Read [`Cursor::advance`]; everything else serves it.
 
 use std::io;
 use std::path::Path;
 
 use super::index::{Index, Records};
-use super::record::{Mark, Record};
+use super::record::{Mark, Record, Stream};
 use super::segments::Data;
 use crate::name::RunNumber;
 use crate::time::UnixMillis;
@@ -79,6 +82,8 @@ impl Entry<'_> {
 pub struct Line<'a> {
     /// The run that wrote it; `None` where the index does not say.
     pub run: Option<RunNumber>,
+    /// The stream by which it came; `None` for a terminal, and where the index does not say.
+    pub stream: Option<Stream>,
     /// When its first byte came, or up to 10 ms before that; `None` where the index does not say.
     pub time: Option<UnixMillis>,
     /// Where the line begins in the log; the same for all its pieces.
@@ -111,24 +116,37 @@ pub struct Cursor {
     end: u64,
     /// Whether more may come at the end: a line without newline waits there until it is complete.
     is_live: bool,
-    /// The run and the time of the byte at `position`.
+    /// The run, the stream and the time of the byte at `position`.
     run: Option<RunNumber>,
+    stream: Option<Stream>,
     time: Option<UnixMillis>,
-    /// The line that has been begun and not ended.
-    line: Option<LineStart>,
+    /// The line of each stream that has been begun and not ended.
+    lines: [Option<OpenLine>; Stream::PLACES],
     current: Current,
+    /// The bytes of a current line that had to wait, to the last.
+    joined: Vec<u8>,
     buffer: Buffer,
+}
+
+/// A line that has been begun and not ended.
+#[derive(Debug)]
+struct OpenLine {
+    start: LineStart,
+    /// Whether a piece of it has been handed out.
+    is_handed_out: bool,
+    /// What came of it before another stream did, and has not been handed out. No longer than a piece.
+    waiting: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct LineStart {
     run: Option<RunNumber>,
+    stream: Option<Stream>,
     time: Option<UnixMillis>,
     offset: u64,
-    is_handed_out: bool,
 }
 
-/// [`Entry`] without its bytes, which lie at the beginning of the buffer.
+/// [`Entry`] without its bytes: `len` of them lie at the beginning of the buffer, and those of a line that `is_joined` apart.
 #[derive(Clone, Copy, Debug)]
 enum Current {
     Nothing,
@@ -136,7 +154,7 @@ enum Current {
     Continued { run: RunNumber, started_at: UnixMillis, at: UnixMillis },
     Ended { run: RunNumber, at: UnixMillis },
     Gap { run: RunNumber, at: UnixMillis, lost: u64 },
-    Line { start: LineStart, len: usize, end: LineEnd },
+    Line { start: LineStart, len: usize, is_joined: bool, end: LineEnd },
 }
 
 impl Cursor {
@@ -150,9 +168,11 @@ impl Cursor {
             end,
             is_live: false,
             run: None,
+            stream: None,
             time: None,
-            line: None,
+            lines: Default::default(),
             current: Current::Nothing,
+            joined: Vec::new(),
             buffer: Buffer::new(MAX_PIECE_BYTES),
         };
         if let Some(before) = before {
@@ -190,9 +210,10 @@ impl Cursor {
                     return Ok(true);
                 }
             } else if self.position < self.end {
+                let before = self.position;
                 let is_found = self.find_line(false)?;
-                // A file that turned out shorter than it was ends here.
-                if is_found || self.position < self.end {
+                // A file that turned out shorter than it was ends here. What has to wait for another stream is gone past.
+                if is_found || (self.position < self.end && self.position == before) {
                     return Ok(is_found);
                 }
             } else {
@@ -210,8 +231,9 @@ impl Cursor {
             Current::Continued { run, started_at, at } => Some(Entry::Continued { run, started_at, at }),
             Current::Ended { run, at } => Some(Entry::Ended { run, at }),
             Current::Gap { run, at, lost } => Some(Entry::Gap { run, at, lost }),
-            Current::Line { start: LineStart { run, time, offset, .. }, len, end } => {
-                Some(Entry::Line(Line { run, time, offset, bytes: &self.buffer.bytes()[..len], end }))
+            Current::Line { start: LineStart { run, stream, time, offset }, len, is_joined, end } => {
+                let bytes = if is_joined { &self.joined } else { &self.buffer.bytes()[..len] };
+                Some(Entry::Line(Line { run, stream, time, offset, bytes, end }))
             }
         }
     }
@@ -232,8 +254,9 @@ impl Cursor {
 
     /// The beginning of a line that waits at the end for the rest of it.
     pub(super) fn held(&self) -> &[u8] {
+        let waiting = self.lines.iter().flatten().map(|line| &line.waiting[..]).find(|waiting| !waiting.is_empty());
         match self.current {
-            Current::Nothing => self.buffer.bytes(),
+            Current::Nothing => waiting.unwrap_or(self.buffer.bytes()),
             Current::Started { .. }
             | Current::Continued { .. }
             | Current::Ended { .. }
@@ -247,7 +270,10 @@ impl Cursor {
         if self.held().is_empty() {
             return Ok(false);
         }
-        self.find_line(true)
+        if (0..self.lines.len()).any(|place| self.hand_out_waiting(place)) {
+            return Ok(true);
+        }
+        if self.buffer.bytes().is_empty() { Ok(false) } else { self.find_line(true) }
     }
 
     /// Takes in what was written since.
@@ -281,11 +307,11 @@ impl Cursor {
 
     /// Goes past the bytes of the entry that the cursor stood at.
     fn leave(&mut self) {
-        if let Current::Line { len, end, .. } = self.current {
+        if let Current::Line { start, len, end, .. } = self.current {
             self.position += len as u64;
             self.buffer.consume(len);
             match end {
-                LineEnd::Newline | LineEnd::Unfinished => self.line = None,
+                LineEnd::Newline | LineEnd::Unfinished => self.lines[Stream::place(start.stream)] = None,
                 LineEnd::Continues => {}
             }
         }
@@ -313,39 +339,64 @@ impl Cursor {
         match record.mark {
             Mark::RunStart | Mark::Continued { .. } | Mark::Data | Mark::Gap { .. } => {
                 self.run = Some(record.run);
+                self.stream = record.stream;
                 self.time = Some(record.time);
             }
             Mark::RunEnd => {
                 self.run = None;
+                self.stream = None;
                 self.time = None;
             }
         }
     }
 
-    /// Ends a line of which pieces have been handed out as continuing. Says whether there was one.
+    /// Ends a line of which pieces have been handed out as continuing, or wait. Says whether there was one.
     fn end_line(&mut self) -> bool {
-        match self.line {
-            Some(start) if start.is_handed_out => {
-                self.current = Current::Line { start, len: 0, end: LineEnd::Unfinished };
-                true
-            }
-            Some(_) | None => false,
-        }
+        let is_begun = |line: &&mut OpenLine| line.is_handed_out || !line.waiting.is_empty();
+        let Some(line) = self.lines.iter_mut().flatten().find(is_begun) else { return false };
+        self.joined = std::mem::take(&mut line.waiting);
+        self.current = Current::Line { start: line.start, len: 0, is_joined: true, end: LineEnd::Unfinished };
+        true
     }
 
-    /// Finds the line, or the piece of one, that begins at `position`, where there is at least one byte.
+    /// Hands out what waits of the line at `place`, as a piece that continues. Says whether that is a whole character at least.
+    fn hand_out_waiting(&mut self, place: usize) -> bool {
+        let Some(line) = &mut self.lines[place] else { return false };
+        let rest = line.waiting.split_off(whole_characters(&line.waiting));
+        self.joined = std::mem::replace(&mut line.waiting, rest);
+        if self.joined.is_empty() {
+            return false;
+        }
+        line.is_handed_out = true;
+        self.current = Current::Line { start: line.start, len: 0, is_joined: true, end: LineEnd::Continues };
+        true
+    }
+
+    /// Finds the line, or the piece of one, that begins at `position` or has waited for what is there, at least one byte.
     ///
-    /// Says `false` if it has to wait there for the rest of it, unless it `is_released`.
+    /// Says `false` if it has to wait there for the rest of it, unless it `is_released`; or has gone past what waits for another
+    /// stream to be over.
     fn find_line(&mut self, is_released: bool) -> io::Result<bool> {
-        let mut start = *self.line.get_or_insert(LineStart {
-            run: self.run,
-            time: self.time,
-            offset: self.position,
-            is_handed_out: false,
-        });
+        let place = Stream::place(self.stream);
+        let start = LineStart { run: self.run, stream: self.stream, time: self.time, offset: self.position };
         let (reached, stop) = self.read_line()?;
+        let max_piece = self.buffer.max_piece;
+        let begun = || OpenLine { start, is_handed_out: false, waiting: Vec::new() };
+        let line = self.lines[place].get_or_insert_with(begun);
+        let (start, is_handed_out, waits) = (line.start, line.is_handed_out, line.waiting.len());
+        if waits + reached > max_piece && waits > 0 && self.hand_out_waiting(place) {
+            return Ok(true);
+        }
         let (len, end) = match (self.find_cut(reached, stop), stop) {
-            (Some(cut), _) => (cut, LineEnd::Unfinished),
+            (Some(Cut { len, is_end: true }), _) => (len, LineEnd::Unfinished),
+            (Some(Cut { len, is_end: false }), _) => {
+                if let Some(line) = &mut self.lines[place] {
+                    line.waiting.extend_from_slice(&self.buffer.piece()[..len]);
+                }
+                self.position += len as u64;
+                self.buffer.consume(len);
+                return Ok(false);
+            }
             (None, Stop::Newline) => (reached, LineEnd::Newline),
             (None, Stop::DataEnd) if !self.is_live => (reached, LineEnd::Unfinished),
             (None, Stop::DataEnd) if !is_released => return Ok(false),
@@ -353,13 +404,18 @@ impl Cursor {
                 (whole_characters(&self.buffer.piece()[..reached]), LineEnd::Continues)
             }
         };
-        if len == 0 && (!start.is_handed_out || end == LineEnd::Continues) {
+        if len == 0 && (!(is_handed_out || waits > 0) || end == LineEnd::Continues) {
             // The file is shorter than it was, or there is not a whole character yet.
             return Ok(false);
         }
-        start.is_handed_out = true;
-        self.line = Some(start);
-        self.current = Current::Line { start, len, end };
+        let Some(line) = &mut self.lines[place] else { return Ok(false) };
+        line.is_handed_out = true;
+        let is_joined = !line.waiting.is_empty();
+        if is_joined {
+            self.joined = std::mem::take(&mut line.waiting);
+            self.joined.extend_from_slice(&self.buffer.piece()[..len]);
+        }
+        self.current = Current::Line { start, len, is_joined, end };
         Ok(true)
     }
 
@@ -385,17 +441,18 @@ impl Cursor {
         }
     }
 
-    /// Reads the records about the `len` bytes at `position`. Says after how many of them a record ends the line.
+    /// Reads the records about the `len` bytes at `position`. Says after how many of them a record ends the line, or interrupts it.
     ///
     /// A record behind the last byte counts as well, unless the line has ended there anyway.
-    fn find_cut(&mut self, len: usize, stop: Stop) -> Option<usize> {
+    fn find_cut(&mut self, len: usize, stop: Stop) -> Option<Cut> {
         let behind = self.position + len as u64;
         while let Some(record) = self.records.peek().copied() {
             if record.offset > behind || (record.offset == behind && stop == Stop::Newline) {
                 return None;
             }
-            if cuts(&record) {
-                return usize::try_from(record.offset.saturating_sub(self.position)).ok();
+            if cuts(&record) || record.stream != self.stream {
+                let len = usize::try_from(record.offset.saturating_sub(self.position)).ok()?;
+                return Some(Cut { len, is_end: cuts(&record) });
             }
             self.records.bump();
             self.attribute(record);
@@ -413,6 +470,13 @@ pub(super) enum News {
     NextSegment,
     /// The log is shorter than it was.
     Shorter,
+}
+
+/// Where a record comes between the bytes of a line.
+struct Cut {
+    len: usize,
+    /// Whether the line ends there. Otherwise another stream begins.
+    is_end: bool,
 }
 
 /// Why a line is read no further.

@@ -122,9 +122,9 @@ fn first_of(index: &Index, run: RunNumber, start: u64, first_record: u64, now: U
     match index.first_from(first.max(first_record)) {
         Some((_, here)) => {
             let mark = if here.mark == Mark::RunStart { Mark::RunStart } else { continued };
-            Record { offset: here.offset - start, mark, ..here }
+            Record { offset: here.offset - start, stream: None, mark, ..here }
         }
         // The index of this segment is gone; the run has filled all of it.
-        None => Record { offset: 0, time: now, run, mark: continued },
+        None => Record { offset: 0, time: now, run, stream: None, mark: continued },
     }
 }

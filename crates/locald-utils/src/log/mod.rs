@@ -27,7 +27,7 @@ mod writer;
 pub use cursor::{Cursor, Entry, Line, LineEnd, MAX_PIECE_BYTES};
 pub use follower::Follower;
 pub use reader::{LogReader, RunChoice, RunSpan, Selection, tail};
-pub use record::{Mark, Record};
+pub use record::{Mark, Record, Stream};
 pub use segments::{data_path, index_path, latest_files};
 pub use text::{Escapes, LineText, plain};
 pub use writer::{LogWriter, MARK_INTERVAL_MS};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::cursor::{Cursor, Entry, LineEnd, cuts, whole_characters};
 use super::follower::Follower;
 use super::index::Index;
-use super::record::{Mark, Record};
+use super::record::{Mark, Record, Stream};
 use super::segments::{self, Data};
 use super::text::{Escapes, LineText};
 use crate::name::RunNumber;
@@ -258,8 +258,12 @@ impl LogReader {
         if before == *b"\n" {
             return Ok(offset);
         }
-        // Otherwise the line in progress ends first, unless a record says that none is.
+        // Otherwise the line in progress ends first, unless a record says that none is, or that it is another stream's.
         let record = self.index.partition(0, |record| record.offset < offset);
+        let stream_before = |at| self.index.last_before(at).and_then(|(_, record)| record.stream);
+        if stream_before(record) != stream_before(self.index.partition(record, |record| record.offset <= offset)) {
+            return Ok(offset);
+        }
         let mut cursor = Cursor::new(self.data.clone(), offset, end, self.index.clone(), record);
         while cursor.advance()? {
             match cursor.entry() {
@@ -344,20 +348,20 @@ pub fn tail(dir: &Path, run: RunNumber, lines: usize) -> io::Result<Vec<String>>
     let Some(span) = reader.run(RunChoice::Number(run)).or_else(uncovered) else { return Ok(Vec::new()) };
     let mut cursor = reader.entries(&reader.last_lines(&span.selection, lines)?);
     let mut texts = Vec::new();
-    let mut text = LineText::new(Escapes::Strip);
-    let mut shown = Vec::new();
+    let mut lines: [_; Stream::PLACES] = std::array::from_fn(|_| (LineText::new(Escapes::Strip), Vec::new()));
     while cursor.advance()? {
         let Some(Entry::Line(line)) = cursor.entry() else { continue };
+        let (text, shown) = &mut lines[Stream::place(line.stream)];
         if shown.len() <= MESSAGE_LINE_BYTES {
-            text.push(line.bytes, &mut shown);
+            text.push(line.bytes, shown);
         }
         if line.end != LineEnd::Continues {
-            text.end(&mut shown);
+            text.end(shown);
             if shown.len() > MESSAGE_LINE_BYTES {
                 shown.truncate(whole_characters(&shown[..MESSAGE_LINE_BYTES]));
                 shown.extend_from_slice("…".as_bytes());
             }
-            texts.push(String::from_utf8_lossy(&shown).into_owned());
+            texts.push(String::from_utf8_lossy(shown).into_owned());
             shown.clear();
         }
     }

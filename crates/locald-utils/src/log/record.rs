@@ -4,10 +4,14 @@
 //! header   0 magic "locald.x"   8 version u32   12 zero                                          29 check u24
 //! record   0 offset u64         8 unix ms u64   16 detail u64       24 run u32   28 kind u8      29 check u24
 //! ```
+//! The upper half of a kind is the stream of what follows: 0 for a terminal, which has but one, 1 for stdout, 2 for stderr.
+//!
 //! 32 divides every page and block size, so a write that is torn at a page border tears no record. A record that is torn
 //! elsewhere, zeroed or overwritten fails its check and is skipped. Offsets count from the beginning of the segment, and a
 //! detail is the bytes lost of a gap or the start of a run that continues, in unix ms. Offsets and run numbers never fall
 //! from one record to the next; times do when the clock is set back.
+
+use serde::Serialize;
 
 use crate::name::RunNumber;
 use crate::time::UnixMillis;
@@ -32,8 +36,45 @@ pub struct Record {
     pub time: UnixMillis,
     /// The run that was writing.
     pub run: RunNumber,
+    /// By which stream what follows came.
+    pub stream: Option<Stream>,
     /// What it says.
     pub mark: Mark,
+}
+
+/// One of the two streams of a service without a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Descriptor 1.
+    Stdout,
+    /// Descriptor 2.
+    Stderr,
+}
+
+impl Stream {
+    /// How many places whoever keeps something for each stream needs: one for each, and one for terminals.
+    pub const PLACES: usize = 3;
+
+    /// The place of a stream among those.
+    #[must_use]
+    pub fn place(stream: Option<Self>) -> usize {
+        match stream {
+            None => 0,
+            Some(Self::Stdout) => 1,
+            Some(Self::Stderr) => 2,
+        }
+    }
+
+    /// The stream at such a place; `None` where there is none.
+    fn at(place: u8) -> Option<Option<Self>> {
+        match place {
+            0 => Some(None),
+            1 => Some(Some(Self::Stdout)),
+            2 => Some(Some(Self::Stderr)),
+            _ => None,
+        }
+    }
 }
 
 /// What a [`Record`] says.
@@ -79,7 +120,7 @@ impl Record {
         bytes[8..16].copy_from_slice(&self.time.0.to_le_bytes());
         bytes[16..24].copy_from_slice(&u64::to_le_bytes(detail));
         bytes[24..28].copy_from_slice(&self.run.0.to_le_bytes());
-        bytes[28] = kind;
+        bytes[28] = kind | (Stream::place(self.stream) as u8) << 4;
         seal(bytes)
     }
 
@@ -88,7 +129,8 @@ impl Record {
         if !is_sealed(bytes) {
             return None;
         }
-        let mark = match bytes[28] {
+        let stream = Stream::at(bytes[28] >> 4)?;
+        let mark = match bytes[28] & 0xf {
             1 => Mark::RunStart,
             2 => Mark::Data,
             3 => Mark::RunEnd,
@@ -97,7 +139,7 @@ impl Record {
             _ => return None,
         };
         let run = u32::from_le_bytes([bytes[24], bytes[25], bytes[26], bytes[27]]);
-        Some(Self { offset: u64_at(bytes, 0), time: UnixMillis(u64_at(bytes, 8)), run: RunNumber(run), mark })
+        Some(Self { offset: u64_at(bytes, 0), time: UnixMillis(u64_at(bytes, 8)), run: RunNumber(run), stream, mark })
     }
 }
 
@@ -138,22 +180,30 @@ mod tests {
     use super::*;
 
     fn record(mark: Mark) -> Record {
-        Record { offset: 0x0102_0304_0506, time: UnixMillis(1_700_000_000_123), run: RunNumber(7), mark }
+        let (time, run, stream) = (UnixMillis(1_700_000_000_123), RunNumber(7), Some(Stream::Stderr));
+        Record { offset: 0x0102_0304_0506, time, run, stream, mark }
     }
 
     #[test]
     fn a_record_reads_back_as_it_was_written() {
         let continued = Mark::Continued { started_at: UnixMillis(1_600_000_000_000) };
         for mark in [Mark::RunStart, Mark::Data, Mark::RunEnd, Mark::Gap { lost: u64::MAX }, continued] {
-            assert_eq!(Record::decode(&record(mark).encode()), Some(record(mark)));
+            for stream in [None, Some(Stream::Stdout), Some(Stream::Stderr)] {
+                let record = Record { stream, ..record(mark) };
+                assert_eq!(Record::decode(&record.encode()), Some(record));
+            }
         }
     }
 
     #[test]
     fn the_bytes_of_a_record_are_fixed() {
-        let bytes = Record { offset: 1, time: UnixMillis(2), run: RunNumber(4), mark: Mark::Gap { lost: 3 } }.encode();
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, "0100000000000000020000000000000003000000000000000400000004c19766");
+        let (time, run, mark) = (UnixMillis(2), RunNumber(4), Mark::Gap { lost: 3 });
+        let hex = |stream| -> String {
+            let bytes = Record { offset: 1, time, run, stream, mark }.encode();
+            bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        };
+        assert_eq!(hex(None), "0100000000000000020000000000000003000000000000000400000004c19766");
+        assert_eq!(hex(Some(Stream::Stderr))[..58], *"0100000000000000020000000000000003000000000000000400000024");
     }
 
     #[test]

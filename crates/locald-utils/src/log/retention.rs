@@ -49,6 +49,12 @@ impl Retained {
         bytes >= self.segment_bytes()
     }
 
+    /// How many more bytes a segment with so many may have.
+    #[cfg(target_os = "linux")]
+    pub(super) fn room(&self, bytes: u64) -> u64 {
+        self.segment_bytes().saturating_sub(bytes).max(1)
+    }
+
     /// Whether it is so large that the end of a line is not waited for.
     pub(super) fn is_too_large(&self, bytes: u64) -> bool {
         bytes >= self.segment_bytes() + (self.segment_bytes() / 4).min(LINE_SLACK)

@@ -19,6 +19,7 @@ use crate::spec::LogPolicy;
 use crate::time::UnixMillis;
 
 mod rotation;
+mod streams;
 
 fn scratch() -> TempDir {
     tempfile::tempdir().expect("a temporary directory")
@@ -79,7 +80,7 @@ impl From<Entry<'_>> for Seen {
             Entry::Ended { run, .. } => Self::Ended(run.0),
             Entry::Gap { run, lost, .. } => Self::Gap(run.0, lost),
             Entry::Restarted => Self::Restarted,
-            Entry::Line(Line { run, time, offset, bytes, end }) => {
+            Entry::Line(Line { run, time, offset, bytes, end, .. }) => {
                 Self::Line { run: run.map(|run| run.0), time, offset, bytes: bytes.to_vec(), end }
             }
         }

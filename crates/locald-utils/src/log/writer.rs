@@ -6,16 +6,20 @@
 //! most every 10 ms, together with the mark that is due then: some `stat` and one small `write` beside the bytes themselves.
 //! Nothing here reads a clock, and a write between two marks allocates nothing.
 //!
+//! What comes from a pipe need not be seen: [`LogWriter::splice`] has the kernel move it, which nothing can come between. Whatever is
+//! out of the ordinary, a full disk or the end of a segment, is left to [`LogWriter::write`].
+//!
 //! A process that uses this ignores SIGXFSZ, or a file size limit kills it before `write` can say EFBIG (setrlimit(2)).
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::index::Index;
 use super::index_writer::{self, IndexWriter, Opened};
-use super::record::{Mark, Record};
+use super::record::{Mark, Record, Stream};
 use super::retention::{Retained, written_at};
 use super::segments::{self, Data, data_path};
 use crate::fail;
@@ -43,12 +47,20 @@ pub struct LogWriter {
     is_guest: bool,
     /// `None` while it is gone and cannot be made again: everything is lost then.
     data: Option<File>,
+    /// The same file for `splice`, which takes none that appends, once that was tried.
+    #[cfg(target_os = "linux")]
+    spliced: Option<File>,
+    /// Whether the file system may be one to which pipes can be spliced.
+    #[cfg(target_os = "linux")]
+    can_splice: bool,
+    /// The stream that is being written.
+    stream: Option<Stream>,
     /// Where the next byte goes.
     end: u64,
     /// When the last one came.
     written_at: UnixMillis,
-    /// Whether it ended a line.
-    is_line_over: bool,
+    /// Whether it ended a line; `None` when nobody has seen it.
+    is_line_over: Option<bool>,
     /// Whether the next segment is to be tried, if this one is full.
     may_begin: bool,
     /// Bytes written since the file was last seen to exist.
@@ -98,7 +110,7 @@ impl LogWriter {
         let known = known.map(|data| (Index::open(dir, &data), data.end()));
         let is_guest = takes_over && known.as_ref().is_some_and(|(index, _)| index.last_run() > Some(run));
         let opened = known.filter(|_| !is_guest).map(|(index, end)| index_writer::open(dir, &index, run, end, now));
-        let start = Record { offset: end, time: now, run, mark: Mark::RunStart };
+        let start = Record { offset: end, time: now, run, stream: None, mark: Mark::RunStart };
         let Opened { index, is_new, began_at, first } =
             opened.unwrap_or(Opened { index: None, is_new: true, began_at: None, first: None });
         let mut writer = Self {
@@ -110,8 +122,13 @@ impl LogWriter {
             is_guest,
             written_at: written_at(&seen).min(now),
             data: Some(file),
+            #[cfg(target_os = "linux")]
+            spliced: None,
+            #[cfg(target_os = "linux")]
+            can_splice: true,
+            stream: None,
             end,
-            is_line_over: true,
+            is_line_over: Some(true),
             may_begin: true,
             unchecked: 0,
             index,
@@ -135,29 +152,73 @@ impl LogWriter {
             return;
         }
         let mut bytes = bytes;
-        // A clock that was set back makes a mark due as well.
-        if now.0.abs_diff(self.marked_at.0) >= MARK_INTERVAL_MS {
-            self.check();
-            if data_path(&self.dir, self.number + 1).exists() {
-                self.join_newest(now);
-            }
-            self.marked_at = now;
-            self.mark(Mark::Data, self.end, now);
-            self.may_begin = true;
-        }
-        if self.may_begin && self.data.is_some() && self.end > 0 {
-            let is_large = self.retained.is_large(self.bytes());
-            if (is_large || self.retained.is_old(self.began_at, now))
-                && let Some(cut) = self.cut(bytes)
-            {
-                let (head, rest) = bytes.split_at(cut);
-                self.put(head, now);
-                bytes = rest;
-                // What fails now is tried again when a mark is due.
-                self.may_begin = self.begin_segment(now);
-            }
+        self.mark_if_due(now);
+        if self.is_full(now)
+            && let Some(cut) = self.cut(bytes)
+        {
+            let (head, rest) = bytes.split_at(cut);
+            self.put(head, now);
+            bytes = rest;
+            // What fails now is tried again when a mark is due.
+            self.may_begin = self.begin_segment(now);
         }
         self.put(bytes, now);
+    }
+
+    /// Says by which stream what follows comes, until the next time.
+    pub fn switch(&mut self, stream: Option<Stream>, now: UnixMillis) {
+        if self.stream != stream {
+            self.stream = stream;
+            self.mark(Mark::Data, self.end, now);
+        }
+    }
+
+    /// Moves up to `most` bytes from a pipe to the end of the log, now, without looking at them, and returns how many. `None` when they
+    /// have to be read and written this time.
+    ///
+    /// Nobody else may write to this log meanwhile: what two move to its end at the same moment, one of them loses.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WouldBlock`] when the pipe is empty.
+    #[cfg(target_os = "linux")]
+    pub fn splice(&mut self, pipe: BorrowedFd<'_>, most: usize, now: UnixMillis) -> io::Result<Option<usize>> {
+        use nix::errno::Errno;
+        use nix::fcntl::SpliceFFlags;
+        self.mark_if_due(now);
+        if !self.can_splice || self.is_guest || self.is_full(now) {
+            return Ok(None);
+        }
+        let Some(file) = self.spliced() else { return Ok(None) };
+        let most = most.min(usize::try_from(self.retained.room(self.bytes())).unwrap_or(usize::MAX));
+        let moved = loop {
+            // As if it were appended.
+            let end = file.metadata().map_or(0, |seen| i64::try_from(seen.len()).unwrap_or(i64::MAX));
+            match nix::fcntl::splice(pipe, None, &file, Some(&mut { end }), most, SpliceFFlags::SPLICE_F_NONBLOCK) {
+                Err(Errno::EINTR) => {}
+                Err(errno) if is_full(&errno.into()) && self.retained.remove_oldest() => {}
+                moved => break moved,
+            }
+        };
+        self.spliced = Some(file);
+        match moved {
+            Ok(0) | Err(Errno::EAGAIN) => Err(ErrorKind::WouldBlock.into()),
+            Ok(count) => {
+                let at = self.end;
+                self.end += count as u64;
+                self.took(at, count, None, now);
+                Ok(Some(count))
+            }
+            Err(errno) => {
+                self.can_splice = errno != Errno::EINVAL;
+                Ok(None)
+            }
+        }
+    }
+
+    /// As on Linux, where there is such a call; here all bytes have to be read and written.
+    #[cfg(not(target_os = "linux"))]
+    pub fn splice(&mut self, _pipe: BorrowedFd<'_>, _most: usize, _now: UnixMillis) -> io::Result<Option<usize>> {
+        Ok(None)
     }
 
     /// Counts `bytes` of output that was lost before it came here, to be marked as missing at this place.
@@ -172,6 +233,7 @@ impl LogWriter {
         if self.unmarked > 0 {
             self.mark_gap(self.end, now);
         }
+        self.stream = None;
         self.mark(Mark::RunEnd, self.end, now);
     }
 
@@ -188,13 +250,60 @@ impl LogWriter {
         let at = self.end;
         let written = self.append(bytes);
         if written > 0 {
-            self.written_at = now;
-            self.is_line_over = bytes[written - 1] == b'\n';
-            if self.unmarked > 0 {
-                self.mark_gap(at, now);
-            }
+            self.took(at, written, Some(bytes[written - 1] == b'\n'), now);
         }
         self.lose((bytes.len() - written) as u64);
+    }
+
+    /// Takes note that the system has taken bytes at `at`.
+    fn took(&mut self, at: u64, count: usize, is_line_over: Option<bool>, now: UnixMillis) {
+        self.unchecked += count as u64;
+        self.written_at = now;
+        self.is_line_over = is_line_over;
+        if self.unmarked > 0 {
+            self.mark_gap(at, now);
+        }
+    }
+
+    /// The segment as a file that does not append.
+    #[cfg(target_os = "linux")]
+    fn spliced(&mut self) -> Option<File> {
+        use std::os::fd::AsRawFd;
+        if let Some(file) = self.spliced.take() {
+            return Some(file);
+        }
+        // Through the descriptor: the same file, whatever has become of its name.
+        let path = format!("/proc/self/fd/{}", self.data.as_ref()?.as_raw_fd());
+        OpenOptions::new().read(true).write(true).open(path).ok()
+    }
+
+    /// Goes on in another file.
+    fn write_to(&mut self, data: Option<File>, end: u64) {
+        self.data = data;
+        #[cfg(target_os = "linux")]
+        {
+            self.spliced = None;
+        }
+        self.end = end;
+        self.unchecked = 0;
+    }
+
+    /// Whether the last byte has ended a line. One that nobody has seen is looked at.
+    #[cfg(target_os = "linux")]
+    fn is_line_over(&mut self) -> bool {
+        use std::os::unix::fs::FileExt;
+        self.is_line_over.unwrap_or_else(|| {
+            let Some(file) = self.spliced() else { return false };
+            let mut last = [0];
+            let is_line_over = file.read_exact_at(&mut last, self.end.saturating_sub(1)).is_ok() && last == *b"\n";
+            self.spliced = Some(file);
+            is_line_over
+        })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn is_line_over(&self) -> bool {
+        self.is_line_over == Some(true)
     }
 
     /// Writes as much of `bytes` as the system takes; says how much.
@@ -212,7 +321,6 @@ impl LogWriter {
             }
         }
         self.end += written as u64;
-        self.unchecked += written as u64;
         written
     }
 
@@ -220,13 +328,19 @@ impl LogWriter {
 
     /// Behind how many of these bytes the segment is to end: where a line does, unless that is too far. Readers see no difference;
     /// who looks at the files does.
-    fn cut(&self, bytes: &[u8]) -> Option<usize> {
-        if self.is_line_over {
+    fn cut(&mut self, bytes: &[u8]) -> Option<usize> {
+        if self.is_line_over() {
             return Some(0);
         }
         let newline = memchr::memchr(b'\n', &bytes[..bytes.len() - 1]);
         let too_far = self.retained.is_too_large(self.bytes()).then_some(0);
         newline.map(|newline| newline + 1).or(too_far)
+    }
+
+    /// Whether the next segment is to begin, as far as it may.
+    fn is_full(&self, now: UnixMillis) -> bool {
+        let may_begin = self.may_begin && self.data.is_some() && self.end > 0;
+        may_begin && (self.retained.is_large(self.bytes()) || self.retained.is_old(self.began_at, now))
     }
 
     /// What the segment takes on disk.
@@ -241,7 +355,8 @@ impl LogWriter {
             return true;
         }
         let number = self.number + 1;
-        let first = Record { offset: 0, time: now, run: self.first.run, mark: self.first.continued() };
+        let mark = self.first.continued();
+        let first = Record { offset: 0, time: now, run: self.first.run, stream: self.stream, mark };
         // Before the data: who sees a byte sees its mark.
         let mut index = IndexWriter::create(&self.dir, number).ok();
         if let Some(index) = &mut index {
@@ -261,7 +376,7 @@ impl LogWriter {
         segments::link_latest(&self.dir, number);
         fail::point("the link leads to the segment");
         (self.number, self.began_at, self.first, self.is_guest) = (number, now, first, false);
-        (self.data, self.end, self.unchecked) = (Some(data), 0, 0);
+        self.write_to(Some(data), 0);
         self.index = index;
         true
     }
@@ -275,7 +390,7 @@ impl LogWriter {
         let Some(number) = newest.filter(|newest| *newest > self.number) else { return false };
         let Ok((data, seen)) = open_data(&self.dir, number) else { return false };
         (self.number, self.began_at, self.is_guest) = (number, now, true);
-        (self.data, self.end, self.unchecked) = (Some(data), seen.len(), 0);
+        self.write_to(Some(data), seen.len());
         self.index = None;
         true
     }
@@ -313,14 +428,12 @@ impl LogWriter {
     fn recreate(&mut self) {
         // Some of it may have been written before the file was deleted, so this is an upper bound.
         self.lose(self.unchecked);
-        self.unchecked = 0;
-        self.data = None;
+        self.write_to(None, self.end);
         self.index = None;
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
         if let Ok((data, seen)) = made.and_then(|()| open_data(&self.dir, self.number)) {
-            self.data = Some(data);
-            self.first.offset = seen.len();
-            self.end = seen.len();
+            self.write_to(Some(data), seen.len());
+            self.first.offset = self.end;
             self.begin_index();
             segments::link_latest(&self.dir, self.number);
         }
@@ -334,7 +447,21 @@ impl LogWriter {
             return;
         }
         self.index = IndexWriter::create(&self.dir, self.number).ok();
-        self.append_record(self.first);
+        self.append_record(Record { stream: None, ..self.first });
+    }
+
+    /// Makes the mark that is due, and looks whether the files are as they were, at most every 10 ms.
+    fn mark_if_due(&mut self, now: UnixMillis) {
+        // A clock that was set back makes a mark due as well.
+        if now.0.abs_diff(self.marked_at.0) >= MARK_INTERVAL_MS {
+            self.check();
+            if data_path(&self.dir, self.number + 1).exists() {
+                self.join_newest(now);
+            }
+            self.marked_at = now;
+            self.mark(Mark::Data, self.end, now);
+            self.may_begin = true;
+        }
     }
 
     fn mark_gap(&mut self, at: u64, now: UnixMillis) {
@@ -345,7 +472,7 @@ impl LogWriter {
     }
 
     fn mark(&mut self, mark: Mark, offset: u64, time: UnixMillis) -> bool {
-        self.append_record(Record { offset, time, run: self.first.run, mark })
+        self.append_record(Record { offset, time, run: self.first.run, stream: self.stream, mark })
     }
 
     fn append_record(&mut self, record: Record) -> bool {

@@ -10,12 +10,12 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::sys;
 
-/// Sends bytes, and a descriptor with the first of them. Returns how many bytes were taken.
+/// Sends bytes, and descriptors with the first of them. Returns how many bytes were taken.
 ///
 /// # Errors
 /// Those of sendmsg(2); EAGAIN when the socket is non-blocking and full, then nothing was sent.
-pub fn send(socket: impl AsFd, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<usize> {
-    let fds: Vec<_> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
+pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let fds: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&fds)];
     let control = if fds.is_empty() { &rights[..0] } else { &rights[..] };
     #[cfg(target_os = "linux")]
@@ -68,7 +68,7 @@ mod tests {
     fn a_descriptor_travels_with_its_bytes() {
         let (left, right) = UnixStream::pair().expect("a pair");
         let (mut reader, writer) = std::io::pipe().expect("a pipe");
-        assert_eq!(send(&left, b"take this", Some(writer.as_fd())).expect("sends"), 9);
+        assert_eq!(send(&left, b"take this", &[writer.as_fd()]).expect("sends"), 9);
         drop(writer);
         let mut buffer = [0; 64];
         let (count, mut fds) = receive(&right, &mut buffer).expect("receives");

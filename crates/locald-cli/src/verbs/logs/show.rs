@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
-use locald_utils::log::{Entry, Escapes, Line, LineEnd, LineText, plain};
+use locald_utils::log::{Entry, Escapes, Line, LineEnd, LineText, Stream, plain};
 use locald_utils::name::{RunNumber, ServiceName};
 use locald_utils::time::UnixMillis;
 use regex::bytes::Regex;
@@ -34,6 +34,8 @@ pub(super) struct Style {
     pub(super) form: Form,
     /// Only lines that match.
     pub(super) grep: Option<Regex>,
+    /// Only lines of this stream.
+    pub(super) stream: Option<Stream>,
 }
 
 /// The form in which entries are shown.
@@ -47,6 +49,8 @@ pub(super) enum Form {
         has_time: bool,
         /// Whether prefixes are coloured.
         has_color: bool,
+        /// Whether lines of stderr are marked as such.
+        has_streams: bool,
         /// Which escape sequences of the service stay.
         escapes: Escapes,
     },
@@ -61,8 +65,8 @@ pub(super) struct Printer<'a> {
     out: &'a mut dyn Write,
     style: Style,
     services: Vec<Shown>,
-    /// The service whose line is written in part.
-    open: Option<usize>,
+    /// The service whose line is written in part, and the stream.
+    open: Option<(usize, Option<Stream>)>,
     buffer: Vec<u8>,
     clock: Clock,
 }
@@ -70,15 +74,22 @@ pub(super) struct Printer<'a> {
 /// What is known of a service while its log is shown.
 struct Shown {
     name: ServiceName,
+    /// What lines begin with, and those of stderr.
     prefix: String,
-    text: LineText,
+    stderr_prefix: String,
     /// Whether something has been shown, so that the next run is a restart.
     is_begun: bool,
     last_run: Option<RunNumber>,
     last_end: Option<UnixMillis>,
     /// A boundary that is shown only if a line of the run is.
     boundary: Option<String>,
-    line: LineState,
+    /// The line of each stream.
+    lines: [LineInProgress; Stream::PLACES],
+}
+
+struct LineInProgress {
+    text: LineText,
+    state: LineState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,13 +114,16 @@ impl<'a> Printer<'a> {
             .iter()
             .map(|name| Shown {
                 name: (*name).clone(),
-                prefix: prefix(name, width, style.form),
-                text: LineText::new(escapes),
+                prefix: prefix(name, width, style.form, "|"),
+                stderr_prefix: stderr_prefix(name, width, style.form),
                 is_begun: false,
                 last_run: None,
                 last_end: None,
                 boundary: None,
-                line: LineState::Between,
+                lines: std::array::from_fn(|_| LineInProgress {
+                    text: LineText::new(escapes),
+                    state: LineState::Between,
+                }),
             })
             .collect();
         Self { out, style, services, open: None, buffer: Vec::new(), clock: Clock::new(now) }
@@ -161,7 +175,7 @@ impl<'a> Printer<'a> {
                 service.is_begun = true;
                 match boundary {
                     // Among the lines that match, runs without one are of no interest.
-                    Some(boundary) if self.style.grep.is_some() => service.boundary = Some(boundary),
+                    Some(boundary) if self.style.chooses() => service.boundary = Some(boundary),
                     Some(boundary) => self.show_notice(&boundary),
                     None => {}
                 }
@@ -196,21 +210,27 @@ impl<'a> Printer<'a> {
         if !self.is_wanted(at, line) {
             return;
         }
-        if self.open != Some(at) {
+        let open = Some((at, line.stream));
+        // The end of a line whose pieces have been shown, and ended, before.
+        if self.open != open && line.bytes.is_empty() {
+            return;
+        }
+        if self.open != open {
             self.close();
             if let Some(boundary) = self.services[at].boundary.take() {
                 self.show_notice(&boundary);
             }
-            self.buffer.extend_from_slice(self.services[at].prefix.as_bytes());
+            let service = &self.services[at];
+            let prefix = if line.stream == Some(Stream::Stderr) { &service.stderr_prefix } else { &service.prefix };
+            self.buffer.extend_from_slice(prefix.as_bytes());
             if has_time {
                 let time = line.time.map_or("-", |time| self.clock.local(time));
                 self.buffer.extend_from_slice(time.as_bytes());
                 self.buffer.push(b' ');
             }
-            self.open = Some(at);
+            self.open = open;
         }
-        let service = &mut self.services[at];
-        service.text.push(line.bytes, &mut self.buffer);
+        self.services[at].lines[Stream::place(line.stream)].text.push(line.bytes, &mut self.buffer);
         match line.end {
             LineEnd::Continues => {}
             LineEnd::Newline | LineEnd::Unfinished => self.close(),
@@ -222,12 +242,13 @@ impl<'a> Printer<'a> {
         let service = &mut self.services[at];
         service.is_begun = true;
         service.last_run = line.run.or(service.last_run);
-        let is_wanted = match service.line {
-            LineState::Between => matches(self.style.grep.as_ref(), line.bytes),
+        let state = &mut service.lines[Stream::place(line.stream)].state;
+        let is_wanted = match state {
+            LineState::Between => self.style.wants(line),
             LineState::Within => true,
             LineState::Hidden => false,
         };
-        service.line = match line.end {
+        *state = match line.end {
             LineEnd::Newline | LineEnd::Unfinished => LineState::Between,
             LineEnd::Continues if is_wanted => LineState::Within,
             LineEnd::Continues => LineState::Hidden,
@@ -237,8 +258,8 @@ impl<'a> Printer<'a> {
 
     /// Ends a line that is written in part.
     fn close(&mut self) {
-        if let Some(open) = self.open.take() {
-            self.services[open].text.end(&mut self.buffer);
+        if let Some((open, stream)) = self.open.take() {
+            self.services[open].lines[Stream::place(stream)].text.end(&mut self.buffer);
             self.buffer.push(b'\n');
         }
     }
@@ -267,13 +288,14 @@ impl<'a> Printer<'a> {
         if !self.is_wanted(at, line) {
             return;
         }
-        // With one service these are exactly its bytes.
-        if self.open.take().is_some_and(|open| open != at) {
+        // With one service, and one stream of it, these are exactly its bytes.
+        let own = (at, line.stream);
+        if self.open.take().is_some_and(|open| open != own) {
             self.buffer.push(b'\n');
         }
         self.buffer.extend_from_slice(line.bytes);
         if line.end != LineEnd::Newline {
-            self.open = Some(at);
+            self.open = Some(own);
         }
     }
 
@@ -294,13 +316,15 @@ impl<'a> Printer<'a> {
             Entry::Gap { run, lost, .. } => (Kind::Gap { lost_bytes: *lost }, Some(*run)),
             Entry::Restarted => (Kind::Restarted, None),
             Entry::Line(line) => {
-                service.text.push(line.bytes, &mut shown);
+                let LineInProgress { text, .. } = &mut service.lines[Stream::place(line.stream)];
+                text.push(line.bytes, &mut shown);
                 if line.end != LineEnd::Continues {
-                    service.text.end(&mut shown);
+                    text.end(&mut shown);
                 }
                 let text = String::from_utf8_lossy(&shown);
                 let partial = line.end == LineEnd::Continues;
-                (Kind::Line { text, partial, unfinished: line.end == LineEnd::Unfinished }, line.run)
+                let unfinished = line.end == LineEnd::Unfinished;
+                (Kind::Line { stream: line.stream, text, partial, unfinished }, line.run)
             }
         };
         let time = entry.time().map(|time| self.clock.utc(time));
@@ -311,9 +335,17 @@ impl<'a> Printer<'a> {
     }
 }
 
-/// Whether `grep` has a match in the text of a line.
-pub(super) fn matches(grep: Option<&Regex>, line: &[u8]) -> bool {
-    grep.is_none_or(|grep| grep.is_match(&plain(line)))
+impl Style {
+    /// Whether a line is shown whose first piece this is.
+    pub(super) fn wants(&self, line: &Line<'_>) -> bool {
+        let is_of_stream = self.stream.is_none_or(|stream| line.stream == Some(stream));
+        is_of_stream && self.grep.as_ref().is_none_or(|grep| grep.is_match(&plain(line.bytes)))
+    }
+
+    /// Whether some lines are not shown.
+    pub(super) fn chooses(&self) -> bool {
+        self.grep.is_some() || self.stream.is_some()
+    }
 }
 
 /// One line of `logs --json`.
@@ -331,8 +363,11 @@ struct Record<'a> {
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Kind<'a> {
     Line {
+        /// By which stream it came; a terminal has but one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stream: Option<Stream>,
         text: Cow<'a, str>,
-        /// The next line record of this service goes on with the same line.
+        /// The next line record of this service and stream goes on with the same line.
         #[serde(skip_serializing_if = "is_false")]
         partial: bool,
         /// There was no newline.
@@ -402,14 +437,30 @@ fn timestamp(time: UnixMillis) -> Timestamp {
     i64::try_from(time.0).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(Timestamp::MAX)
 }
 
-fn prefix(name: &ServiceName, width: usize, form: Form) -> String {
+/// What lines of a service begin with, with `bar` between its name and the line.
+fn prefix(name: &ServiceName, width: usize, form: Form, bar: &str) -> String {
     match form {
         Form::Text { has_prefix: true, has_color, .. } => {
             let short = shortened(name.as_str());
             let color = PALETTE[hash(name.as_str()) % PALETTE.len()];
-            if has_color { format!("\x1b[{color}m{short:width$} | \x1b[0m") } else { format!("{short:width$} | ") }
+            if has_color {
+                format!("\x1b[{color}m{short:width$} {bar} \x1b[0m")
+            } else {
+                format!("{short:width$} {bar} ")
+            }
         }
         Form::Text { has_prefix: false, .. } | Form::Raw | Form::Json => String::new(),
+    }
+}
+
+/// The same for lines of stderr.
+fn stderr_prefix(name: &ServiceName, width: usize, form: Form) -> String {
+    match form {
+        Form::Text { has_streams: true, has_prefix: true, .. } => prefix(name, width, form, "!"),
+        // Faint: it is a mark, and no part of the line.
+        Form::Text { has_streams: true, has_prefix: false, has_color: true, .. } => "\x1b[2m! \x1b[0m".to_owned(),
+        Form::Text { has_streams: true, has_prefix: false, has_color: false, .. } => "! ".to_owned(),
+        Form::Text { has_streams: false, .. } | Form::Raw | Form::Json => prefix(name, width, form, "|"),
     }
 }
 

@@ -570,3 +570,34 @@ fn raw_follow_shows_bytes_as_they_come() {
     }
     following.stop();
 }
+
+#[test]
+fn streams_are_marked_on_a_terminal_chosen_and_named() {
+    let base = scratch();
+    let mut writer = writer(base.path(), "web", 1, 0);
+    let (out, err) = (Some(Stream::Stdout), Some(Stream::Stderr));
+    for (ms, (stream, text)) in
+        (0..).zip([(out, "GET /\nGET "), (err, "a warn"), (out, "/x\n"), (err, "ing\n"), (out, "bye\n")])
+    {
+        writer.switch(stream, at(ms));
+        writer.write(text.as_bytes(), at(ms));
+    }
+    writer.end(at(100));
+    write_run(base.path(), "db", 1, 50, &[(50, "on a terminal\n")]);
+    let sources = [source(base.path(), "web"), source(base.path(), "db")];
+    let web = &sources[..1];
+    let plain = "GET /\nGET /x\na warning\nbye\n";
+    assert_eq!(show(&[], web).stdout, plain, "no mark in a pipe");
+    assert_eq!(show_on(&[], web, true, false).stdout, "GET /\nGET /x\n! a warning\nbye\n");
+    assert_eq!(show_on(&["--no-prefix"], web, true, true).stdout, "GET /\nGET /x\n\x1b[2m! \x1b[0ma warning\nbye\n");
+    let both = "web | GET /\nweb | GET /x\nweb ! a warning\nweb | bye\ndb  | on a terminal\n";
+    assert_eq!(show_on(&[], &sources, true, false).stdout, both);
+    assert_eq!(show(&["--stream", "stderr"], &sources).stdout, "web | a warning\n");
+    assert_eq!(show(&["--stream", "stdout", "-n", "2"], web).stdout, "GET /x\nbye\n");
+    assert_eq!(show(&["--stream", "stdout", "--grep", "x"], web).stdout, "GET /x\n");
+    assert_eq!(show(&["--raw", "--stream", "stderr"], web).stdout, "a warning\n");
+    let shown = show(&["--stream", "stderr", "--json"], web).stdout;
+    assert!(shown.contains("\"kind\":\"line\",\"stream\":\"stderr\",\"text\":\"a warning\""), "{shown}");
+    assert!(!show(&["--json"], &sources[1..]).stdout.contains("\"stream\""), "a terminal has none");
+    assert!(parse(&["--stream", "both"]).is_err());
+}
