@@ -25,6 +25,7 @@ mod failures;
 #[cfg(target_os = "linux")]
 mod fallback;
 mod files;
+mod forking;
 mod health;
 #[cfg(target_os = "linux")]
 mod hung;

@@ -79,7 +79,7 @@ fn orphan(home: &Home, dir: &Path) -> Option<(ShimRecord, ServiceStatus)> {
         desired: Desired::Up,
         state: State::Unknown,
         run: Some(shim.run.number),
-        leader: pid.map(|pid| pid.leader).filter(|leader| leader.pid > 0),
+        leader: pid.map(|pid| pid.main()).filter(|leader| leader.pid > 0),
         shim: Some(shim.shim),
         started_at: None,
         ready_at: None,
@@ -100,5 +100,5 @@ fn has_members(home: &Home, record: &PidRecord) -> bool {
     let cgroup = record.cgroup.clone().map(Cgroup::at);
     let target = Target::recorded(record, cgroup.as_ref(), Some(mark::supervisor(home.state())));
     // Where nobody can tell, somebody may be left.
-    record.leader.is_alive() || target.members(&Memory::default()).map_or(true, |members| !members.is_empty())
+    record.main().is_alive() || target.members(&Memory::default()).map_or(true, |members| !members.is_empty())
 }

@@ -162,7 +162,7 @@ fn transition(status: &ServiceStatus, now: UnixMillis) -> Word {
                 Some(started) => format!("completed in {}", human(ended.exited_at.since(started))),
                 None => "completed".to_owned(),
             },
-            (Kind::Job | Kind::Service, _) => word.text,
+            (Kind::Job | Kind::Service | Kind::Forking, _) => word.text,
         },
         State::Backoff { attempt, limit, .. } => {
             // Who was ended because of its health did not end of itself; the note says so.

@@ -83,6 +83,7 @@ pub(crate) fn ended(service_name: &str, status: ExitStatus) -> Ended {
             id: RunId::random().expect("random"),
         },
         status,
+        forked: false,
         started_at: ago(12_200),
         exited_at: UnixMillis(NOW.0 - 12_000),
         ended_at: UnixMillis(NOW.0 - 12_000),

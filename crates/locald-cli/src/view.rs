@@ -40,7 +40,7 @@ pub(crate) fn word(service: &ServiceStatus, now: UnixMillis) -> Word {
         }
         State::Spawning => said(Tone::Busy, "starting"),
         State::Starting => match service.kind {
-            Kind::Service => said(Tone::Busy, "starting"),
+            Kind::Service | Kind::Forking => said(Tone::Busy, "starting"),
             Kind::Job => said(Tone::Busy, "running"),
         },
         State::Ready => said(Tone::Good, "ready"),

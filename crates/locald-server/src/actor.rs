@@ -401,6 +401,7 @@ impl Actor {
                 *checkup = None;
                 self.reporter.report(News::LeaderExited(status));
             }
+            FromShim::Forked { main } => self.reporter.report(News::Forked { main }),
             FromShim::Stopping { kill_at } => {
                 *checkup = None;
                 self.reporter.report(News::Stopping { kill_at });
@@ -446,7 +447,7 @@ impl Actor {
     }
 
     fn take_snapshot(&mut self, shim: ProcessId, snapshot: Snapshot) -> Option<Checkup> {
-        let Snapshot { kept, phase, leader, started_at, signs, ready, .. } = snapshot;
+        let Snapshot { kept, phase, leader, main, started_at, signs, ready, .. } = snapshot;
         self.readiness = ready.or(self.readiness);
         if let Some(kept) = kept {
             self.port = kept.port;
@@ -458,6 +459,7 @@ impl Actor {
                 let ran_for = started_at.map_or(Duration::ZERO, |at| UnixMillis::now().since(at));
                 let (spec, started_on) = (self.spec.clone(), self.started_on.clone());
                 self.reporter.report(News::Found { spec, leader, shim, started_at, ran_for, started_on });
+                main.into_iter().for_each(|main| self.reporter.report(News::Forked { main }));
                 let mut checkup = self.checkup(shim, ran_for)?;
                 signs.into_iter().for_each(|check| checkup.take_sign(check));
                 return Some(checkup);
@@ -539,6 +541,7 @@ fn answers_a_stop(message: &FromShim) -> bool {
         | FromShim::Started { .. }
         | FromShim::Snapshot(_)
         | FromShim::LeaderExited { .. }
+        | FromShim::Forked { .. }
         | FromShim::Sign { .. }
         | FromShim::Probed { .. }
         | FromShim::Attached { .. }

@@ -12,7 +12,7 @@ use locald_utils::paths::service_dir;
 use locald_utils::process::{self, ProcessId, open_files};
 use locald_utils::record::{self, Executable, RunRef, ShimRecord, StartFailure, StartStage};
 use locald_utils::shim_protocol::{Kept, ShimIdentity, Sign, StartOrder, StopOrder, ToShim};
-use locald_utils::spec::{Invocation, OsText, PortSpec, Ports, ServiceSpec, UnknownPort};
+use locald_utils::spec::{Invocation, Kind, OsText, PortSpec, Ports, ServiceSpec, UnknownPort};
 use locald_utils::time::UnixMillis;
 use locald_utils::{digest, environment};
 use nix::errno::Errno;
@@ -231,6 +231,7 @@ fn start_order(
         workdir: spec.workdir.clone(),
         environment,
         tty: spec.tty,
+        forking: spec.kind == Kind::Forking,
         stop: StopOrder {
             signal: spec.stop.signal,
             grace: spec.stop.grace,

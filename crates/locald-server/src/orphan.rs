@@ -17,7 +17,7 @@ use locald_utils::health::HealthCheck;
 use locald_utils::log::{LogWriter, Stream};
 use locald_utils::process::cgroup::Cgroup;
 use locald_utils::process::ladder::{Action, ROUND, View};
-use locald_utils::process::membership::Memory;
+use locald_utils::process::membership::{self, Memory};
 use locald_utils::process::sweep::{Account, Sweep, Target};
 use locald_utils::process::watch::{ExitStatusWatch, exit_status_watch};
 use locald_utils::process::{self, ProcessId, mark};
@@ -28,7 +28,7 @@ use locald_utils::time::UnixMillis;
 use nix::sys::signal::Signal;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -84,6 +84,17 @@ struct Members {
     /// The terminal and its number, which is given to nobody else while it is held open here.
     terminal: Option<(OwnedFd, u64)>,
     memory: Memory,
+    /// What a launcher has left behind, once it has exited with code 0.
+    forked: Option<Forked>,
+}
+
+/// What a launcher has left behind.
+struct Forked {
+    /// Who stands for it, and that process if it has become a child of the daemon.
+    main: ProcessId,
+    held: Option<Held>,
+    /// How the first of those ended that did not end with exit code 0, or else the last.
+    exit: Option<ExitStatus>,
 }
 
 impl Orphan {
@@ -133,8 +144,8 @@ impl Orphan {
             // It ended with its shim or after it. Until that is told nobody takes it for running.
             (None, None)
         } else {
-            self.report_degraded(Some(leader));
-            self.wait_for_leader(&mut members, roots).await
+            self.report_degraded(Some(members.record.main()));
+            self.wait_for_end(&mut members, roots).await
         };
         let mut ended = self.sweep(members, status, stop_at_once).await;
         if let Some(mut pump) = pump {
@@ -236,7 +247,8 @@ impl Orphan {
         let mut reapers = record.reapers.clone();
         reapers.extend(ProcessId::own());
         let cgroup = record.cgroup.clone().map(Cgroup::at);
-        Members { record, cgroup, reapers, held: None, terminal: None, memory: Memory::default() }
+        let forked = record.main.map(|main| Forked { main, held: self.context.reaper.hold(main), exit: None });
+        Members { record, cgroup, reapers, held: None, terminal: None, memory: Memory::default(), forked }
     }
 
     fn target<'a>(&'a self, members: &'a Members, keeper: Option<i32>) -> Target<'a> {
@@ -297,6 +309,61 @@ impl Orphan {
         }
     }
 
+    /// Waits until the run is at its end, or is to be ended. `Some(at_once)` when it is to be ended.
+    ///
+    /// It is at its end when the leader has exited; if that was a launcher with exit code 0, when nobody is left.
+    async fn wait_for_end(
+        &mut self,
+        members: &mut Members,
+        roots: Rc<[ProcessId]>,
+    ) -> (Option<ExitStatus>, Option<bool>) {
+        if members.record.main.is_none() {
+            let (status, stop) = self.wait_for_leader(members, roots).await;
+            let has_launched = self.spec.kind == Kind::Forking && status.is_some_and(ExitStatus::is_success);
+            if stop.is_some() || !has_launched {
+                return (status, stop);
+            }
+            if self.target(members, None).members(&members.memory).is_ok_and(|left| left.is_empty()) {
+                return (status, stop);
+            }
+        } else if let Some(Order::Stop { at_once }) = self.stop {
+            return (None, Some(at_once));
+        }
+        while let Some(roots) = self.choose_main(members).await {
+            let Some(forked) = &mut members.forked else { break };
+            let main = forked.main;
+            self.reporter.report(News::Forked { main });
+            let (status, stop) =
+                self.wait_for(main, forked.held.as_mut().map(|held| &mut held.exit), roots, false).await;
+            if let Some(status) = status
+                && forked.exit.is_none_or(ExitStatus::is_success)
+            {
+                forked.exit = Some(status);
+            }
+            if stop.is_some() {
+                return (None, stop);
+            }
+        }
+        (members.forked.as_ref().map(|forked| forked.exit.unwrap_or(ExitStatus::Unknown)), None)
+    }
+
+    /// Finds who stands for what a launcher has left. Returns all that are left; `None` when nobody is.
+    async fn choose_main(&self, members: &mut Members) -> Option<Rc<[ProcessId]>> {
+        let left = loop {
+            match self.target(members, None).members(&members.memory) {
+                Ok(left) => break left,
+                // Not knowing is not being over.
+                Err(_) => tokio::time::sleep(RECORD_PAUSE).await,
+            }
+        };
+        members.memory.add(&left);
+        let main = membership::oldest_root(&left)?;
+        // Let go of first: it may be the same one that is held again.
+        let exit = members.forked.take().and_then(|forked| forked.exit);
+        members.forked = Some(Forked { main, held: self.context.reaper.hold(main), exit });
+        Some(left.iter().map(|process| process.id).collect())
+    }
+
     /// Waits until the leader has exited, or the run is to be ended. `Some(at_once)` when it is to be ended.
     ///
     /// Meanwhile its health is checked by what can be asked from outside: `roots` are its processes.
@@ -308,21 +375,33 @@ impl Orphan {
         if let Some(Order::Stop { at_once }) = self.stop {
             return (None, Some(at_once));
         }
-        let leader = members.record.leader;
+        let (leader, is_launching) = (members.record.leader, self.spec.kind == Kind::Forking);
+        self.wait_for(leader, members.held.as_mut().map(|held| &mut held.exit), roots, is_launching).await
+    }
+
+    /// Waits until a process has exited, or the run is to be ended; `held` tells how if it is a child. Meanwhile the health of the run
+    /// is checked. Without checks it is ready, but for one that `is_launching`.
+    async fn wait_for(
+        &mut self,
+        process: ProcessId,
+        held: Option<&mut oneshot::Receiver<ExitStatus>>,
+        roots: Rc<[ProcessId]>,
+        is_launching: bool,
+    ) -> (Option<ExitStatus>, Option<bool>) {
         let context = self.context.clone();
         let exit = async {
-            match &mut members.held {
-                Some(held) => (&mut held.exit).await.unwrap_or(ExitStatus::Unknown),
+            match held {
+                Some(exit) => exit.await.unwrap_or(ExitStatus::Unknown),
                 None => {
-                    let status = exit_status(leader).await;
-                    context.reaper.remembers(leader).unwrap_or(status)
+                    let status = exit_status(process).await;
+                    context.reaper.remembers(process).unwrap_or(status)
                 }
             }
         };
         tokio::pin!(exit);
         let subject = Subject { roots, port: self.port };
         let mut checkup = Checkup::begin(subject, self.checks(), Duration::MAX, self.readiness);
-        if checkup.is_none() && self.readiness.is_none() && self.spec.kind == Kind::Service {
+        if checkup.is_none() && self.readiness.is_none() && self.spec.kind != Kind::Job && !is_launching {
             // It runs, and nobody is left who could say more.
             self.reporter.report(News::Ready);
         }
@@ -335,7 +414,11 @@ impl Orphan {
                     None => std::future::pending().await,
                 },
                 turn = checkup::next_turn(&mut checkup) => match turn {
-                    Turn::Tell(news) => news.into_iter().for_each(|news| self.reporter.report(news)),
+                    Turn::Tell(news) => {
+                        let before = self.readiness;
+                        self.readiness = news.iter().filter_map(News::readiness).next_back().or(before);
+                        news.into_iter().for_each(|news| self.reporter.report(news));
+                    }
                     Turn::Run(check, _) => {
                         if let Some(checkup) = &mut checkup {
                             checkup.take_outcome(check, ProbeOutcome::Failed(no_shim()));
@@ -424,21 +507,28 @@ impl Orphan {
             }
         }
         let leader = members.record.leader;
-        let status = match (status, &mut members.held) {
+        let has_forked = members.forked.is_some();
+        // Who stands for the service tells how it ended, and its leader does otherwise.
+        let (ended, before, mut held) = match members.forked.take() {
+            Some(Forked { main, held, exit }) => (main, exit, held),
+            None => (leader, None, members.held.take()),
+        };
+        let status = match (status.or(before.filter(|status| !status.is_success())), &mut held) {
             (Some(status), _) => status,
             // It is a zombie by now; that the daemon hears of it may take another moment.
             (None, Some(held)) => {
                 let exit = tokio::time::timeout(SHIM_LIMIT, &mut held.exit).await;
                 exit.ok().and_then(Result::ok).unwrap_or(ExitStatus::Unknown)
             }
-            (None, None) => self.context.reaper.remembers(leader).unwrap_or(ExitStatus::Unknown),
+            (None, None) => self.context.reaper.remembers(ended).unwrap_or(ExitStatus::Unknown),
         };
         if let Some(cgroup) = &members.cgroup {
             cgroup.remove();
         }
         sweep.reaped(leader.pid);
         let requested = sweep.requested;
-        self.ended(status, requested, sweep.account(), began.elapsed())
+        let ended = self.ended(status, requested, sweep.account(), began.elapsed());
+        Ended { forked: has_forked, ..ended }
     }
 
     /// How long the stop that begins may take: what is left of one that was begun before. Writes down when it will be over.
@@ -462,6 +552,7 @@ impl Orphan {
         Ended {
             run: self.identity.run.clone(),
             status,
+            forked: false,
             started_at: None,
             exited_at: now,
             ended_at: now,

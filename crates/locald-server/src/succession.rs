@@ -52,7 +52,7 @@ fn bereaved(home: &Home) -> Option<PidRecord> {
     let boot = process::boot_id().ok()?;
     let records = home.record_dirs().into_iter().filter_map(|dir| record::load::<PidRecord>(&dir, record::PID).ok()?);
     let mut ours = records.filter(|record| record.boot == boot);
-    ours.find(|record| !record.shim.is_alive() && record.leader.is_alive())
+    ours.find(|record| !record.shim.is_alive() && record.main().is_alive())
 }
 
 /// What became of the one that was to be asked.

@@ -87,7 +87,7 @@ impl Pump {
         let until = self.now() + limit;
         let State::Live(live) = &mut self.state else { return };
         // A stop leaves no time for questions, and before its start there is nobody to ask.
-        if live.stop.is_some() || live.exit.is_some() || live.helper.is_some() {
+        if !live.is_running() {
             return;
         }
         // A daemon that has come since asks what the last one has asked already.

@@ -79,9 +79,15 @@ pub(crate) struct Live {
     /// The helper until it has become the leader, and whether its gate is open.
     pub(crate) helper: Option<(Helper, bool)>,
     failed: Option<StartFailure>,
-    started_at: Option<UnixMillis>,
+    pub(crate) started_at: Option<UnixMillis>,
     /// How and when the leader exited. Its zombie stays until the run is over.
     pub(crate) exit: Option<(ExitStatus, UnixMillis)>,
+    /// What a launcher has left behind, once it has exited with code 0.
+    pub(crate) forked: Option<Forked>,
+    /// Whether somebody has ended since it was last looked whether anybody is left.
+    pub(crate) has_ends: bool,
+    /// When to look although nothing has happened: an end may be told a little before it shows (macOS).
+    pub(crate) look_at: Option<Duration>,
     /// Who has been seen of the run before its stop began.
     pub(crate) memory: Memory,
     /// Tells when members fork or end, on systems where their orphans do not come to the shim.
@@ -94,6 +100,50 @@ pub(crate) struct Live {
     /// The sessions of the last probes, whose processes are none of the service's. Only for the count.
     pub(crate) probe_sessions: VecDeque<i32>,
     pub(crate) survivors: Vec<record::Survivor>,
+}
+
+/// What a launcher has left behind.
+#[derive(Default)]
+pub(crate) struct Forked {
+    /// Who stands for it: the oldest of those whose parents are gone. `None` when that one has ended, until there is another.
+    pub(crate) main: Option<ProcessId>,
+    /// How the first of those ended that did not end with exit code 0, or else the last.
+    pub(crate) exit: Option<(ExitStatus, UnixMillis)>,
+}
+
+impl Forked {
+    /// Takes note of an end. Whoever ends while nobody stands for it has been about to.
+    pub(crate) fn ended(&mut self, pid: i32, status: ExitStatus) {
+        if self.main.is_some_and(|main| main.pid != pid) {
+            return;
+        }
+        self.main = None;
+        if self.exit.is_none_or(|(before, _)| before.is_success()) {
+            self.exit = Some((status, UnixMillis::now()));
+        }
+    }
+}
+
+impl Live {
+    /// Whether the service runs, and is not being ended: its leader does, or what a launcher has left.
+    pub(crate) fn is_running(&self) -> bool {
+        self.helper.is_none() && self.stop.is_none() && (self.exit.is_none() || self.forked.is_some())
+    }
+
+    /// The record of its processes.
+    fn record(&self, identity: &ShimIdentity, boot: &str, shim: ProcessId) -> PidRecord {
+        PidRecord {
+            run: identity.run.clone(),
+            boot: boot.to_owned(),
+            leader: self.leader,
+            pgid: self.leader.pid,
+            sid: self.leader.pid,
+            shim,
+            reapers: process::reapers(),
+            cgroup: self.cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
+            main: self.forked.as_ref().and_then(|forked| forked.main),
+        }
+    }
 }
 
 /// How far the shim is.
@@ -184,7 +234,7 @@ impl Pump {
             State::Idle => Some(PATIENCE),
             State::Live(live) => {
                 let stop = live.stop.as_ref().and_then(|stop| stop.deadline(self.now()));
-                live.probes.iter().filter_map(Probe::until).chain(stop).min()
+                live.probes.iter().filter_map(Probe::until).chain(stop).chain(live.look_at).min()
             }
             State::Told(_, until) => Some(*until),
             State::Over => Some(Duration::ZERO),
@@ -352,6 +402,7 @@ impl Pump {
             kept: live.map(|live| live.order.keep.clone()),
             phase,
             leader: live.map(|live| live.leader),
+            main: live.and_then(|live| live.forked.as_ref()?.main),
             started_at: live.and_then(|live| live.started_at),
             signs: self.signs.seen().to_vec(),
             ready: self.ready,
@@ -453,6 +504,9 @@ impl Pump {
             failed: None,
             started_at: None,
             exit: None,
+            forked: None,
+            has_ends: false,
+            look_at: None,
             memory: Memory::default(),
             watch,
             stop: None,
@@ -469,38 +523,7 @@ impl Pump {
         let Some((helper, gate_open)) = &mut live.helper else { return };
         match helper.progress() {
             Progress::Waiting => {}
-            Progress::Ready => {
-                let record = PidRecord {
-                    run: self.identity.run.clone(),
-                    boot: self.boot.clone(),
-                    leader: live.leader,
-                    pgid: live.leader.pid,
-                    sid: live.leader.pid,
-                    shim: self.shim,
-                    reapers: process::reapers(),
-                    cgroup: live.cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
-                };
-                let gate = record::store(&self.record_dir, record::PID, &record)
-                    .map_err(|error| failure(StartStage::Record, &error, "could not write the record of the run"))
-                    .and_then(|()| {
-                        live.started_at = Some(UnixMillis::now());
-                        helper
-                            .open_gate()
-                            .map_err(|error| failure(StartStage::Helper, &error, "could not open the gate"))
-                    });
-                match gate {
-                    Ok(()) => {
-                        fail::point("the gate is open");
-                        *gate_open = true;
-                        self.see_members();
-                    }
-                    // Dropping the helper closes the gate for good: it exits.
-                    Err(failure) => {
-                        live.failed = Some(failure);
-                        live.helper = None;
-                    }
-                }
-            }
+            Progress::Ready => self.open_gate(),
             Progress::Running if *gate_open => {
                 live.helper = None;
                 let started = FromShim::Started { leader: live.leader, at: live.started_at.unwrap_or_default() };
@@ -527,6 +550,31 @@ impl Pump {
                 live.helper = None;
             }
             Progress::Failed(failure) => {
+                live.failed = Some(failure);
+                live.helper = None;
+            }
+        }
+    }
+
+    /// Writes down who the processes of the run are, and lets the helper become the program.
+    fn open_gate(&mut self) {
+        let State::Live(live) = &mut self.state else { return };
+        let record = live.record(&self.identity, &self.boot, self.shim);
+        let Some((helper, gate_open)) = &mut live.helper else { return };
+        let gate = record::store(&self.record_dir, record::PID, &record)
+            .map_err(|error| failure(StartStage::Record, &error, "could not write the record of the run"))
+            .and_then(|()| {
+                live.started_at = Some(UnixMillis::now());
+                helper.open_gate().map_err(|error| failure(StartStage::Helper, &error, "could not open the gate"))
+            });
+        match gate {
+            Ok(()) => {
+                fail::point("the gate is open");
+                *gate_open = true;
+                self.see_members();
+            }
+            // Dropping the helper closes the gate for good: it exits.
+            Err(failure) => {
                 live.failed = Some(failure);
                 live.helper = None;
             }
@@ -566,11 +614,12 @@ impl Pump {
 
     /// Gives a signal that was meant for the service, or sent to the shim, to the service.
     fn pass_on(&self, signal: Signal) {
-        if let State::Live(live) = &self.state
-            && live.exit.is_none()
-        {
+        let State::Live(live) = &self.state else { return };
+        if live.exit.is_none() {
             // An empty group is on its way to the exit that will be reported.
             let _ = process::signal_group(live.leader.pid, signal);
+        } else if live.forked.is_some() {
+            self.signal_members(live, signal);
         }
     }
 
@@ -588,12 +637,20 @@ impl Pump {
                 {
                     fail::point("the leader has exited");
                     live.exit = Some((status, UnixMillis::now()));
+                    live.has_ends = true;
                 }
                 continue;
             }
-            match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
+            let status = match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) | Err(_) => continue,
-                Ok(_) => {}
+                Ok(WaitStatus::Exited(_, code)) => ExitStatus::Code(code),
+                Ok(WaitStatus::Signaled(_, signal, _)) => ExitStatus::Signal(signal as i32),
+                Ok(_) => ExitStatus::Unknown,
+            };
+            live.has_ends = true;
+            let is_of_command = live.command.as_ref().is_some_and(|command| command.process.pid == pid);
+            if let Some(forked) = live.forked.as_mut().filter(|_| !is_of_command && !is_of_probe) {
+                forked.ended(pid, status);
             }
             if live.command.as_ref().is_some_and(|command| command.process.pid == pid) {
                 live.command = None;
@@ -613,13 +670,20 @@ impl Pump {
         self.tell_signs(found);
     }
 
+    /// Writes down anew who the processes of the run are.
+    pub(crate) fn store_record(&self) {
+        let State::Live(live) = &self.state else { return };
+        // The one before is true as well, and says less.
+        let _ = record::store(&self.record_dir, record::PID, &live.record(&self.identity, &self.boot, self.shim));
+    }
+
     pub(crate) fn finish(&mut self) {
         fail::point("nobody is left");
         self.lost_output = self.output.take().map_or(0, Output::drain);
         fail::point("the output is drained");
         let now = self.now();
         let State::Live(live) = std::mem::replace(&mut self.state, State::Over) else { return };
-        let Live { leader, cgroup, failed, started_at, exit, stop, .. } = *live;
+        let Live { leader, cgroup, failed, started_at, exit, forked, stop, .. } = *live;
         // Nothing else bears the leader's number any more: its zombie may go.
         let _ = waitpid(Pid::from_raw(leader.pid), None);
         fail::point("the leader is reaped");
@@ -629,6 +693,8 @@ impl Pump {
         if let Some(failure) = failed {
             return self.tell_failure(failure);
         }
+        let has_forked = forked.is_some();
+        let exit = forked.map_or(exit, |forked| forked.exit);
         let (status, exited_at) = exit.unwrap_or((ExitStatus::Unknown, UnixMillis::now()));
         let (began, requested) = stop.as_ref().map_or((now, false), |stop| (stop.began, stop.requested));
         let Account { processes, killed, strays, holders } = stop.map_or_else(Account::default, |mut stop| {
@@ -638,6 +704,7 @@ impl Pump {
         let ended = Ended {
             run: self.identity.run.clone(),
             status,
+            forked: has_forked,
             started_at,
             exited_at,
             ended_at: UnixMillis::now(),

@@ -8,9 +8,11 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use locald_utils::fail;
-use locald_utils::process::ladder::{Action, View};
+use locald_utils::process;
+use locald_utils::process::ladder::{Action, ROUND, View};
+use locald_utils::process::membership;
 use locald_utils::process::sweep::{Sweep, Target};
-use locald_utils::process::{self, membership::Memory};
+use locald_utils::process::watch::MemberEvent;
 use locald_utils::record::{self, StopRecord};
 use locald_utils::shim_protocol::FromShim;
 use nix::sys::signal::Signal;
@@ -34,6 +36,14 @@ impl Pump {
             signal: live.order.stop.signal.0,
             command: live.command.as_ref().map(|command| command.process),
             probes: &live.probe_leaders,
+        }
+    }
+
+    /// Sends a signal to every member.
+    pub(crate) fn signal_members(&self, live: &Live, signal: Signal) {
+        // Whoever cannot be found at this moment, or has ended, gets nothing.
+        for process in self.target(live).members(&live.memory).unwrap_or_default() {
+            let _ = process::signal(process.id, signal);
         }
     }
 
@@ -67,6 +77,12 @@ impl Pump {
         if events.is_empty() {
             return;
         }
+        for event in &events {
+            if let (MemberEvent::Exited(process, status), Some(forked)) = (event, &mut live.forked) {
+                forked.ended(process.pid, *status);
+            }
+        }
+        (live.has_ends, live.look_at) = (true, Some(now + ROUND));
         if let Some(stop) = &mut live.stop {
             stop.ladder().hurry(now);
         }
@@ -112,6 +128,13 @@ impl Pump {
             // What the helper had to say is in its socket.
             self.hear_helper();
         }
+        let State::Live(live) = &mut self.state else { return };
+        let is_due = live.look_at.take_if(|at| *at <= now).is_some();
+        let has_ends = std::mem::take(&mut live.has_ends) || is_due;
+        if live.forked.is_some() && live.stop.is_none() && !has_ends {
+            // Those who were left are there.
+            return;
+        }
         let view = self.look(now);
         if view.empty && view.command_over {
             return self.finish();
@@ -120,6 +143,9 @@ impl Pump {
         let State::Live(live) = &mut self.state else { return };
         match (&mut live.stop, live.exit) {
             (Some(stop), _) => stop.step(now, view, &mut actions),
+            (None, Some((status, _))) if live.order.forking && live.started_at.is_some() && status.is_success() => {
+                return self.go_on_without_launcher();
+            }
             (None, Some((status, at))) => {
                 // The leader has left others behind: they are ended before the run counts as over.
                 let grace = live.order.stop.grace;
@@ -134,11 +160,31 @@ impl Pump {
         self.carry_out(actions);
     }
 
+    /// Goes on with what a launcher has left: that is the service from now on. Sees to it that somebody stands for it.
+    fn go_on_without_launcher(&mut self) {
+        self.see_members();
+        let State::Live(live) = &self.state else { return };
+        if live.forked.as_ref().is_some_and(|forked| forked.main.is_some()) {
+            return;
+        }
+        let members = self.target(live).members(&live.memory).unwrap_or_default();
+        let main = membership::oldest_root(&members);
+        let State::Live(live) = &mut self.state else { return };
+        let forked = live.forked.get_or_insert_default();
+        forked.main = main;
+        let Some(main) = main else {
+            // Nobody is to be seen at this moment, in the middle of a fork say. The next end is another occasion.
+            return;
+        };
+        self.store_record();
+        fail::point("what a launcher has left is on record");
+        self.link.tell(&FromShim::Forked { main }, &[]);
+    }
+
     /// What is left of the run.
     fn look(&mut self, now: Duration) -> View {
         let State::Live(live) = &self.state else { return View { empty: true, command_over: true } };
-        let nobody = Memory::default();
-        let memory = live.stop.as_ref().map_or(&nobody, Sweep::memory);
+        let memory = live.stop.as_ref().map_or(&live.memory, Sweep::memory);
         let is_empty = live.exit.is_some() && self.target(live).is_empty(memory);
         let command_over = live.command.is_none();
         let State::Live(live) = &mut self.state else { return View { empty: true, command_over: true } };

@@ -276,11 +276,14 @@ pub struct Survivor {
 pub struct Ended {
     /// Which run.
     pub run: RunRef,
-    /// The leader's exit status.
+    /// The leader's exit status; if it was a launcher that left the service behind, that of who stood for it.
     pub status: ExitStatus,
+    /// Whether the leader was such a launcher: it has exited with code 0, and the run has gone on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forked: bool,
     /// When the leader's first instruction ran; `None` if it never did.
     pub started_at: Option<UnixMillis>,
-    /// When the leader was seen to have exited.
+    /// When the leader, or who stood for the service, was seen to have exited.
     pub exited_at: UnixMillis,
     /// When the last process of the run was gone.
     pub ended_at: UnixMillis,
@@ -324,6 +327,8 @@ pub enum StartStage {
     Lookup,
     /// Replacing the helper by the program.
     Exec,
+    /// Having a launcher leave the service behind.
+    Launch,
     /// Writing the record of the run.
     Record,
     /// Starting the shim or talking to it.
@@ -389,15 +394,24 @@ pub struct PidRecord {
     /// The run's cgroup, where it has one.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,
+    /// Who stands for what a launcher has left, once it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main: Option<ProcessId>,
 }
 
 impl PidRecord {
+    /// Who stands for the service: its leader, or one of those that a launcher has left.
+    #[must_use]
+    pub fn main(&self) -> ProcessId {
+        self.main.unwrap_or(self.leader)
+    }
+
     /// What can be said of a run whose record cannot be read: that its processes are no older than its shim.
     #[must_use]
     pub fn unreadable(run: RunRef, boot: String, shim: ProcessId, cgroup: Option<PathBuf>) -> Self {
         // No process has this number.
         let leader = ProcessId { pid: 0, start: shim.start };
-        Self { run, boot, leader, pgid: leader.pid, sid: leader.pid, shim, reapers: Vec::new(), cgroup }
+        Self { run, boot, leader, pgid: leader.pid, sid: leader.pid, shim, reapers: Vec::new(), cgroup, main: None }
     }
 }
 

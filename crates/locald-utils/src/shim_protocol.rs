@@ -114,6 +114,9 @@ pub struct StartOrder {
     /// Whether it gets a terminal. Otherwise it has a pipe for each of stdout and stderr, and nothing to read.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub tty: bool,
+    /// Whether the leader is a launcher: when it has exited with code 0 the run goes on with what it has left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forking: bool,
     /// How to end it, for the shim.
     pub stop: StopOrder,
     /// How much of the service's output is kept. A daemon that does not say leaves it to the default.
@@ -239,6 +242,12 @@ pub enum FromShim {
         /// When.
         at: UnixMillis,
     },
+    /// The leader, a launcher, has exited with code 0, and what it has left is the service. Told again when another process stands
+    /// for it.
+    Forked {
+        /// Who stands for it: the oldest of those whose parents are gone.
+        main: ProcessId,
+    },
     /// The stop has begun, or its deadline has come nearer.
     Stopping {
         /// When what is left is killed.
@@ -301,6 +310,9 @@ pub struct Snapshot {
     pub phase: Phase,
     /// The leader, once there is one.
     pub leader: Option<ProcessId>,
+    /// Who stands for what a launcher has left, once it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main: Option<ProcessId>,
     /// When its first instruction ran.
     pub started_at: Option<UnixMillis>,
     /// The checks whose signs have been seen.

@@ -145,13 +145,13 @@ impl ServiceSpec {
     }
 
     /// The checks by which it is ready: those that are written, or that it listens on its port. Without any it is ready when it has
-    /// run for a moment; a job never is.
+    /// run for a moment, or its launcher has ended; a job never is.
     #[must_use]
     pub fn checks(&self) -> Vec<HealthCheck> {
         match (self.kind, self.port) {
             (Kind::Job, _) => Vec::new(),
-            (Kind::Service, Some(_)) if self.health.is_empty() => vec![HealthCheck::of(Probe::Listen)],
-            (Kind::Service, _) => self.health.clone(),
+            (Kind::Service | Kind::Forking, Some(_)) if self.health.is_empty() => vec![HealthCheck::of(Probe::Listen)],
+            (Kind::Service | Kind::Forking, _) => self.health.clone(),
         }
     }
 
@@ -220,6 +220,8 @@ pub enum Kind {
     Service,
     /// Runs to completion; exit code 0 satisfies its dependents.
     Job,
+    /// Runs until it is stopped; what is started is a launcher that leaves it behind, and ends with exit code 0.
+    Forking,
 }
 
 /// What to run.

@@ -513,6 +513,7 @@ impl Fleet {
             | News::Checked(_)
             | News::StartFailed(_)
             | News::LeaderExited(_)
+            | News::Forked { .. }
             | News::Stopping { .. }
             | News::Survivors(_)
             | News::Ended(_)
@@ -717,7 +718,7 @@ impl Service {
         let is_changed = has_run && life.running.as_ref().is_some_and(differs);
         match action {
             // Unlike a job, a service that ended has not done what it is for.
-            _ if life.actual == Actual::Completed && self.spec.kind == Kind::Service => life.want_new_run(),
+            _ if life.actual == Actual::Completed && self.spec.kind != Kind::Job => life.want_new_run(),
             // A run that has not executed anything yet is as new as one can be, unless it has an older spec.
             Action::Restart if is_named && (life.actual != Actual::Spawning || is_changed) => life.want_new_run(),
             Action::Up if is_changed => life.want_new_run(),
@@ -843,10 +844,10 @@ impl Project {
         let Some(service) = self.services.get(name) else { return never("is not in the project".to_owned()) };
         let life = &service.life;
         let is_satisfied = match (condition, service.spec.kind) {
-            (Condition::Ready, Kind::Service) => life.is_ready(),
+            (Condition::Ready, Kind::Service | Kind::Forking) => life.is_ready(),
             (Condition::Ready | Condition::Completed, Kind::Job) => life.is_completed(),
-            (Condition::Completed, Kind::Service) => life.is_completed(),
-            (Condition::Started, Kind::Service) => life.is_started(),
+            (Condition::Completed, Kind::Service | Kind::Forking) => life.is_completed(),
+            (Condition::Started, Kind::Service | Kind::Forking) => life.is_started(),
             (Condition::Started, Kind::Job) => life.is_started() || life.is_completed(),
         };
         if is_satisfied {

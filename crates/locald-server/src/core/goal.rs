@@ -45,7 +45,7 @@ pub(crate) fn judge(want: Want, spec: &ServiceSpec, life: &Lifecycle) -> Option<
         Want::Down => down(life),
         Want::Wait(WaitFor::Ready) => up(spec, life).or_else(|| never_up(life)),
         Want::Wait(WaitFor::Completed) => match spec.kind {
-            Kind::Service => Some(OutcomeResult::Failed),
+            Kind::Service | Kind::Forking => Some(OutcomeResult::Failed),
             Kind::Job => up(spec, life).or_else(|| never_up(life)),
         },
         Want::Wait(WaitFor::Stopped) => (!life.is_occupied()).then_some(OutcomeResult::Done),
@@ -64,7 +64,7 @@ fn up(spec: &ServiceSpec, life: &Lifecycle) -> Option<OutcomeResult> {
         Actual::Completed => Some(match spec.kind {
             Kind::Job => OutcomeResult::Done,
             // It ended before anyone could use it. That is what `type = "job"` is for.
-            Kind::Service => OutcomeResult::Failed,
+            Kind::Service | Kind::Forking => OutcomeResult::Failed,
         }),
         Actual::Failed(_) | Actual::Blocked { .. } | Actual::Stuck { .. } => {
             // A failure that a newer wish is about to replace is none yet.

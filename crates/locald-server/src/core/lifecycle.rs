@@ -20,7 +20,7 @@ use std::time::Duration;
 use locald_utils::name::{RunNumber, ServiceName};
 use locald_utils::process::ProcessId;
 use locald_utils::protocol::{CheckStatus, Desired};
-use locald_utils::record::{Ended, ExitStatus, StartFailure, Survivor};
+use locald_utils::record::{Ended, ExitStatus, StartFailure, StartStage, Survivor};
 use locald_utils::spec::{Kind, RestartPolicy, RestartWhen, ServiceSpec};
 use locald_utils::time::UnixMillis;
 use serde::{Deserialize, Serialize};
@@ -111,6 +111,8 @@ pub(crate) enum News {
     StartFailed(StartFailure),
     /// The leader exited by itself; what it left behind is being ended.
     LeaderExited(ExitStatus),
+    /// The leader, a launcher, has exited with code 0; what it left is the service, and this process stands for it.
+    Forked { main: ProcessId },
     /// The stop has begun, or its end has come nearer.
     Stopping { kill_at: UnixMillis },
     /// These processes could not be ended.
@@ -143,6 +145,7 @@ impl News {
             | Self::Checked(_)
             | Self::StartFailed(_)
             | Self::LeaderExited(_)
+            | Self::Forked { .. }
             | Self::Stopping { .. }
             | Self::Survivors(_)
             | Self::Ended(_)
@@ -468,6 +471,7 @@ impl Lifecycle {
                 | News::Late(_)
                 | News::Checked(_)
                 | News::LeaderExited(_)
+                | News::Forked { .. }
                 | News::Stopping { .. }
                 | News::Silent
                 | News::Degraded
@@ -509,6 +513,13 @@ impl Lifecycle {
                 self.note_ready_time(now);
                 self.actual = Actual::Stopping { kill_at: None };
             }
+            News::Forked { main } => {
+                self.leader = Some(main);
+                if spec.checks().is_empty() && matches!(self.actual, Actual::Starting { .. }) {
+                    self.complaint = None;
+                    self.actual = Actual::Ready { since: now };
+                }
+            }
             News::Stopping { kill_at } => {
                 self.note_ready_time(now);
                 self.actual = Actual::Stopping { kill_at: Some(kill_at) };
@@ -516,10 +527,13 @@ impl Lifecycle {
             News::Survivors(survivors) => self.actual = Actual::Stuck { survivors },
             News::Ended(ended) => {
                 self.note_ready_time(now);
-                let status = ended.status;
+                let ending = match left_nothing(&spec, &ended) {
+                    Some(failure) => Ending::NotStarted(failure),
+                    None => Ending::Exited(ended.status),
+                };
                 self.started_at = self.started_at.or(ended.started_at);
                 self.last = Some(ended);
-                self.end(now, &spec, Ending::Exited(status));
+                self.end(now, &spec, ending);
             }
             // What was told to stop does so, by whoever comes to it.
             News::Silent if matches!(self.actual, Actual::Stopping { .. } | Actual::Stuck { .. }) => return false,
@@ -556,7 +570,7 @@ impl Lifecycle {
         }
     }
 
-    /// The leader runs: from here on time or its checks make it ready.
+    /// The leader runs: from here on time, its checks, or the end of a launcher make it ready.
     fn begin(&mut self, now: Time, ran_for: Duration, spec: &ServiceSpec) {
         let by_time = spec.kind == Kind::Service && spec.checks().is_empty();
         self.actual = Actual::Starting { ready_at: by_time.then_some(now + MOMENT.saturating_sub(ran_for)) };
@@ -685,6 +699,19 @@ impl Lifecycle {
     }
 }
 
+/// Why a run of a launcher that has succeeded was no start: nothing was left of it.
+fn left_nothing(spec: &ServiceSpec, ended: &Ended) -> Option<StartFailure> {
+    let is_nothing_left = spec.kind == Kind::Forking && ended.status.is_success() && !ended.forked && !ended.stopped;
+    is_nothing_left.then(|| StartFailure {
+        stage: StartStage::Launch,
+        errno: 0,
+        path: None,
+        message: "its launcher exited with code 0 and left no process behind".to_owned(),
+        hint: Some("`type = \"forking\"` is for a command that does; leave it out, or write \"job\"".to_owned()),
+        permanent: false,
+    })
+}
+
 /// How a run came to its end.
 enum Ending {
     Exited(ExitStatus),
@@ -741,6 +768,7 @@ pub(crate) mod tests {
                 id: serde_json::from_str::<RunId>("\"0\"").expect("valid"),
             },
             status,
+            forked: false,
             started_at: None,
             exited_at: UnixMillis(0),
             ended_at: UnixMillis(0),
@@ -834,6 +862,47 @@ pub(crate) mod tests {
         assert!(!life.hear(ms(61), RunNumber(1), News::Unready("late news".into())));
         life.want_up();
         assert!(!life.is_leaving(), "the next run begins without the health of the last");
+    }
+
+    /// A lifecycle whose run 1 of a launcher has started at 0 under `when`.
+    fn launching(when: RestartWhen) -> Lifecycle {
+        let (mut life, spec) = running(when);
+        let spec = Arc::new(ServiceSpec { kind: Kind::Forking, ..spec.as_ref().clone() });
+        life.hear(ms(0), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Code(1))));
+        life.want_new_run();
+        life.spawn(ms(0), spec, StartedOn::new());
+        assert!(life.hear(ms(0), RunNumber(2), started()));
+        life
+    }
+
+    #[test]
+    fn what_a_launcher_leaves_is_ready_when_the_launcher_has_succeeded_and_no_time_makes_it_so() {
+        let mut life = launching(RestartWhen::No);
+        assert_eq!((life.tick(ms(9000)), life.deadline(), life.is_ready()), (false, None, false));
+        let main = ProcessId { pid: 20, start: 2 };
+        assert!(life.hear(ms(9001), RunNumber(2), News::Forked { main }));
+        assert!(life.is_ready());
+        assert_eq!(life.leader, Some(main));
+        let next = ProcessId { pid: 21, start: 3 };
+        assert!(life.hear(ms(9002), RunNumber(2), News::Forked { main: next }));
+        assert_eq!(life.actual, Actual::Ready { since: ms(9001) }, "another stands for the same service");
+        let over = Ended { forked: true, ..ended(RunNumber(2), ExitStatus::Code(0)).as_ref().clone() };
+        life.hear(ms(9003), RunNumber(2), News::Ended(Arc::new(over)));
+        assert_eq!(life.actual, Actual::Completed);
+    }
+
+    #[test]
+    fn a_launcher_that_leaves_nothing_or_fails_was_no_start() {
+        let mut life = launching(RestartWhen::No);
+        life.hear(ms(5), RunNumber(2), News::Ended(ended(RunNumber(2), ExitStatus::Code(0))));
+        assert!(matches!(&life.actual, Actual::Failed(Reason::Start(failure)) if failure.stage == StartStage::Launch));
+        let mut life = launching(RestartWhen::OnFailure);
+        life.hear(ms(5), RunNumber(2), News::Ended(ended(RunNumber(2), ExitStatus::Code(0))));
+        assert!(matches!(life.actual, Actual::Backoff { .. }), "it is tried again: {:?}", life.actual);
+        let mut life = launching(RestartWhen::No);
+        life.hear(ms(5), RunNumber(2), News::LeaderExited(ExitStatus::Code(3)));
+        life.hear(ms(6), RunNumber(2), News::Ended(ended(RunNumber(2), ExitStatus::Code(3))));
+        assert_eq!(life.actual, Actual::Failed(Reason::Exited));
     }
 
     #[test]

@@ -61,6 +61,9 @@ struct Run {
     is_stopping: bool,
     /// Whether the daemon knows that it is stopping.
     is_known_to_stop: bool,
+    /// Whether its launcher has left it behind, and whether the daemon knows that.
+    has_forked: bool,
+    is_known_to_fork: bool,
     /// Whether its checks pass; `None` before they ever have.
     is_healthy: Option<bool>,
     /// Whether they do for all that the daemon knows.
@@ -140,9 +143,13 @@ impl World {
         let mut specs: Vec<ServiceSpec> = Vec::new();
         for index in 0..count {
             let mut made = spec(&format!("s{index}"));
-            made.kind = if dice.one_in(4) { Kind::Job } else { Kind::Service };
-            made.port = (made.kind == Kind::Service && dice.one_in(2)).then_some(PortSpec::Auto);
-            if made.kind == Kind::Service && dice.one_in(3) {
+            made.kind = match dice.roll(8) {
+                0 | 1 => Kind::Job,
+                2 | 3 => Kind::Forking,
+                _ => Kind::Service,
+            };
+            made.port = (made.kind != Kind::Job && dice.one_in(2)).then_some(PortSpec::Auto);
+            if made.kind != Kind::Job && dice.one_in(3) {
                 made.health = vec![HealthCheck::of(Probe::Tcp { port: Some(1) })];
             }
             made.restart.when = [RestartWhen::No, RestartWhen::OnFailure, RestartWhen::Always]
@@ -156,7 +163,7 @@ impl World {
                     let condition = match earlier.kind {
                         _ if dice.one_in(3) => Condition::Started,
                         Kind::Job => Condition::Completed,
-                        Kind::Service => Condition::Ready,
+                        Kind::Service | Kind::Forking => Condition::Ready,
                     };
                     let restart = dice.one_in(3);
                     made.depends_on.push(Dependency { service: earlier.name.clone(), condition, restart });
@@ -351,6 +358,8 @@ impl World {
             is_alive: true,
             is_stopping: false,
             is_known_to_stop: false,
+            has_forked: false,
+            is_known_to_fork: false,
             is_healthy: None,
             is_known_healthy: false,
             end: None,
@@ -371,9 +380,12 @@ impl World {
         let runs = !run.is_over && !run.is_known_to_stop;
         let is_healthy = run.spec.checks().is_empty() || run.is_known_healthy;
         let has_completed = run.is_over && run.end == Some(ExitStatus::Code(0));
+        // Without checks, the end of the launcher makes it ready.
+        let is_healthy =
+            is_healthy && (run.spec.kind != Kind::Forking || !run.spec.checks().is_empty() || run.is_known_to_fork);
         let holds = match (dependency.condition, run.spec.kind) {
-            (Condition::Ready, Kind::Service) => runs && is_healthy,
-            (Condition::Started, Kind::Service) => runs,
+            (Condition::Ready, Kind::Service | Kind::Forking) => runs && is_healthy,
+            (Condition::Started, Kind::Service | Kind::Forking) => runs,
             (Condition::Ready | Condition::Completed, _) => has_completed,
             (Condition::Started, Kind::Job) => runs || has_completed,
         };
@@ -651,6 +663,10 @@ impl World {
                     _ => None,
                 }
             }
+            2 if was_started && run.spec.kind == Kind::Forking => {
+                run.has_forked = true;
+                Some(forked())
+            }
             4 if was_started && (is_rough || run.spec.kind == Kind::Job) => {
                 let code = if is_rough { code } else { 0 };
                 Some(end(run, key.1, ExitStatus::Code(code)))
@@ -682,6 +698,7 @@ impl World {
         match news {
             News::Ended(_) | News::StartFailed(_) => run.is_over = true,
             News::Stopping { .. } | News::LeaderExited(_) => run.is_known_to_stop = true,
+            News::Forked { .. } => run.is_known_to_fork = true,
             News::Ready => run.is_known_healthy = true,
             News::Unready(_) => run.is_known_healthy = false,
             News::Started { .. }
@@ -757,15 +774,17 @@ impl World {
             let (spec, end) = (run.spec.clone(), run.end);
             // What was under way to the old daemon is lost; how the run stands is asked of its shim, and of its checks anew.
             run.untold.clear();
-            (run.is_healthy, run.is_known_healthy) = (None, false);
+            (run.is_healthy, run.is_known_healthy, run.is_known_to_fork) = (None, false, false);
             if let Some(status) = end {
                 run.is_over = true;
                 let version = run.version;
-                let over = self.ended(key, status, version);
+                let has_forked = run.has_forked;
+                let mut over = self.ended(key, status, version);
+                Arc::make_mut(&mut over).forked = has_forked;
                 self.fleet.replay(self.now, over);
                 continue;
             }
-            let was_stopping = run.is_stopping;
+            let (was_stopping, has_forked) = (run.is_stopping, run.has_forked && !run.is_stopping && !run.is_abandoned);
             run.untold.push_back(if run.is_abandoned {
                 News::Survivors(Vec::new())
             } else if was_stopping {
@@ -780,6 +799,7 @@ impl World {
                     started_on: run.started_on.clone(),
                 }
             });
+            run.untold.extend(has_forked.then(forked));
             self.fleet.adopt(&Found {
                 key: ServiceKey { project: self.id.clone(), service: key.0.clone() },
                 run: key.1,
@@ -814,7 +834,9 @@ impl World {
     fn last_of(&self, name: &ServiceName) -> Option<Arc<Ended>> {
         let key = (name.clone(), self.newest(name));
         let run = self.runs.get(&key).filter(|run| run.is_over)?;
-        Some(self.ended(&key, run.end?, run.version))
+        let mut over = self.ended(&key, run.end?, run.version);
+        Arc::make_mut(&mut over).forked = run.has_forked;
+        Some(over)
     }
 
     // ---- promises
@@ -917,11 +939,16 @@ fn started(version: u64) -> News {
     News::Started { leader, shim, at: UnixMillis(version) }
 }
 
+fn forked() -> News {
+    News::Forked { main: ProcessId { pid: 11, start: 1 } }
+}
+
 fn end(run: &mut Run, number: RunNumber, status: ExitStatus) -> News {
     run.is_alive = false;
     run.end = Some(status);
     let mut over = ended(number, status);
     Arc::make_mut(&mut over).started_at = Some(UnixMillis(run.version));
+    Arc::make_mut(&mut over).forked = run.has_forked;
     News::Ended(over)
 }
 
@@ -934,6 +961,7 @@ fn name_of(news: &News) -> &'static str {
         News::Checked(_) => "checked",
         News::StartFailed(_) => "start failed",
         News::LeaderExited(_) => "leader exited",
+        News::Forked { .. } => "forked",
         News::Stopping { .. } => "stopping",
         News::Survivors(_) => "survivors",
         News::Ended(_) => "ended",

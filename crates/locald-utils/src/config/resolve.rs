@@ -182,13 +182,14 @@ impl Resolver<'_> {
         let profiles = self.profiles(service);
         let watch = self.watch(service);
         let inputs = self.inputs(service);
+        let kind = value(&service.r#type).map_or_else(Kind::default, |kind| kind.0);
         Some(ServiceSpec {
             name: name?,
-            kind: value(&service.r#type).map_or_else(Kind::default, |kind| kind.0),
+            kind,
             command: command?,
             workdir: workdir?,
             env,
-            tty: value(&service.tty).is_none_or(|tty| tty.0),
+            tty: value(&service.tty).map_or(kind != Kind::Forking, |tty| tty.0),
             port: value(&service.port).map(|port| port.0),
             depends_on,
             health,
@@ -370,21 +371,21 @@ impl Resolver<'_> {
                 continue;
             };
             let condition = match (condition, kind) {
-                (None, Kind::Service) => Condition::Ready,
+                (None, Kind::Service | Kind::Forking) => Condition::Ready,
                 (None, Kind::Job) => Condition::Completed,
                 (Some((Condition::Ready, span)), Kind::Job) => {
                     let mistake = Mistake::at(span.clone(), format!("`{shown}` is a job, which is never ready"));
                     self.mistakes.push(mistake.help("a job is waited for with \"completed\", or \"started\""));
                     continue;
                 }
-                (Some((Condition::Completed, span)), Kind::Service) => {
+                (Some((Condition::Completed, span)), Kind::Service | Kind::Forking) => {
                     let mistake = Mistake::at(span.clone(), format!("`{shown}` is a service, which never completes"));
                     let help =
                         "a service is waited for with \"ready\" or \"started\"; what is to end has `type = \"job\"`";
                     self.mistakes.push(mistake.help(help));
                     continue;
                 }
-                (Some((condition, _)), Kind::Service | Kind::Job) => *condition,
+                (Some((condition, _)), Kind::Service | Kind::Job | Kind::Forking) => *condition,
             };
             // A name that is declared and yet not valid is noted where it is declared.
             if let Ok(service) = text.parse() {

@@ -545,3 +545,17 @@ proptest! {
         dotenv::read(&(pieces.concat() + &text), &mut BTreeMap::new(), &|name| Some(name.to_owned()), |_, _| {});
     }
 }
+
+#[test]
+fn a_launcher_has_no_terminal_unless_it_asks_for_one() {
+    let of = |more: &str| {
+        let project = Project::new(format!("[services.a]\ncommand = \"true\"\n{more}\n"));
+        project.load().expect("valid").services.remove(0)
+    };
+    let (plain, job, forking) = (of(""), of("type = \"job\""), of("type = \"forking\""));
+    assert_eq!((plain.tty, job.tty, forking.tty), (true, true, false));
+    assert_eq!((forking.kind, of("type = \"forking\"\ntty = true").tty), (Kind::Forking, true));
+    assert!(!of("tty = false").tty);
+    let piped = ServiceSpec { tty: false, ..plain.clone() };
+    assert_ne!(piped.digest(), plain.digest(), "`up` restarts what has another kind of output");
+}

@@ -773,18 +773,15 @@ pub(super) struct Type(pub(super) Kind);
 schema_of!(Type, {
     "oneOf": [
         { "const": "service", "description": "Runs until it is stopped." },
-        { "const": "job", "description": "Runs to completion; exit code 0 satisfies its dependents." }
+        { "const": "job", "description": "Runs to completion; exit code 0 satisfies its dependents." },
+        { "const": "forking", "description": "Runs until it is stopped; the command is a launcher that leaves it behind and exits with 0." }
     ]
 });
 
 impl Written for Type {
     fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
-        if item.string() == Some("forking") {
-            let mistake = item.wrong_value("cannot be \"forking\" in this version of locald");
-            mistakes.push(mistake.help("let the program stay in the foreground; most have an option for it"));
-            return None;
-        }
-        word(item, &[("service", Kind::Service), ("job", Kind::Job)], "", mistakes).map(Self)
+        let words = [("service", Kind::Service), ("job", Kind::Job), ("forking", Kind::Forking)];
+        word(item, &words, "", mistakes).map(Self)
     }
 }
 

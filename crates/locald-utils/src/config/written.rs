@@ -116,7 +116,7 @@ table! {
     /// A service: one command that locald starts, watches and stops.
     #[called("a service")]
     struct Service {
-        /// Whether it is meant to stay ("service", the default) or to finish ("job").
+        /// Whether it is meant to stay ("service", the default), to finish ("job"), or to leave behind what stays ("forking").
         r#type: Type,
         /// What to run: a line for `/bin/sh -c`, or an array of a program and its arguments, run without a shell.
         #[schemars(required)]
@@ -127,7 +127,8 @@ table! {
         env: Named<EnvValue>,
         /// Files with lines `NAME=value`, relative to the project file; a later file wins, and `env` wins over all.
         env_file: OneOrMany,
-        /// Whether it has a terminal. If not, it has a pipe for each of stdout and stderr, and `logs` tells them apart. Default: true.
+        /// Whether it has a terminal. If not, it has a pipe for each of stdout and stderr, and `logs` tells them apart. Default: true,
+        /// but for type "forking".
         tty: Flag,
         /// The port it listens on: a number, or "auto" for a free one that is kept. Exported as `PORT`.
         port: Port,

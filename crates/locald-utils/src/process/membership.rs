@@ -96,6 +96,14 @@ pub fn members<'t>(table: &'t [Process], evidence: &Evidence<'_>, clues: &impl C
     living(members_and_zombies(table, evidence, clues)).collect()
 }
 
+/// The oldest of `members` that has no parent among them: of what a launcher has left, the one that stands for it.
+#[must_use]
+pub fn oldest_root(members: &[Process]) -> Option<ProcessId> {
+    let is_member = |pid: i32| members.iter().any(|process| process.id.pid == pid);
+    let roots = members.iter().filter(|process| !is_member(process.parent)).map(|process| process.id);
+    roots.min_by_key(|id| (id.start, id.pid))
+}
+
 /// Those of `members` that have not ended.
 pub(super) fn living(members: Vec<&Process>) -> impl Iterator<Item = &Process> {
     members.into_iter().filter(|process| process.state != ProcessState::Zombie)

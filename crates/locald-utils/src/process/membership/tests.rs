@@ -583,3 +583,14 @@ fn parents_are_signalled_before_their_children() {
     assert_eq!(found.len(), 5);
     assert!(place(100) < place(101) && place(101) < place(102) && place(103) < place(104), "{found:?}");
 }
+
+#[test]
+fn the_oldest_without_a_parent_among_them_stands_for_what_a_launcher_has_left() {
+    let worker = process(120, 53, 121, 121, 121);
+    let daemon = process(121, 52, SHIM, 121, 121);
+    let helper = process(110, 54, SHIM, 110, 110);
+    assert_eq!(oldest_root(&[worker.clone(), daemon.clone(), helper.clone()]), Some(daemon.id));
+    // It has gone, and its worker is an orphan.
+    assert_eq!(oldest_root(&[Process { parent: 1, ..worker.clone() }, helper]), Some(worker.id));
+    assert_eq!(oldest_root(&[]), None);
+}
