@@ -112,10 +112,10 @@ impl Watching {
                 self.quick = if is_quick { self.quick + 1 } else { 0 };
                 if self.quick > QUICK_LIMIT {
                     self.problem = Some(format!(
-                        "{file} changed within {} s of a start {} times in a row, perhaps by the service itself: \
-                         changes restart it no more until somebody does",
-                        QUICK.as_secs(),
-                        self.quick
+                        "{file} changed within {secs} s of a start {} times in a row, perhaps by the service itself: a change \
+                         that comes so soon restarts it no more",
+                        self.quick,
+                        secs = QUICK.as_secs(),
                     ));
                     return None;
                 }
