@@ -133,3 +133,38 @@ fn inputs_that_cannot_be_read_are_named_and_nothing_happens() {
     site.locald("up").run().code(2).says("the inputs of `build`").says("secret.txt: Permission denied");
     assert_eq!(site.said().len(), 0);
 }
+
+// What a failed run had left of the outputs was taken for what the run before it had made.
+#[test]
+fn what_was_done_before_a_run_that_failed_is_not_done_any_more() {
+    let site = site(BUILD);
+    site.up();
+    await_memory(&site);
+    save(&site, "bad");
+    site.locald("up").run().code(1);
+    save(&site, "1");
+    let before = site.said().len();
+    assert_eq!(up(&site), before + 1);
+}
+
+// A completed job had no spec after the daemon's death, and so nothing that could differ.
+#[test]
+fn a_job_whose_inputs_or_command_changed_is_done_again_by_the_next_daemon() {
+    let site = site(&[BUILD, "[services.plain]\ntype = \"job\"\ncommand = 'echo plain >> \"$EVENTS\"'\n"].concat());
+    site.up();
+    let kill = || {
+        let daemon = site.daemon();
+        send(daemon, Signal::SIGKILL);
+        site.await_end(daemon);
+    };
+    kill();
+    save(&site, "2");
+    site.up();
+    site.await_event("build 2");
+    kill();
+    let text = std::fs::read_to_string(site.project().join("locald.toml")).expect("the file");
+    site.write("locald.toml", text.replace("echo plain", "echo fancy"));
+    site.up();
+    site.await_event("fancy");
+    assert_eq!(site.said().iter().filter(|line| *line == "plain").count(), 1);
+}

@@ -98,3 +98,12 @@ fn a_lease_without_an_owner_and_a_name_that_is_none_are_refused() {
     site.locald("up").arg("--owner").arg("a b").run().code(2).says("name");
     assert_eq!(running(&site), "");
 }
+
+#[test]
+fn a_command_that_needs_what_somebody_owns_does_not_keep_it() {
+    let site = Site::new(SHOP);
+    site.locald("up web --owner ci").run().ok();
+    site.locald("run web -- true").run().ok();
+    site.locald("down --owner ci").run().ok().says("2 services stopped");
+    site.assert_no_service_is_left();
+}

@@ -194,3 +194,35 @@ fn a_service_that_writes_what_it_watches_is_left_alone_after_a_few_times() {
     let service = site.service("web");
     assert_eq!((&service["state"], &service["run"]), (&"ready".into(), &6.into()));
 }
+
+// The kernel's watcher had forgotten what was renamed, and the inode was the same as before: nothing was seen there any more.
+#[test]
+fn a_directory_that_was_moved_away_and_back_is_still_watched() {
+    let site = site("watch = [\"src/**\"]");
+    let project = site.project();
+    save(&site, "src/deep/a.txt", "1");
+    site.up();
+    for round in 2..4 {
+        fs::rename(project.join("src/deep"), project.join("elsewhere")).expect("renamed");
+        fs::rename(project.join("elsewhere"), project.join("src/deep")).expect("renamed");
+        save(&site, "src/deep/a.txt", &round.to_string());
+        site.await_events("web 1", round);
+    }
+    fs::remove_dir_all(project.join("src/deep")).expect("removed");
+    fs::create_dir(project.join("src/deep")).expect("made");
+    site.await_events("web 1", 4);
+    save(&site, "src/deep/a.txt", "5");
+    site.await_events("web 1", 5);
+}
+
+#[test]
+fn a_watch_that_is_new_to_a_service_that_runs_restarts_nothing_by_itself() {
+    let site = site("");
+    site.up();
+    save(&site, "src/app.txt", "2");
+    site.write("locald.toml", web("watch = \"src\""));
+    site.locald("up").run().ok().says("already running");
+    save(&site, "src/app.txt", "3");
+    site.await_event("web 3");
+    assert_eq!(site.await_state("web", "ready")["run"], 2);
+}

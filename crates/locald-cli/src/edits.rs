@@ -30,9 +30,13 @@ impl Edits {
         let files = FileSet::of_paths(paths);
         let (told, mut tell) = io::pipe()?;
         let (stir, stirs) = mpsc::sync_channel(1);
+        let concerned = files.clone();
         let on_event = move |event: notify::Result<notify::Event>| {
-            // That somebody reads a file is no edit.
-            if !event.is_ok_and(|event| event.kind.is_access()) {
+            // That somebody reads a file, or writes another, is no edit.
+            let is_other = |event: notify::Event| {
+                event.kind.is_access() || !event.paths.iter().any(|path| concerned.concerns(path))
+            };
+            if !event.is_ok_and(is_other) {
                 // A full channel holds a hint already.
                 let _ = stir.try_send(());
             }
@@ -41,7 +45,13 @@ impl Edits {
         let mut seen = look(&files, &mut kernel).map_err(io::Error::other)?;
         thread::spawn(move || {
             while stirs.recv().is_ok() {
-                while stirs.recv_timeout(Watch::DEBOUNCE) != Err(RecvTimeoutError::Timeout) {}
+                loop {
+                    match stirs.recv_timeout(Watch::DEBOUNCE) {
+                        Ok(()) => {}
+                        Err(RecvTimeoutError::Timeout) => break,
+                        Err(RecvTimeoutError::Disconnected) => return,
+                    }
+                }
                 // What cannot be watched any more is told of no more; it could when it began.
                 let Ok(now) = look(&files, &mut kernel) else { return };
                 if now.difference(&seen).is_some() && tell.write_all(b"!").is_err() {

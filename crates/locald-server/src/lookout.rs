@@ -12,7 +12,8 @@ use std::thread;
 use locald_utils::fileset::{FileSet, Sight as Files};
 use locald_utils::name::{ProjectId, RunNumber, ServiceKey};
 use locald_utils::spec::{Inputs, ServiceSpec, Watch};
-use notify::event::{AccessKind, AccessMode};
+use locald_utils::time::UnixMillis;
+use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -44,11 +45,13 @@ pub(crate) struct Lookout {
 }
 
 enum Task {
-    Watch(ServiceKey, FileSet, PathBuf),
+    Watch(ServiceKey, FileSet, PathBuf, UnixMillis),
     Forget(ServiceKey),
     Look(ServiceKey),
     /// Something stirs here; `None` where the kernel has lost count.
     Stirred(Option<PathBuf>),
+    /// This has gone, or has another name, and is not watched any more, whatever is there now.
+    Gone(PathBuf),
 }
 
 impl Lookout {
@@ -63,8 +66,9 @@ impl Lookout {
         self.seen.recv().await
     }
 
-    /// Has the files watched that a service of the project in `dir` is run again for, or none any more.
-    pub(crate) fn mind(&mut self, key: &ServiceKey, dir: &Path, watch: Option<&Watch>) {
+    /// Has the files watched that a service of the project in `dir` is run again for, or none any more. What was changed before `since`
+    /// is not told of.
+    pub(crate) fn mind(&mut self, key: &ServiceKey, dir: &Path, watch: Option<&Watch>, since: UnixMillis) {
         let before = self.watched.get(key);
         // When it acts is not the kernel's concern.
         if before.map(|before| &before.paths) == watch.map(|watch| &watch.paths) {
@@ -77,7 +81,7 @@ impl Lookout {
         };
         self.watched.insert(key.clone(), watch.clone());
         match FileSet::new(dir, watch.paths.iter().map(String::as_str)) {
-            Ok(files) => self.tell(Task::Watch(key.clone(), files, dir.to_owned())),
+            Ok(files) => self.tell(Task::Watch(key.clone(), files, dir.to_owned(), since)),
             // A later version of the project file has other patterns.
             Err(error) => self.report(Seen::Sight(key.clone(), Sight::Blind(error.to_string()))),
         }
@@ -104,7 +108,7 @@ impl Lookout {
         let (key, reports, spec) = (key.clone(), self.reports.clone(), spec.clone());
         let files = FileSet::new(dir, inputs.paths.iter().map(String::as_str));
         let look = move || {
-            let digest = files.ok().and_then(|files| files.digest().ok());
+            let digest = files.ok().and_then(|files| files.digest().ok()?);
             let inputs = spec.inputs.clone().map(|inputs| Inputs { digest, ..inputs });
             let is_same = ServiceSpec { inputs, ..spec }.work().as_ref() == Some(&work);
             // Nobody to tell: the daemon is about to go.
@@ -151,8 +155,9 @@ struct Watched {
     files: FileSet,
     /// The project's directory, to which names of files are relative when they are told.
     dir: PathBuf,
-    /// What was seen last.
+    /// What was seen last; nothing when it could not be looked at.
     seen: Files,
+    is_blind: bool,
 }
 
 /// The thread's own.
@@ -172,10 +177,20 @@ struct Place {
 fn keep_watch(inbox: &mpsc::Receiver<Task>, events: mpsc::Sender<Task>, reports: UnboundedSender<Seen>) {
     let on_event = move |event: notify::Result<Event>| {
         // The keeper goes last, with the daemon.
-        let tell = |path: Option<PathBuf>| drop(events.send(Task::Stirred(path)));
+        let tell = |path: Option<PathBuf>| {
+            let _ = events.send(Task::Stirred(path));
+        };
         match event {
             Ok(event) if event.need_rescan() => tell(None),
-            Ok(event) if changes(event.kind) => event.paths.into_iter().for_each(|path| tell(Some(path))),
+            Ok(event) if changes(event.kind) => {
+                let is_gone = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
+                for path in event.paths {
+                    if is_gone {
+                        let _ = events.send(Task::Gone(path.clone()));
+                    }
+                    tell(Some(path));
+                }
+            }
             Ok(_) => {}
             Err(_) => tell(None),
         }
@@ -198,9 +213,10 @@ fn keep_watch(inbox: &mpsc::Receiver<Task>, events: mpsc::Sender<Task>, reports:
         // Whatever has come meanwhile is told of once.
         for task in std::iter::once(task).chain(inbox.try_iter()) {
             match task {
-                Task::Watch(key, files, dir) => keeper.watch(key, files, dir),
+                Task::Watch(key, files, dir, since) => keeper.watch(key, files, dir, since),
                 Task::Forget(key) => keeper.forget(&key),
                 Task::Look(key) => keeper.look(&key),
+                Task::Gone(path) => keeper.lose(&path),
                 Task::Stirred(Some(path)) => keeper.concerned(&path, &mut stirred),
                 Task::Stirred(None) => stirred.extend(keeper.services.keys().cloned()),
             }
@@ -240,12 +256,14 @@ impl Keeper {
         let _ = self.reports.send(seen);
     }
 
-    fn watch(&mut self, key: ServiceKey, files: FileSet, dir: PathBuf) {
-        self.services.insert(key.clone(), Watched { files, dir, seen: Files::default() });
+    fn watch(&mut self, key: ServiceKey, files: FileSet, dir: PathBuf, since: UnixMillis) {
+        // What was seen by other patterns is left when that has been looked at which these name.
+        let seen = self.services.remove(&key).map(|watched| watched.seen).unwrap_or_default();
+        self.services.insert(key.clone(), Watched { files, dir, seen, is_blind: false });
         let sight = match self.see(&key) {
             Some(Ok(())) => {
                 let newest = self.services.get(&key).and_then(|watched| {
-                    let (at, path) = watched.seen.newest.as_ref()?;
+                    let (at, path) = watched.seen.newest.as_ref().filter(|(at, _)| *at >= since)?;
                     Some((*at, watched.name(path)))
                 });
                 Sight::First(newest)
@@ -258,11 +276,13 @@ impl Keeper {
 
     fn look(&mut self, key: &ServiceKey) {
         let Some(watched) = self.services.get(key) else { return };
-        let before = watched.seen.clone();
+        let (before, was_blind) = (watched.seen.clone(), watched.is_blind);
         let seen = self.see(key);
         let Some(watched) = self.services.get(key) else { return };
         let sight = match seen {
             Some(Err(why)) => Sight::Blind(why),
+            // There is nothing to compare it with.
+            Some(Ok(())) | None if was_blind => Sight::Same,
             Some(Ok(())) | None => match watched.seen.difference(&before) {
                 Some(path) => Sight::Changed(watched.name(path)),
                 None => Sight::Same,
@@ -281,8 +301,9 @@ impl Keeper {
     fn see(&mut self, key: &ServiceKey) -> Option<Result<(), String>> {
         let Self { kernel, services, places, .. } = self;
         let watched = services.get_mut(key)?;
-        let mut problem = None;
+        let (mut problem, mut entered) = (None, Files::default());
         let mut enter = |path: &Path, identity: (u64, u64)| {
+            entered.directories.insert(path.to_owned(), identity);
             let place = places.entry(path.to_owned()).or_insert(Place { identity: (0, 0), services: BTreeSet::new() });
             place.services.insert(key.clone());
             if place.identity == identity {
@@ -311,8 +332,10 @@ impl Keeper {
             Ok(seen) => (seen, problem),
             Err(error) => (Files::default(), Err(error.to_string())),
         };
+        watched.is_blind = seen.directories.is_empty();
         let before = std::mem::replace(&mut watched.seen, seen.clone());
         self.leave(key, &before, &seen);
+        self.leave(key, &entered, &seen);
         Some(result)
     }
 
@@ -328,6 +351,14 @@ impl Keeper {
                 // What is gone is not watched any more.
                 let _ = self.kernel.unwatch(path);
             }
+        }
+    }
+
+    /// Takes note that what was watched here, and below, is watched no more: the kernel's watcher forgets what is removed or renamed,
+    /// and something with the same inode may be there now.
+    fn lose(&mut self, path: &Path) {
+        for (_, place) in self.places.iter_mut().filter(|(place, _)| place.starts_with(path)) {
+            place.identity = (0, 0);
         }
     }
 

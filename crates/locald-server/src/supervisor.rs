@@ -41,6 +41,9 @@ const ORIGINS_LIMIT: Duration = Duration::from_millis(500);
 /// 5 min: a daemon with nothing to do stays this long for the next command.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
 
+/// 10 ms: so much the times of files may be behind the clock (ktime_get_coarse_real_ts64).
+const TICK: Duration = Duration::from_millis(10);
+
 /// 60 s: the core's clock is as far ahead of the daemon's, so that it can tell what was shortly before it started.
 const HEAD_START: Duration = RestartPolicy::CRASH_LOOP_WINDOW;
 
@@ -174,6 +177,13 @@ impl Supervisor {
             }
             self.actors.insert((key, run), orders);
         }
+        for (id, project) in self.fleet.projects() {
+            for name in project.services.keys() {
+                let key = ServiceKey { project: id.clone(), service: name.clone() };
+                // What has changed while there was no daemon counts.
+                mind(&mut self.lookout, &self.fleet, &key, UnixMillis(0));
+            }
+        }
     }
 
     /// Whether some runs have not been heard of yet.
@@ -185,16 +195,12 @@ impl Supervisor {
     pub(crate) fn resume(&mut self) {
         let ids: Vec<ProjectId> = self.fleet.projects().keys().cloned().collect();
         let mut effects = Vec::new();
+        // Leases that are over start nothing any more.
+        self.fleet.tick(self.now(), &mut effects);
         for id in ids {
             self.fleet.settle(self.now(), &id, &mut effects);
         }
         self.carry_out(effects);
-        for (id, project) in self.fleet.projects() {
-            for name in project.services.keys() {
-                let key = ServiceKey { project: id.clone(), service: name.clone() };
-                mind(&mut self.lookout, &self.fleet, &key);
-            }
-        }
         self.recall_until = self.recall_until.map(|_| Instant::now() + RECALL);
     }
 
@@ -237,20 +243,20 @@ impl Supervisor {
     fn see(&mut self, seen: Seen) {
         match seen {
             Seen::Stir(key) => self.fleet.stir(self.now(), &key),
-            Seen::Done(key, _, Some(work)) => self.context.ledger.save_done(&key, work),
+            Seen::Done(key, run, Some(work)) => {
+                // Another run may have made something else of it by now.
+                if self.fleet.service(&key).is_none_or(|service| service.life.newest == run) {
+                    self.context.ledger.save_done(&key, work);
+                }
+            }
             Seen::Done(key, run, None) => {
                 tracing::info!(service = %key.service, run = run.0, "its inputs are not those that it was asked to work on");
                 self.fleet.disown(&key, run);
             }
             Seen::Sight(key, sight) => {
                 tracing::debug!(service = %key.service, ?sight, "looked at its files");
-                let newest = self.fleet.service(&key).map(|service| service.life.newest);
                 let mut effects = Vec::new();
-                if let Some(file) = self.fleet.see(self.now(), &key, sight, &mut effects) {
-                    tracing::info!(service = %key.service, file, "changed");
-                    self.context.ledger.event(&key, newest, "changed", Some(file.clone()));
-                    self.askers.insert(key, format!("a change of {file}"));
-                }
+                self.fleet.see(self.now(), &key, sight, &mut effects);
                 self.carry_out(effects);
             }
         }
@@ -645,6 +651,12 @@ impl Supervisor {
                     }
                 }
                 Effect::Look(key) => self.lookout.look(key),
+                Effect::Renewed(key, file) => {
+                    tracing::info!(service = %key.service, file, "changed");
+                    let newest = self.fleet.service(&key).map(|service| service.life.newest);
+                    self.context.ledger.event(&key, newest, "changed", Some(file.clone()));
+                    self.askers.insert(key, format!("a change of {file}"));
+                }
                 Effect::Unwanted(key) => {
                     tracing::info!(service = %key.service, "the last lease is over");
                     let desired = vec![(key.service.clone(), Desired::Down)];
@@ -660,7 +672,7 @@ impl Supervisor {
             }
         }
         for key in &changed {
-            mind(&mut self.lookout, &self.fleet, key);
+            mind(&mut self.lookout, &self.fleet, key, UnixMillis::now().minus(TICK));
             self.announce(key);
         }
         if !changed.is_empty() {
@@ -682,6 +694,10 @@ impl Supervisor {
         let Some(project) = self.fleet.projects().get(&key.project) else { return };
         let Some(life) = self.fleet.service(&key).map(|service| &service.life) else { return };
         let (Some(spec), started_on) = (life.running.clone(), life.started_on.clone()) else { return };
+        if spec.inputs.is_some() {
+            // Whatever comes of this run, what the one before has made is not there any more.
+            self.context.ledger.forget_done(&key);
+        }
         let ports = self.ports.get(&key.project).cloned().unwrap_or_default();
         let specs = project.services.values().map(|service| service.spec.as_ref());
         let assignment = Assignment {
@@ -829,11 +845,11 @@ fn accept(client: &Client, id: u64, goals: &[Goal]) {
     client.send(ServerMessage::Event { id, event: Event::Accepted { before } });
 }
 
-/// Has the files of a service watched, if it is to run again when they change.
-fn mind(lookout: &mut Lookout, fleet: &Fleet, key: &ServiceKey) {
+/// Has the files of a service watched, if it is to run again when they change. Changes from before `since` are none.
+fn mind(lookout: &mut Lookout, fleet: &Fleet, key: &ServiceKey, since: UnixMillis) {
     let service = fleet.service(key).filter(|service| service.is_watching());
     let dir = fleet.projects().get(&key.project).map(|project| project.dir.as_path());
-    lookout.mind(key, dir.unwrap_or("/".as_ref()), service.and_then(|service| service.spec.watch.as_ref()));
+    lookout.mind(key, dir.unwrap_or("/".as_ref()), service.and_then(|service| service.spec.watch.as_ref()), since);
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

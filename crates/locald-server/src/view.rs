@@ -89,7 +89,7 @@ fn note(service: &Service) -> Option<String> {
         1 => format!("run again because {file} changed"),
         times => format!("run again {times} times because files changed, the last of them {file}"),
     });
-    let unwatched = watching.problem.as_ref().map(|problem| format!("watch: {problem}"));
+    let unwatched = watching.problem().map(|problem| format!("watch: {problem}"));
     let recalled = life.is_recalled && life.actual == Actual::Completed;
     let recalled = recalled.then(|| "not run: its inputs are as when it last succeeded".to_owned());
     let notes: Vec<String> =

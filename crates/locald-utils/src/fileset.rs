@@ -166,7 +166,8 @@ impl FileSet {
             };
             let steps = rest.split('/').count();
             let depth = (!rest.contains("**")).then_some(steps);
-            let sees_hidden = rest.split('/').any(|step| step.starts_with('.'));
+            let says_dot = |step: &str| step.starts_with('.') || step.contains("{.") || step.contains(",.");
+            let sees_hidden = rest.split('/').any(says_dot);
             let globs = groups.entry((base, sees_hidden, depth)).or_insert_with(|| Some(GlobSetBuilder::new()));
             // Next to a pattern that takes all, another one adds nothing.
             if let Some(globs) = globs {
@@ -201,7 +202,7 @@ impl FileSet {
                 Ok(metadata) if metadata.is_dir() => self.walk(place, &mut sight, enter)?,
                 Ok(metadata) => {
                     self.nearest(&place.base, &mut sight, enter)?;
-                    if place.globs.is_none() {
+                    if place.globs.is_none() && metadata.is_file() {
                         sight.add_file(&place.base, &metadata)?;
                     }
                 }
@@ -274,12 +275,16 @@ impl FileSet {
         Ok(())
     }
 
-    /// A digest of the names and the contents of all files: the same where the same files are, whenever and wherever that is.
+    /// A digest of the names and the contents of all files: the same where the same files are, whenever and wherever that is. `None`
+    /// when there are none, which says nothing.
     ///
     /// # Errors
     /// When there are too many, or one of them cannot be read.
-    pub fn digest(&self) -> Result<String, FilesError> {
+    pub fn digest(&self) -> Result<Option<String>, FilesError> {
         let sight = self.look(&mut |_, _| {})?;
+        if sight.files.is_empty() {
+            return Ok(None);
+        }
         let mut text = String::new();
         for path in sight.files.keys() {
             let name = path.strip_prefix(&self.dir).unwrap_or(path);
@@ -289,7 +294,7 @@ impl FileSet {
         }
         let mut hex = digest::hex(text.as_bytes());
         hex.truncate(16);
-        Ok(hex)
+        Ok(Some(hex))
     }
 }
 
@@ -385,6 +390,7 @@ mod tests {
         assert_eq!(found(dir.path(), &["**", "src/.cache/*"]), ["src/.cache/c.js", "src/a.js"]);
         assert_eq!(found(dir.path(), &["src/**/.*/*.js"]), ["src/.cache/c.js"]);
         assert_eq!(found(dir.path(), &[".env"]), [".env"], "written out");
+        assert_eq!(found(dir.path(), &["src/{.cache,gen}/*.js"]), ["src/.cache/c.js"]);
         assert_eq!(found(dir.path(), &["node_modules/*.js"]), ["node_modules/d.js"], "a place that is written out");
     }
 

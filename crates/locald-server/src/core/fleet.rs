@@ -30,6 +30,8 @@ pub(crate) enum Effect {
     Stop(ServiceKey, RunNumber, bool),
     /// Look at the files that the service watches, and tell [`Fleet::see`].
     Look(ServiceKey),
+    /// The service is run again because this file has changed.
+    Renewed(ServiceKey, String),
     /// The last owner of the service has gone, or its lease is over, and it is to be ended.
     Unwanted(ServiceKey),
     /// Something about the service is different from before.
@@ -88,6 +90,8 @@ pub(crate) struct Remembered {
     pub(crate) resting: Option<Resting>,
     /// How its newest run ended.
     pub(crate) last: Option<Arc<Ended>>,
+    /// The digest of the spec of that run.
+    pub(crate) ran: Option<String>,
     /// How often it was started of late.
     pub(crate) tally: Tally,
     /// Who wants it.
@@ -242,11 +246,12 @@ impl Fleet {
         let id = spec.id.clone();
         self.write(spec, &BTreeMap::new());
         let Some(project) = self.projects.get_mut(&id) else { return };
-        for Remembered { name, newest, desired, resting, last, tally, owners } in services {
+        for Remembered { name, newest, desired, resting, last, ran, tally, owners } in services {
             if let Some(service) = project.services.get_mut(&name) {
                 service.life = Lifecycle::new(newest);
                 service.life.desired = desired;
                 service.life.restore(resting, last);
+                service.life.ran = ran;
                 service.life.count_on(&tally, &time);
                 service.owners = Owners::restore(&owners, &time);
             }
@@ -375,7 +380,10 @@ impl Fleet {
                 let was_wanted = service.life.desired == Desired::Up;
                 service.ask_up(how.action, is_named);
                 let owner = how.owner.map(|owner| (&owner.name, owner.lease.map(|lease| now + lease)));
-                service.owners.ask(owner, was_wanted);
+                // Who only needs it for a while, and finds it running, does not keep it.
+                if how.meant == Meant::Themselves || !was_wanted {
+                    service.owners.ask(owner, was_wanted);
+                }
             }
             let unchanged = unchanged && !service.life.is_leaving();
             goals.push(Goal { service: name.clone(), want: Want::Up, run_before, unchanged, enough });
@@ -409,7 +417,7 @@ impl Fleet {
             Some(named) => project.check(named)?.to_vec(),
         };
         project.is_ending |= named.is_none() && owner.is_none();
-        let mut goals = Vec::new();
+        let (mut goals, mut has_left) = (Vec::new(), false);
         for name in about {
             let Some(service) = project.services.get_mut(&name) else { continue };
             let before = resumes.and_then(|before| before.get(&name)).copied();
@@ -417,6 +425,7 @@ impl Fleet {
                 None => service.owners = Owners::default(),
                 Some(owner) => {
                     let is_owner = service.owners.leave(owner);
+                    has_left |= is_owner;
                     effects.extend(
                         is_owner.then(|| Effect::Changed(ServiceKey { project: id.clone(), service: name.clone() })),
                     );
@@ -460,7 +469,7 @@ impl Fleet {
             }
             effects.push(Effect::Changed(key));
         }
-        project.end_without_owners(owner.is_some());
+        project.end_without_owners(has_left);
         self.settle(now, id, effects);
         Ok(goals)
     }
@@ -526,8 +535,10 @@ impl Fleet {
                 service.spec = spec;
             }
             effects.push(Effect::Changed(key.clone()));
-            if let Some(file) = service.overdue() {
-                service.renew(file);
+            if let Some(file) = service.overdue()
+                && service.renew(&file)
+            {
+                effects.push(Effect::Renewed(key.clone(), file));
             }
             self.settle(now, &key.project, effects);
         }
@@ -540,21 +551,16 @@ impl Fleet {
         }
     }
 
-    /// Takes what was seen of the files that a service watches. Returns the one because of which it is run again.
-    pub(crate) fn see(
-        &mut self,
-        now: Time,
-        key: &ServiceKey,
-        sight: Sight,
-        effects: &mut Vec<Effect>,
-    ) -> Option<String> {
-        let service = self.service_mut(key)?;
+    /// Takes what was seen of the files that a service watches.
+    pub(crate) fn see(&mut self, now: Time, key: &ServiceKey, sight: Sight, effects: &mut Vec<Effect>) {
+        let Some(service) = self.service_mut(key) else { return };
         let started_at = service.life.last_started_at();
         let changed = service.watching.see(sight, service.life.spawned, started_at);
         effects.push(Effect::Changed(key.clone()));
-        let file = changed.filter(|file| service.renew(file.clone()))?;
-        self.settle(now, &key.project, effects);
-        Some(file)
+        if let Some(file) = changed.filter(|file| service.renew(file)) {
+            effects.push(Effect::Renewed(key.clone(), file));
+            self.settle(now, &key.project, effects);
+        }
     }
 
     /// Takes note that the inputs of a job were not those that its run was asked to work on, or are not any more.
@@ -686,10 +692,10 @@ impl Service {
     }
 
     /// Asks for a new run because of a file. Whether one will be.
-    fn renew(&mut self, file: String) -> bool {
+    fn renew(&mut self, file: &str) -> bool {
         let is_renewed = self.life.renew();
         if is_renewed {
-            self.watching.note(file);
+            self.watching.note(file.to_owned());
         }
         is_renewed
     }
@@ -715,7 +721,12 @@ impl Service {
                 // What it runs on was looked at by whoever asks.
                 || self.spec.work().is_some_and(|work| running.work().as_ref() != Some(&work))
         };
-        let is_changed = has_run && life.running.as_ref().is_some_and(differs);
+        let is_changed = has_run
+            && match &life.running {
+                Some(running) => differs(running),
+                // An earlier daemon has seen it complete. What that worked on is told by what is recalled, and nothing else.
+                None => self.spec.work().is_some() || life.ran.as_ref().is_some_and(|ran| *ran != self.spec.digest()),
+            };
         match action {
             // Unlike a job, a service that ended has not done what it is for.
             _ if life.actual == Actual::Completed && self.spec.kind != Kind::Job => life.want_new_run(),

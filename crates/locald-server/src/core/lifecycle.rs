@@ -178,6 +178,8 @@ pub(crate) struct Lifecycle {
     failures: u32,
     /// When it was started lately, for telling a crash loop.
     starts: VecDeque<Time>,
+    /// The digest of the spec of the newest run, where an earlier daemon has had it.
+    pub(crate) ran: Option<String>,
     /// Whether it has completed without a run: what it would have done was done before.
     pub(crate) is_recalled: bool,
     /// When the newest run was begun, if this daemon has begun it.
@@ -220,6 +222,7 @@ impl Lifecycle {
             restarts: 0,
             failures: 0,
             starts: VecDeque::new(),
+            ran: None,
             is_recalled: false,
             spawned: None,
             started_on: StartedOn::new(),

@@ -230,6 +230,7 @@ impl World {
                     self.tell(format!("nobody wants {} any more", key.service));
                     self.desired.insert(key.service, Desired::Down);
                 }
+                Effect::Renewed(key, _) => self.tell(format!("{} is to be run again", key.service)),
                 Effect::Look(key) => match self.lookouts.get_mut(&key.service) {
                     Some(lookout) => lookout.looks.push_back(false),
                     None => self.fail("a look at what nobody watches"),
@@ -326,7 +327,7 @@ impl World {
                 Actual::Completed | Actual::Failed(_) => service.life.newest >= service.life.at_least,
                 _ => false,
             };
-            let is_watched = service.is_watching() && service.watching.problem.is_none();
+            let is_watched = service.is_watching() && service.watching.problem().is_none();
             // What has never run its first instruction tells no time with which a file could be compared.
             let first = self.lookouts.get(&spec.name).map_or(0, |lookout| lookout.first);
             let is_told = run.has_started || run.version >= first;
@@ -497,7 +498,8 @@ impl World {
                 .resumes
                 .and_then(|before| before.get(&goal.service))
                 .is_some_and(|run| *run < goal_newest[&goal.service]);
-            if !has_begun && !stuck.contains(&goal.service) {
+            let keeps = how.meant == Meant::Themselves || !was_wanted;
+            if !has_begun && keeps && !stuck.contains(&goal.service) {
                 let wanted_by = self.wanted_by.entry(goal.service.clone()).or_default();
                 if !was_wanted {
                     wanted_by.clear();
@@ -759,6 +761,7 @@ impl World {
                 desired: *desired,
                 resting: self.resting.get(name).cloned().flatten(),
                 last: self.last_of(name),
+                ran: None,
                 tally: self.tallies.get(name).cloned().unwrap_or_default(),
                 owners: self.kept.get(name).cloned().unwrap_or_default(),
             })

@@ -17,6 +17,9 @@ const LONGEST: u32 = 20;
 /// 2 s: a change that comes sooner after a start may well be the service's own doing.
 const QUICK: Duration = Duration::from_secs(2);
 
+/// 5 s: a change that a look has seen before it stirred stirs within that time of the start that it is taken to be older than.
+const SOON: Duration = Duration::from_secs(5);
+
 /// So many of those in a row are: it would be run again for ever.
 const QUICK_LIMIT: u32 = 5;
 
@@ -43,16 +46,18 @@ pub(crate) struct Watching {
     /// What the first look has found, until it is known when the run that may not have seen it was started.
     newest: Option<(UnixMillis, String)>,
     /// A change that was put down to a time before the newest run began. Files are looked at later than they stir, so it may have
-    /// been another; that one stirs as well.
-    settled: Option<String>,
+    /// been another; that one stirs as well, and soon. With the time when that run began.
+    settled: Option<(String, Option<Time>)>,
     /// Changes in a row that came too quickly after a start.
     quick: u32,
     /// New runs because of a change, since a person last asked for the service.
     pub(crate) restarts: u32,
     /// The file whose change was the last of them.
     pub(crate) changed: Option<String>,
-    /// Why nothing follows from changes any more, or never did.
-    pub(crate) problem: Option<String>,
+    /// Why the files cannot be watched.
+    blind: Option<String>,
+    /// Why nothing follows from changes that come soon after a start.
+    stopped: Option<String>,
 }
 
 impl Watching {
@@ -87,10 +92,10 @@ impl Watching {
     ) -> Option<String> {
         let looked = self.looking.take();
         let is_older = looked.is_some_and(|looked| Some(looked) < spawned);
-        self.problem = None;
+        self.blind = None;
         match sight {
             Sight::Blind(problem) => {
-                self.problem = Some(problem);
+                self.blind = Some(problem);
                 None
             }
             // What was changed while nobody watched.
@@ -101,17 +106,18 @@ impl Watching {
             }
             // A run that began later has seen it.
             Sight::Changed(file) if is_older => {
-                self.settled = Some(file);
+                self.settled = Some((file, spawned));
                 None
             }
             Sight::Same if is_older => None,
             Sight::Same | Sight::Changed(_) => {
-                let settled = self.settled.take();
-                let file = if let Sight::Changed(file) = sight { file } else { settled? };
+                let is_soon = looked.unwrap_or_default() < spawned.unwrap_or_default() + SOON;
+                let settled = self.settled.take().filter(|(_, of)| *of == spawned && is_soon);
+                let file = if let Sight::Changed(file) = sight { file } else { settled?.0 };
                 let is_quick = looked.zip(spawned).is_some_and(|(looked, spawned)| looked - spawned < QUICK);
                 self.quick = if is_quick { self.quick + 1 } else { 0 };
                 if self.quick > QUICK_LIMIT {
-                    self.problem = Some(format!(
+                    self.stopped = Some(format!(
                         "{file} changed within {secs} s of a start {} times in a row, perhaps by the service itself: a change \
                          that comes so soon restarts it no more",
                         self.quick,
@@ -119,6 +125,7 @@ impl Watching {
                     ));
                     return None;
                 }
+                self.stopped = None;
                 Some(file)
             }
         }
@@ -131,6 +138,11 @@ impl Watching {
         (at > started_at).then_some(file)
     }
 
+    /// Why changes have no effect, or not all of them.
+    pub(crate) fn problem(&self) -> Option<&str> {
+        self.stopped.as_deref().or(self.blind.as_deref())
+    }
+
     /// Takes note that a new run was asked for because of a file.
     pub(crate) fn note(&mut self, file: String) {
         self.restarts += 1;
@@ -140,6 +152,7 @@ impl Watching {
     /// A person has asked for the service: what was before counts no more.
     pub(crate) fn forgive(&mut self) {
         self.quick = 0;
+        self.stopped = None;
         self.restarts = 0;
         self.changed = None;
     }
@@ -220,9 +233,9 @@ mod tests {
             assert!(change(&mut watching, 50));
         }
         assert!(!change(&mut watching, 50));
-        assert!(watching.problem.as_ref().is_some_and(|problem| problem.contains("gen.py")));
+        assert!(watching.problem().is_some_and(|problem| problem.contains("gen.py")));
         watching.forgive();
         assert!(change(&mut watching, 50));
-        assert_eq!(watching.problem, None);
+        assert_eq!(watching.problem(), None);
     }
 }

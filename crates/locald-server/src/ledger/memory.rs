@@ -39,6 +39,11 @@ impl Ledger {
         self.run(move |transaction| recall(transaction, &project, DONE)).await
     }
 
+    /// Forgets what a job has done: it is about to do something else.
+    pub(crate) fn forget_done(&self, key: &ServiceKey) {
+        self.remember(key, DONE, None::<String>);
+    }
+
     /// Keeps how often a service was started of late.
     pub(crate) fn save_tally(&self, key: &ServiceKey, tally: &Tally) {
         self.remember(key, TALLY, (*tally != Tally::default()).then(|| tally.clone()));

@@ -182,8 +182,8 @@ fn left_project(transaction: &Transaction<'_>, spec: ProjectSpec) -> Result<Left
         "SELECT service, desired, digest, variables, resting FROM services LEFT JOIN environments ON environment = digest
          WHERE project = ?1",
     )?;
-    let mut last =
-        transaction.prepare_cached("SELECT ended FROM runs WHERE project = ?1 AND service = ?2 AND number = ?3")?;
+    let mut last = transaction
+        .prepare_cached("SELECT ended, spec_digest FROM runs WHERE project = ?1 AND service = ?2 AND number = ?3")?;
     let rows = statement.query_map([spec.id.as_str()], |row| {
         let desired = if row.get::<_, String>(1)? == "up" { Desired::Up } else { Desired::Down };
         Ok((
@@ -212,13 +212,15 @@ fn left_project(transaction: &Transaction<'_>, spec: ProjectSpec) -> Result<Left
             }
         };
         let newest = newest.get(&name).copied().unwrap_or_default();
-        let ended: Option<Option<String>> =
-            last.query_row(params![spec.id.as_str(), service, newest.0], |row| row.get(0)).optional()?;
-        let last = ended.flatten().map(|text| serde_json::from_str(&text)).transpose()?.map(Arc::new);
+        let run = params![spec.id.as_str(), service, newest.0];
+        let run: Option<(Option<String>, String)> =
+            last.query_row(run, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let (ended, ran) = run.map_or((None, None), |(ended, digest)| (ended, Some(digest)));
+        let last = ended.map(|text| serde_json::from_str(&text)).transpose()?.map(Arc::new);
         let resting = resting.map(|text| serde_json::from_str(&text)).transpose()?;
         let tally = tallies.remove(&name).unwrap_or_default();
         let owners = owners.remove(&name).unwrap_or_default();
-        services.push((Remembered { name, newest, desired, resting, last, tally, owners }, environment));
+        services.push((Remembered { name, newest, desired, resting, last, ran, tally, owners }, environment));
     }
     Ok(Left { spec, services, ports })
 }
