@@ -58,7 +58,8 @@ pub(super) fn run(
     })?;
     let owner = start.owner.map(|owner| owner.name.clone());
     let color = screen.stdout_paint().is_on();
-    let mut following = Following { client, person, project, named, owner, about, color, logs: Vec::new() };
+    let mut following =
+        Following { client, person, project, named, owner, about, color, shown: Vec::new(), logs: Vec::new() };
     let mut wish = match up {
         Ok(outcome) => {
             start.show(&following.project, &outcome, context, screen)?;
@@ -135,6 +136,8 @@ struct Following {
     about: Vec<ServiceName>,
     /// Whether the log is shown with colours.
     color: bool,
+    /// The services whose log is shown.
+    shown: Vec<ServiceName>,
     logs: Vec<Log>,
 }
 
@@ -168,6 +171,7 @@ impl Following {
             logs::run(&LogsArgs::following(), &sources, output)
         });
         self.person.watch_log(over);
+        self.shown.extend_from_slice(services);
         self.logs.push(Log { until: hold, thread });
         Ok(())
     }
@@ -205,19 +209,26 @@ impl Following {
             return Ok(None);
         }
         screen.say(&format!("{} was saved", project.file.display()));
-        let new: Vec<ServiceName> = about.iter().filter(|name| !self.about.contains(name)).cloned().collect();
-        (self.project, self.named, self.about) = (project, named, about);
+        let new: Vec<ServiceName> = about.iter().filter(|name| !self.shown.contains(name)).cloned().collect();
         if !new.is_empty() {
             self.show_log(&new, place, context)?;
         }
         self.client.send(request)?;
-        let mut reporter = Reporter::new(screen, Goal::Up, width(&self.about));
+        let mut reporter = Reporter::new(screen, Goal::Up, width(&about));
         let outcome = until_wished(&mut self.client, &mut reporter, Some(start.limit), &mut self.person);
         reporter.finish();
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            // What was refused is not what it is about.
+            Err(failure) => {
+                failure::report(&failure.into(), start.verb, screen);
+                return Ok(None);
+            }
+        };
+        (self.project, self.named, self.about) = (project, named, about);
         match outcome {
-            Ok(Ok(outcome)) => start.show(&self.project, &outcome, context, screen)?,
-            Ok(Err(wish)) => return Ok(Some(wish)),
-            Err(failure) => failure::report(&failure.into(), start.verb, screen),
+            Ok(outcome) => start.show(&self.project, &outcome, context, screen)?,
+            Err(wish) => return Ok(Some(wish)),
         }
         Ok(None)
     }
