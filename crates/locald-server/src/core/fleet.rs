@@ -371,18 +371,23 @@ impl Fleet {
             }
             // It has had its new run, and whatever came of that, or was wanted since, is what became of the request.
             let has_begun = before.is_some_and(|before| before < service.life.newest);
+            let was_wanted = service.life.desired == Desired::Up;
             // What is left of the last run refuses the next one. That is no wish for later.
             if !has_begun && !matches!(service.life.actual, Actual::Stuck { .. }) {
                 // Who starts or restarts it by name wants it done again.
                 if how.action == Action::Up || !is_named {
                     service.recall(how.done.get(&name));
                 }
-                let was_wanted = service.life.desired == Desired::Up;
                 service.ask_up(how.action, is_named);
+            }
+            // Who only needs it for a while, and finds it running, does not keep it.
+            let is_lost = before.is_some() && service.owners.is_empty();
+            let keeps = how.meant == Meant::Themselves || !was_wanted || is_lost;
+            if service.life.desired == Desired::Up && keeps {
                 let owner = how.owner.map(|owner| (&owner.name, owner.lease.map(|lease| now + lease)));
-                // Who only needs it for a while, and finds it running, does not keep it.
-                if how.meant == Meant::Themselves || !was_wanted {
-                    service.owners.ask(owner, was_wanted);
+                match before {
+                    Some(_) if was_wanted => service.owners.add(owner),
+                    Some(_) | None => service.owners.ask(owner, was_wanted),
                 }
             }
             let unchanged = unchanged && !service.life.is_leaving();
@@ -429,8 +434,8 @@ impl Fleet {
                     effects.extend(
                         is_owner.then(|| Effect::Changed(ServiceKey { project: id.clone(), service: name.clone() })),
                     );
-                    // One that is ending anyway may do so sooner.
-                    let is_hurried = at_once && service.life.desired == Desired::Down;
+                    // It has asked before, and is in more of a hurry now.
+                    let is_hurried = at_once && service.life.desired == Desired::Down && service.owners.has_left(owner);
                     if before.is_none() && !(is_owner && service.owners.is_empty()) && !is_hurried {
                         continue;
                     }

@@ -2,7 +2,7 @@
 //!
 //! A service that nobody wants any more is ended. Who asks without a name keeps it until somebody stops it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use locald_utils::name::OwnerName;
 use locald_utils::time::UnixMillis;
@@ -17,6 +17,8 @@ pub(crate) struct Owners {
     is_kept: bool,
     /// The others, each with the end of its lease, if it has one.
     leases: BTreeMap<OwnerName, Option<Time>>,
+    /// Those that have left since anybody wanted it.
+    left: BTreeSet<OwnerName>,
 }
 
 /// As the ledger keeps it.
@@ -24,6 +26,8 @@ pub(crate) struct Owners {
 pub(crate) struct Kept {
     is_kept: bool,
     leases: BTreeMap<OwnerName, Option<UnixMillis>>,
+    #[serde(default)]
+    left: BTreeSet<OwnerName>,
 }
 
 impl Owners {
@@ -33,22 +37,41 @@ impl Owners {
             *self = Self::default();
         }
         // Whoever wanted it before there were owners did not say who they are.
-        self.is_kept |= owner.is_none() || (was_wanted && self.is_empty());
-        if let Some((name, until)) = owner {
-            self.leases.insert(name.clone(), until);
+        self.is_kept |= was_wanted && self.is_empty();
+        self.add(owner);
+    }
+
+    /// Somebody asks once more for what an earlier daemon was asked for, which may not have written down by whom.
+    pub(crate) fn add(&mut self, owner: Option<(&OwnerName, Option<Time>)>) {
+        match owner {
+            None => self.is_kept = true,
+            Some((name, until)) => {
+                self.left.remove(name);
+                self.leases.insert(name.clone(), until);
+            }
         }
     }
 
     /// An owner leaves. Whether it was one.
     pub(crate) fn leave(&mut self, owner: &OwnerName) -> bool {
-        self.leases.remove(owner).is_some()
+        let was_owner = self.leases.remove(owner).is_some();
+        if was_owner {
+            self.left.insert(owner.clone());
+        }
+        was_owner
     }
 
     /// Ends the leases that are over. Whether there was one.
     pub(crate) fn expire(&mut self, now: Time) -> bool {
-        let before = self.leases.len();
-        self.leases.retain(|_, until| until.is_none_or(|until| now < until));
-        self.leases.len() < before
+        let over = self.leases.extract_if(.., |_, until| until.is_some_and(|until| until <= now));
+        let before = self.left.len();
+        self.left.extend(over.map(|(name, _)| name));
+        self.left.len() > before
+    }
+
+    /// Whether this owner has wanted it, and does no more.
+    pub(crate) fn has_left(&self, owner: &OwnerName) -> bool {
+        self.left.contains(owner)
     }
 
     /// When the next lease is over.
@@ -69,13 +92,13 @@ impl Owners {
     /// For the ledger; `wall` tells when a moment is.
     pub(crate) fn kept(&self, wall: impl Fn(Time) -> UnixMillis) -> Kept {
         let leases = self.leases().map(|(name, until)| (name.clone(), until.map(&wall)));
-        Kept { is_kept: self.is_kept, leases: leases.collect() }
+        Kept { is_kept: self.is_kept, leases: leases.collect(), left: self.left.clone() }
     }
 
     /// From the ledger; `time` tells which moment that is.
     pub(crate) fn restore(kept: &Kept, time: impl Fn(UnixMillis) -> Time) -> Self {
         let leases = kept.leases.iter().map(|(name, until)| (name.clone(), until.map(&time)));
-        Self { is_kept: kept.is_kept, leases: leases.collect() }
+        Self { is_kept: kept.is_kept, leases: leases.collect(), left: kept.left.clone() }
     }
 }
 
@@ -101,6 +124,9 @@ mod tests {
         assert!(owners.expire(minute) && !owners.is_empty());
         assert!(!owners.leave(&ci), "it has left already");
         assert!(owners.leave(&agent) && owners.is_empty());
+        assert!(owners.has_left(&ci) && owners.has_left(&agent) && !owners.has_left(&name("nobody")));
+        owners.ask(Some((&ci, None)), false);
+        assert!(!owners.has_left(&ci) && !owners.has_left(&agent), "it is wanted again");
     }
 
     #[test]

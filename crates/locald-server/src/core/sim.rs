@@ -5,7 +5,7 @@
 //! fleet away and builds another from what the ledger would hold. After every step the promises are checked from the
 //! world's own books, not from the fleet's. A schedule is its seed: a failure names it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,8 +123,12 @@ struct World {
     resting: BTreeMap<ServiceName, Option<Resting>>,
     tallies: BTreeMap<ServiceName, Tally>,
     kept: BTreeMap<ServiceName, Kept>,
+    /// When something was last asked for, and what the ledger held of owners until then.
+    kept_before: (Time, BTreeMap<ServiceName, Kept>),
     /// Who wants each service: those with a name until then or until they leave, and "" for whoever has none.
     wanted_by: BTreeMap<ServiceName, BTreeMap<String, Option<Time>>>,
+    /// Those that have left each service since.
+    left_by: BTreeMap<ServiceName, BTreeSet<String>>,
     saved: Option<ProjectSpec>,
     /// What somebody has asked for last, and still waits for.
     asked: Option<Asked>,
@@ -183,7 +187,9 @@ impl World {
             resting: BTreeMap::new(),
             tallies: BTreeMap::new(),
             kept: BTreeMap::new(),
+            kept_before: (Time::ZERO, BTreeMap::new()),
             wanted_by: BTreeMap::new(),
+            left_by: BTreeMap::new(),
             saved: None,
             asked: None,
             files: BTreeMap::new(),
@@ -254,6 +260,7 @@ impl World {
                     self.tallies.clear();
                     self.kept.clear();
                     self.wanted_by.clear();
+                    self.left_by.clear();
                     self.saved = None;
                 }
             }
@@ -485,6 +492,12 @@ impl World {
             |name: &&ServiceName| matches!(fleet_state(&self.fleet, &self.id, name), Some(Actual::Stuck { .. }));
         let is_forced = |name: &ServiceName| how.force && (services.is_empty() || services.contains(name));
         let stuck: Vec<ServiceName> = newest.keys().filter(is_stuck).filter(|name| !is_forced(name)).cloned().collect();
+        let loses = |name: &&ServiceName| {
+            let begun = how.resumes.is_some_and(|before| before.contains_key(*name));
+            begun && self.fleet.service(&self.key(name)).is_some_and(|service| service.owners.is_empty())
+        };
+        let is_lost: BTreeSet<ServiceName> = newest.keys().filter(loses).cloned().collect();
+        self.kept_before = (self.now, self.kept.clone());
         let mut effects = Vec::new();
         let goals = match self.fleet.apply(self.now, self.project(), &newest, services, how, &mut effects) {
             Ok(goals) => goals,
@@ -498,11 +511,13 @@ impl World {
                 .resumes
                 .and_then(|before| before.get(&goal.service))
                 .is_some_and(|run| *run < goal_newest[&goal.service]);
-            let keeps = how.meant == Meant::Themselves || !was_wanted;
-            if !has_begun && keeps && !stuck.contains(&goal.service) {
+            let is_lost = is_lost.contains(&goal.service);
+            let keeps = how.meant == Meant::Themselves || !was_wanted || is_lost;
+            if keeps && (was_wanted || (!has_begun && !stuck.contains(&goal.service))) {
                 let wanted_by = self.wanted_by.entry(goal.service.clone()).or_default();
                 if !was_wanted {
                     wanted_by.clear();
+                    self.left_by.remove(&goal.service);
                 }
                 let (name, until) = how.owner.map_or((String::new(), None), |owner| {
                     (owner.name.to_string(), owner.lease.map(|lease| self.now + lease))
@@ -548,6 +563,15 @@ impl World {
         let is_refused = goals.is_err();
         let goals = goals.unwrap_or_default();
         for effect in &effects {
+            let has_wanted = |owner: &OwnerName, name| {
+                self.wanted_by.get(name).is_some_and(|by| by.contains_key(owner.as_str()))
+                    || self.left_by.get(name).is_some_and(|by| by.contains(owner.as_str()))
+            };
+            if let (Effect::Stop(key, _, true), Some(owner), None) = (effect, owner, resumes)
+                && !has_wanted(owner, &key.service)
+            {
+                self.fail(&format!("{owner} hurries {}, and has never wanted it", key.service));
+            }
             if let Effect::Stop(key, run, true) = effect
                 && resumes.is_some()
                 && !at_once
@@ -562,7 +586,11 @@ impl World {
             let Some(wanted_by) = self.wanted_by.get_mut(name) else { continue };
             match owner {
                 None => wanted_by.clear(),
-                Some(owner) => drop(wanted_by.remove(owner.as_str())),
+                Some(owner) => {
+                    if wanted_by.remove(owner.as_str()).is_some() {
+                        self.left_by.entry(name.clone()).or_default().insert(owner.to_string());
+                    }
+                }
             }
         }
         for goal in &goals {
@@ -751,6 +779,12 @@ impl World {
         self.tell("the daemon dies".into());
         self.fleet = Fleet::default();
         self.lookouts.clear();
+        let asks_again = self.dice.one_in(2);
+        let has_started = self.asked.as_ref().is_some_and(|asked| matches!(asked.what, What::Start { .. }));
+        if asks_again && has_started && self.kept_before.0 == self.now {
+            // It died before it could write down by whom it was asked.
+            self.kept = self.kept_before.1.clone();
+        }
         let Some(saved) = self.saved.clone() else { return };
         let remembered: Vec<Remembered> = self
             .desired
@@ -820,7 +854,7 @@ impl World {
             }
         }
         self.obey(effects);
-        if self.dice.one_in(2) {
+        if asks_again {
             self.ask_again();
         }
     }
