@@ -226,3 +226,40 @@ fn a_watch_that_is_new_to_a_service_that_runs_restarts_nothing_by_itself() {
     site.await_event("web 3");
     assert_eq!(site.await_state("web", "ready")["run"], 2);
 }
+
+// Nothing told that what it watches is another until something else happened to it.
+#[test]
+fn what_a_service_watches_is_as_written_even_if_another_was_brought_up() {
+    let other = "[services.other]\ncommand = 'exec sleep 600'\n";
+    let site = site(other);
+    site.up();
+    site.write("locald.toml", [&web("watch = \"src\""), other].concat());
+    site.locald("up other").run().ok();
+    save(&site, "src/app.txt", "2");
+    site.await_event("web 2");
+    site.write("locald.toml", web(other));
+    site.locald("up other").run().ok();
+    save(&site, "src/app.txt", "3");
+    site.locald("restart other").run().ok();
+    assert_eq!(site.await_state("web", "ready")["run"], 2);
+}
+
+#[test]
+fn a_file_that_is_a_link_is_watched_where_it_leads_to() {
+    let site = site("watch = [\"conf/*.toml\"]");
+    save(&site, "elsewhere/a.toml", "1");
+    save(&site, "conf/other.txt", "1");
+    std::os::unix::fs::symlink("../elsewhere/a.toml", site.project().join("conf/a.toml")).expect("linked");
+    site.up();
+    site.await_event("web 1");
+    save(&site, "elsewhere/a.toml", "2");
+    site.await_events("web 1", 2);
+    // As an editor saves it.
+    save(&site, "elsewhere/new", "3");
+    fs::rename(site.project().join("elsewhere/new"), site.project().join("elsewhere/a.toml")).expect("renamed");
+    site.await_events("web 1", 3);
+    save(&site, "elsewhere/b.toml", "4");
+    fs::remove_file(site.project().join("conf/a.toml")).expect("removed");
+    site.await_events("web 1", 4);
+    assert_eq!(site.await_state("web", "ready")["run"], 4);
+}

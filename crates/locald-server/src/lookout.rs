@@ -14,12 +14,12 @@ use locald_utils::name::{ProjectId, RunNumber, ServiceKey};
 use locald_utils::spec::{Inputs, ServiceSpec, Watch};
 use locald_utils::time::UnixMillis;
 use notify::event::{AccessKind, AccessMode, ModifyKind};
-use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{ErrorKind, Event, EventKind, RecursiveMode, Watcher};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::core::watching::Sight;
 
-/// kqueue tells of a directory only that a name came or went, so its files are watched as well. inotify tells of them too.
+/// kqueue tells of a directory only that a name came or went, so its files are watched as well. inotify tells of them anyway.
 const FILES_AS_WELL: bool = cfg!(not(target_os = "linux"));
 
 /// What the lookout reports.
@@ -27,8 +27,8 @@ const FILES_AS_WELL: bool = cfg!(not(target_os = "linux"));
 pub(crate) enum Seen {
     /// Something stirs where this service has files.
     Stir(ServiceKey),
-    /// What its files look like.
-    Sight(ServiceKey, Sight),
+    /// What its files look like, and why not all of them can be watched.
+    Sight(ServiceKey, Sight, Option<String>),
     /// What a run has done that has completed; `None` when its inputs are not those that it was to work on.
     Done(ServiceKey, RunNumber, Option<String>),
 }
@@ -83,7 +83,7 @@ impl Lookout {
         match FileSet::new(dir, watch.paths.iter().map(String::as_str)) {
             Ok(files) => self.tell(Task::Watch(key.clone(), files, dir.to_owned(), since)),
             // A later version of the project file has other patterns.
-            Err(error) => self.report(Seen::Sight(key.clone(), Sight::Blind(error.to_string()))),
+            Err(error) => self.report(blind(key.clone(), error.to_string())),
         }
     }
 
@@ -128,7 +128,9 @@ impl Lookout {
                 Ok(_) => self.thread = Some(tasks),
                 Err(error) => {
                     tracing::error!(%error, "no thread that could watch files");
-                    self.blind(&task, &format!("nothing can be watched: {error}"));
+                    if let Task::Watch(key, ..) = &task {
+                        self.report(blind(key.clone(), format!("nothing can be watched: {error}")));
+                    }
                 }
             }
         }
@@ -138,16 +140,15 @@ impl Lookout {
         }
     }
 
-    fn blind(&self, task: &Task, why: &str) {
-        if let Task::Watch(key, ..) = task {
-            self.report(Seen::Sight(key.clone(), Sight::Blind(why.to_owned())));
-        }
-    }
-
     fn report(&self, seen: Seen) {
         // The other end is ours.
         let _ = self.reports.send(seen);
     }
+}
+
+/// Nothing was seen, and this is why.
+fn blind(key: ServiceKey, why: String) -> Seen {
+    Seen::Sight(key, Sight::Same, Some(why))
 }
 
 /// What one service watches.
@@ -162,7 +163,9 @@ struct Watched {
 
 /// The thread's own.
 struct Keeper {
-    kernel: RecommendedWatcher,
+    kernel: Box<dyn Watcher>,
+    /// Whether files are watched beside the directories that they are in.
+    files_as_well: bool,
     services: BTreeMap<ServiceKey, Watched>,
     /// What the kernel watches: device and inode, and for whom.
     places: HashMap<PathBuf, Place>,
@@ -196,13 +199,13 @@ fn keep_watch(inbox: &mpsc::Receiver<Task>, events: mpsc::Sender<Task>, reports:
         }
     };
     let mut keeper = match notify::recommended_watcher(on_event) {
-        Ok(kernel) => Keeper { kernel, services: BTreeMap::new(), places: HashMap::new(), reports },
+        Ok(kernel) => Keeper::new(Box::new(kernel), FILES_AS_WELL, reports),
         Err(error) => {
             let why = why(None, &error);
             tracing::error!(why, "files cannot be watched");
             for task in inbox {
                 if let Task::Watch(key, ..) = task {
-                    let _ = reports.send(Seen::Sight(key, Sight::Blind(why.clone())));
+                    let _ = reports.send(blind(key, why.clone()));
                 }
             }
             return;
@@ -251,6 +254,10 @@ fn why(path: Option<&Path>, error: &notify::Error) -> String {
 }
 
 impl Keeper {
+    fn new(kernel: Box<dyn Watcher>, files_as_well: bool, reports: UnboundedSender<Seen>) -> Self {
+        Self { kernel, files_as_well, services: BTreeMap::new(), places: HashMap::new(), reports }
+    }
+
     fn report(&self, seen: Seen) {
         // Nobody to tell: the daemon is about to go.
         let _ = self.reports.send(seen);
@@ -260,35 +267,26 @@ impl Keeper {
         // What was seen by other patterns is left when that has been looked at which these name.
         let seen = self.services.remove(&key).map(|watched| watched.seen).unwrap_or_default();
         self.services.insert(key.clone(), Watched { files, dir, seen, is_blind: false });
-        let sight = match self.see(&key) {
-            Some(Ok(())) => {
-                let newest = self.services.get(&key).and_then(|watched| {
-                    let (at, path) = watched.seen.newest.as_ref().filter(|(at, _)| *at >= since)?;
-                    Some((*at, watched.name(path)))
-                });
-                Sight::First(newest)
-            }
-            Some(Err(why)) => Sight::Blind(why),
-            None => return,
-        };
-        self.report(Seen::Sight(key, sight));
+        let problem = self.see(&key);
+        let newest = self.services.get(&key).and_then(|watched| {
+            let (at, path) = watched.seen.newest.as_ref().filter(|(at, _)| *at >= since)?;
+            Some((*at, watched.name(path)))
+        });
+        self.report(Seen::Sight(key, Sight::First(newest), problem));
     }
 
     fn look(&mut self, key: &ServiceKey) {
         let Some(watched) = self.services.get(key) else { return };
         let (before, was_blind) = (watched.seen.clone(), watched.is_blind);
-        let seen = self.see(key);
+        let problem = self.see(key);
         let Some(watched) = self.services.get(key) else { return };
-        let sight = match seen {
-            Some(Err(why)) => Sight::Blind(why),
-            // There is nothing to compare it with.
-            Some(Ok(())) | None if was_blind => Sight::Same,
-            Some(Ok(())) | None => match watched.seen.difference(&before) {
-                Some(path) => Sight::Changed(watched.name(path)),
-                None => Sight::Same,
-            },
+        // Without two looks there is nothing to compare.
+        let comparable = (!was_blind && !watched.is_blind).then_some(&watched.seen);
+        let sight = match comparable.and_then(|seen| seen.difference(&before)) {
+            Some(path) => Sight::Changed(watched.name(path)),
+            None => Sight::Same,
         };
-        self.report(Seen::Sight(key.clone(), sight));
+        self.report(Seen::Sight(key.clone(), sight, problem));
     }
 
     fn forget(&mut self, key: &ServiceKey) {
@@ -297,8 +295,8 @@ impl Keeper {
         }
     }
 
-    /// Looks at the files of a service, and has the kernel watch where they are from now on.
-    fn see(&mut self, key: &ServiceKey) -> Option<Result<(), String>> {
+    /// Looks at the files of a service, and has the kernel watch where they are from now on. Returns why it cannot, or not everywhere.
+    fn see(&mut self, key: &ServiceKey) -> Option<String> {
         let Self { kernel, services, places, .. } = self;
         let watched = services.get_mut(key)?;
         let (mut problem, mut entered) = (None, Files::default());
@@ -323,26 +321,27 @@ impl Keeper {
                 }
             }
         };
-        let seen = watched.files.look(&mut enter);
-        if let (true, Ok(seen)) = (FILES_AS_WELL, &seen) {
+        let looked = watched.files.look(&mut enter);
+        if let (true, Ok(seen)) = (self.files_as_well, &looked) {
             seen.files.iter().for_each(|(path, stamp)| enter(path, stamp.identity()));
         }
-        let problem = problem.map_or(Ok(()), Err);
-        let (seen, result) = match seen {
-            Ok(seen) => (seen, problem),
-            Err(error) => (Files::default(), Err(error.to_string())),
-        };
-        watched.is_blind = seen.directories.is_empty();
+        watched.is_blind = looked.is_err();
+        let seen = looked.unwrap_or_else(|error| {
+            problem = Some(error.to_string());
+            Files::default()
+        });
         let before = std::mem::replace(&mut watched.seen, seen.clone());
+        if watched.is_blind {
+            self.leave(key, &entered, &seen);
+        }
         self.leave(key, &before, &seen);
-        self.leave(key, &entered, &seen);
-        Some(result)
+        problem
     }
 
     /// Stops watching what a service has no files in any more.
     fn leave(&mut self, key: &ServiceKey, before: &Files, now: &Files) {
         let directories = before.directories.keys().filter(|path| !now.directories.contains_key(*path));
-        let files = before.files.keys().filter(|path| FILES_AS_WELL && !now.files.contains_key(*path));
+        let files = before.files.keys().filter(|path| self.files_as_well && !now.files.contains_key(*path));
         for path in directories.chain(files) {
             let Some(place) = self.places.get_mut(path) else { continue };
             place.services.remove(key);
@@ -371,7 +370,7 @@ impl Keeper {
             let mut is_directory =
                 || *is_directory.get_or_insert_with(|| self.places.contains_key(path) || path.is_dir());
             // A directory may have brought files with it, or taken some away.
-            if watched.files.concerns(path) || is_directory() {
+            if watched.files.concerns(path) || watched.seen.targets.contains(path) || is_directory() {
                 stirred.insert(key.clone());
             }
         }
@@ -382,5 +381,90 @@ impl Watched {
     /// The name of a file, as people of this project know it.
     fn name(&self, path: &Path) -> String {
         path.strip_prefix(&self.dir).unwrap_or(path).display().to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::{Config, EventHandler, WatcherKind};
+
+    use super::*;
+
+    /// A kernel that has no watch left.
+    #[derive(Debug)]
+    struct Exhausted;
+
+    impl Watcher for Exhausted {
+        fn new<F: EventHandler>(_: F, _: Config) -> notify::Result<Self> {
+            Ok(Self)
+        }
+
+        fn watch(&mut self, _: &Path, _: RecursiveMode) -> notify::Result<()> {
+            Err(notify::Error::new(ErrorKind::MaxFilesWatch))
+        }
+
+        fn unwatch(&mut self, _: &Path) -> notify::Result<()> {
+            Ok(())
+        }
+
+        fn kind() -> WatcherKind {
+            WatcherKind::NullWatcher
+        }
+    }
+
+    fn key() -> ServiceKey {
+        ServiceKey { project: ProjectId::of_directory(Path::new("/p")), service: "web".parse().expect("valid") }
+    }
+
+    fn keeper(files_as_well: bool) -> (Keeper, UnboundedReceiver<Seen>) {
+        let (reports, seen) = unbounded_channel();
+        let kernel = notify::recommended_watcher(|_| {}).expect("a watcher");
+        (Keeper::new(Box::new(kernel), files_as_well, reports), seen)
+    }
+
+    fn sights(seen: &mut UnboundedReceiver<Seen>) -> Vec<(Sight, Option<String>)> {
+        let sight = |seen| match seen {
+            Seen::Sight(_, sight, problem) => (sight, problem),
+            Seen::Stir(_) | Seen::Done(..) => panic!("{seen:?}"),
+        };
+        std::iter::from_fn(|| seen.try_recv().ok()).map(sight).collect()
+    }
+
+    #[test]
+    fn files_are_watched_as_long_as_somebody_has_them() {
+        for files_as_well in [false, true] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let file = dir.path().join("a.py");
+            std::fs::write(&file, "").expect("written");
+            let set = FileSet::new(dir.path(), ["*.py"]).expect("good patterns");
+            let (mut keeper, mut seen) = keeper(files_as_well);
+            keeper.watch(key(), set, dir.path().to_owned(), UnixMillis(u64::MAX));
+            assert!(keeper.places.contains_key(dir.path()));
+            assert_eq!(keeper.places.contains_key(&file), files_as_well);
+            std::fs::remove_file(&file).expect("removed");
+            keeper.look(&key());
+            assert!(!keeper.places.contains_key(&file) && keeper.places.contains_key(dir.path()));
+            assert_eq!(sights(&mut seen), [(Sight::First(None), None), (Sight::Changed("a.py".into()), None)]);
+            keeper.forget(&key());
+            assert!(keeper.places.is_empty(), "{:?}", keeper.places.keys());
+        }
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_watched_hides_no_change_elsewhere() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("a.py");
+        std::fs::write(&file, "").expect("written");
+        let set = FileSet::new(dir.path(), ["*.py"]).expect("good patterns");
+        let (mut keeper, mut seen) = keeper(false);
+        keeper.watch(key(), set, dir.path().to_owned(), UnixMillis(u64::MAX));
+        assert_eq!(sights(&mut seen), [(Sight::First(None), None)]);
+        std::fs::write(&file, "more").expect("written");
+        keeper.kernel = Box::new(Exhausted);
+        keeper.lose(dir.path());
+        keeper.look(&key());
+        let (sight, problem) = sights(&mut seen).remove(0);
+        assert_eq!(sight, Sight::Changed("a.py".into()));
+        assert!(problem.is_some_and(|problem| problem.contains("max_user_watches")));
     }
 }

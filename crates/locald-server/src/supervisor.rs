@@ -253,10 +253,10 @@ impl Supervisor {
                 tracing::info!(service = %key.service, run = run.0, "its inputs are not those that it was asked to work on");
                 self.fleet.disown(&key, run);
             }
-            Seen::Sight(key, sight) => {
-                tracing::debug!(service = %key.service, ?sight, "looked at its files");
+            Seen::Sight(key, sight, problem) => {
+                tracing::debug!(service = %key.service, ?sight, problem, "looked at its files");
                 let mut effects = Vec::new();
-                self.fleet.see(self.now(), &key, sight, &mut effects);
+                self.fleet.see(self.now(), &key, (sight, problem), &mut effects);
                 self.carry_out(effects);
             }
         }

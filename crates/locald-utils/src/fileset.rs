@@ -7,7 +7,7 @@
 //! What a wildcard finds is less what `.gitignore`, `.ignore` and git's own settings leave out, hidden files (unless the
 //! pattern has the dot) and `.git`. A place that is written out is taken at its word: `.env` is watched although git ignores it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -83,7 +83,9 @@ impl Stamp {
 pub struct Sight {
     /// The files.
     pub files: BTreeMap<PathBuf, Stamp>,
-    /// The directories in which files of the set are or may appear.
+    /// What those of them are that are symbolic links. A change of it stirs there, under that name.
+    pub targets: BTreeSet<PathBuf>,
+    /// The directories in which files of the set, or what they lead to, are or may appear.
     pub directories: BTreeMap<PathBuf, Identity>,
     /// The file that was changed, renamed or created last, and when.
     pub newest: Option<(UnixMillis, PathBuf)>,
@@ -201,12 +203,14 @@ impl FileSet {
             match std::fs::metadata(&place.base) {
                 Ok(metadata) if metadata.is_dir() => self.walk(place, &mut sight, enter)?,
                 Ok(metadata) => {
-                    self.nearest(&place.base, &mut sight, enter)?;
-                    if place.globs.is_none() && metadata.is_file() {
-                        sight.add_file(&place.base, &metadata)?;
+                    nearest(&place.base, &mut sight, enter)?;
+                    if place.globs.is_none() && metadata.is_file() && !self.is_without(&place.base) {
+                        let is_link =
+                            std::fs::symlink_metadata(&place.base).is_ok_and(|metadata| metadata.is_symlink());
+                        take(&place.base, &metadata, is_link, &mut sight, enter)?;
                     }
                 }
-                Err(_) => self.nearest(&place.base, &mut sight, enter)?,
+                Err(_) => nearest(&place.base, &mut sight, enter)?,
             }
         }
         Ok(sight)
@@ -215,8 +219,7 @@ impl FileSet {
     /// Whether a file of this name may be of the set, or be a part of the way to one. Ignore files are not asked.
     #[must_use]
     pub fn concerns(&self, path: &Path) -> bool {
-        let is_unwanted = path.strip_prefix(&self.dir).is_ok_and(|path| self.without.is_match(path));
-        !is_unwanted
+        !self.is_without(path)
             && self.places.iter().any(|place| match path.strip_prefix(&place.base) {
                 Ok(rest) => {
                     rest.as_os_str().is_empty() || place.globs.as_ref().is_none_or(|globs| globs.is_match(rest))
@@ -225,32 +228,19 @@ impl FileSet {
             })
     }
 
-    /// Adds the nearest directory above a path.
-    fn nearest(
-        &self,
-        path: &Path,
-        sight: &mut Sight,
-        enter: &mut dyn FnMut(&Path, Identity),
-    ) -> Result<(), FilesError> {
-        let found = path
-            .ancestors()
-            .skip(1)
-            .find_map(|above| std::fs::metadata(above).ok().filter(Metadata::is_dir).map(|metadata| (above, metadata)));
-        let Some((above, metadata)) = found else { return Ok(()) };
-        enter(above, identity(&metadata));
-        sight.add_directory(above, &metadata)
+    /// Whether a pattern takes this away.
+    fn is_without(&self, path: &Path) -> bool {
+        path.strip_prefix(&self.dir).is_ok_and(|path| self.without.is_match(path))
     }
 
     fn walk(&self, place: &Place, sight: &mut Sight, enter: &mut dyn FnMut(&Path, Identity)) -> Result<(), FilesError> {
-        let (without, dir) = (self.without.clone(), self.dir.clone());
+        let set = self.clone();
         let walk = WalkBuilder::new(&place.base)
             .hidden(!place.sees_hidden)
             .require_git(false)
             .max_depth(place.depth)
             .filter_entry(move |entry| {
-                let path = entry.path();
-                let is_unwanted = path.strip_prefix(&dir).is_ok_and(|path| without.is_match(path));
-                entry.depth() == 0 || !(is_unwanted || entry.file_name() == ".git")
+                entry.depth() == 0 || !(set.is_without(entry.path()) || entry.file_name() == ".git")
             })
             .build();
         // What is not there any more, or may not be read, has nothing to say.
@@ -269,7 +259,7 @@ impl FileSet {
                 && let Ok(metadata) = std::fs::metadata(path)
                 && metadata.is_file()
             {
-                sight.add_file(path, &metadata)?;
+                take(path, &metadata, entry.path_is_symlink(), sight, enter)?;
             }
         }
         Ok(())
@@ -296,6 +286,33 @@ impl FileSet {
         hex.truncate(16);
         Ok(Some(hex))
     }
+}
+
+/// Adds a file, and where it really is.
+fn take(
+    path: &Path,
+    metadata: &Metadata,
+    is_link: bool,
+    sight: &mut Sight,
+    enter: &mut dyn FnMut(&Path, Identity),
+) -> Result<(), FilesError> {
+    sight.add_file(path, metadata)?;
+    if let Some(target) = is_link.then(|| path.canonicalize().ok()).flatten() {
+        nearest(&target, sight, enter)?;
+        sight.targets.insert(target);
+    }
+    Ok(())
+}
+
+/// Adds the nearest directory above a path.
+fn nearest(path: &Path, sight: &mut Sight, enter: &mut dyn FnMut(&Path, Identity)) -> Result<(), FilesError> {
+    let found = path
+        .ancestors()
+        .skip(1)
+        .find_map(|above| std::fs::metadata(above).ok().filter(Metadata::is_dir).map(|metadata| (above, metadata)));
+    let Some((above, metadata)) = found else { return Ok(()) };
+    enter(above, identity(&metadata));
+    sight.add_directory(above, &metadata)
 }
 
 impl Place {
@@ -375,6 +392,7 @@ mod tests {
             (&["src/**", "!src/deep/**"], &["src/b.py", "src/e.txt"]),
             (&["src/**", "!**/*.py"], &["src/deep/d.ts", "src/e.txt"]),
             (&["a.py", "src/e.txt", "nothing.txt"], &["a.py", "src/e.txt"]),
+            (&["a.py", "src/e.txt", "!a.py"], &["src/e.txt"]),
             (&["?.py", "src/[a-b].py"], &["a.py", "src/b.py"]),
             (&["nowhere/**/*.py"], &[]),
         ] {
@@ -415,6 +433,25 @@ mod tests {
         assert_eq!(entered(&["src/new/deeper/**"]), ["src"], "what is missing, from the nearest that is there");
         std::fs::write(dir.path().join(".ignore"), "target\n").expect("written");
         assert_eq!(entered(&["**/*.rs"]), ["", "src", "src/deep"]);
+    }
+
+    #[test]
+    fn what_a_link_leads_to_is_watched_where_it_is() {
+        let dir = tree(&["conf/x", "real/a.toml", "real/b.toml"]);
+        let link = |target: &str, name: &str| {
+            std::os::unix::fs::symlink(target, dir.path().join(name)).expect("linked");
+        };
+        link("../real/a.toml", "conf/a.toml");
+        link("real/b.toml", "b.toml");
+        link("nowhere", "conf/c.toml");
+        let set = FileSet::new(dir.path(), ["conf/*.toml", "b.toml"]).expect("good patterns");
+        let sight = set.look(&mut |_, _| {}).expect("not too many");
+        let real = dir.path().canonicalize().expect("it exists").join("real");
+        assert_eq!(sight.targets, BTreeSet::from([real.join("a.toml"), real.join("b.toml")]));
+        assert!(sight.directories.contains_key(&real), "{:?}", sight.directories);
+        std::fs::write(real.join("a.toml"), "changed").expect("written");
+        let now = set.look(&mut |_, _| {}).expect("not too many");
+        assert_eq!(now.difference(&sight), Some(dir.path().join("conf/a.toml").as_path()));
     }
 
     #[test]

@@ -244,7 +244,7 @@ impl Fleet {
         time: impl Fn(UnixMillis) -> Time,
     ) {
         let id = spec.id.clone();
-        self.write(spec, &BTreeMap::new());
+        self.write(spec, &BTreeMap::new(), &mut Vec::new());
         let Some(project) = self.projects.get_mut(&id) else { return };
         for Remembered { name, newest, desired, resting, last, ran, tally, owners } in services {
             if let Some(service) = project.services.get_mut(&name) {
@@ -298,7 +298,7 @@ impl Fleet {
     }
 
     /// Takes the project as it is written now. `newest` has the last run number of services seen for the first time.
-    fn write(&mut self, spec: ProjectSpec, newest: &BTreeMap<ServiceName, RunNumber>) {
+    fn write(&mut self, spec: ProjectSpec, newest: &BTreeMap<ServiceName, RunNumber>, effects: &mut Vec<Effect>) {
         let ProjectSpec { id, name, dir, file, services } = spec;
         let old = self.projects.remove(&id);
         let (mut old_services, old_order) = old.map(|old| (old.services, old.order)).unwrap_or_default();
@@ -308,7 +308,13 @@ impl Fleet {
             let spec = Arc::new(spec);
             let name = spec.name.clone();
             let service = match old_services.remove(&name) {
-                Some(service) => Service { spec, ..service },
+                Some(service) => {
+                    // What it watches is true of it at once, whether it is asked for or not.
+                    if service.spec.watch != spec.watch {
+                        effects.push(Effect::Changed(ServiceKey { project: id.clone(), service: name.clone() }));
+                    }
+                    Service { spec, ..service }
+                }
                 None => {
                     let life = Lifecycle::new(newest.get(&name).copied().unwrap_or_default());
                     Service { spec, life, watching: Watching::default(), owners: Owners::default() }
@@ -351,7 +357,7 @@ impl Fleet {
             }
             Meant::Themselves => {}
         }
-        self.write(spec, newest);
+        self.write(spec, newest, effects);
         let Some(project) = self.projects.get_mut(&id) else { return Ok(Vec::new()) };
         let mut goals = Vec::new();
         for name in project.order.clone() {
@@ -556,9 +562,16 @@ impl Fleet {
         }
     }
 
-    /// Takes what was seen of the files that a service watches.
-    pub(crate) fn see(&mut self, now: Time, key: &ServiceKey, sight: Sight, effects: &mut Vec<Effect>) {
+    /// Takes what was seen of the files that a service watches, and why not all of them can be.
+    pub(crate) fn see(
+        &mut self,
+        now: Time,
+        key: &ServiceKey,
+        (sight, problem): (Sight, Option<String>),
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(service) = self.service_mut(key) else { return };
+        service.watching.blind = problem;
         let started_at = service.life.last_started_at();
         let changed = service.watching.see(sight, service.life.spawned, started_at);
         effects.push(Effect::Changed(key.clone()));

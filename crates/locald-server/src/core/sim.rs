@@ -320,7 +320,7 @@ impl World {
         }
         self.tell(format!("seen of {name}: {sight:?}"));
         let mut effects = Vec::new();
-        self.fleet.see(self.now, &self.key(&name), sight, &mut effects);
+        self.fleet.see(self.now, &self.key(&name), (sight, None), &mut effects);
         self.obey(effects);
     }
 

@@ -32,8 +32,6 @@ pub(crate) enum Sight {
     Same,
     /// This one is another than before, new, or gone.
     Changed(String),
-    /// They cannot be watched.
-    Blind(String),
 }
 
 /// How it stands with the files that a service watches.
@@ -54,8 +52,8 @@ pub(crate) struct Watching {
     pub(crate) restarts: u32,
     /// The file whose change was the last of them.
     pub(crate) changed: Option<String>,
-    /// Why the files cannot be watched.
-    blind: Option<String>,
+    /// Why files, all or some, cannot be watched.
+    pub(crate) blind: Option<String>,
     /// Why nothing follows from changes that come soon after a start.
     stopped: Option<String>,
 }
@@ -90,16 +88,11 @@ impl Watching {
         spawned: Option<Time>,
         started_at: Option<UnixMillis>,
     ) -> Option<String> {
+        // A first look takes the place of one that was under way.
         let looked = self.looking.take();
         let is_older = looked.is_some_and(|looked| Some(looked) < spawned);
-        self.blind = None;
         match sight {
-            Sight::Blind(problem) => {
-                self.blind = Some(problem);
-                None
-            }
             // What was changed while nobody watched.
-            // A look that was under way before is none any more.
             Sight::First(newest) => {
                 self.newest = newest;
                 self.overdue(started_at)
