@@ -520,7 +520,9 @@ impl Supervisor {
         }
         let id = project.id.clone();
         let mut effects = Vec::new();
+        let began = Instant::now();
         let goals = self.fleet.apply(self.now(), project.clone(), &known.newest, services, how, &mut effects)?;
+        tracing::debug!(services = goals.len(), micros = began.elapsed().as_micros(), "planned");
         let environment = Arc::new(BaseEnvironment::new(environment));
         for goal in &goals {
             self.environments
