@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use locald_utils::health::{HealthCheck, Probe};
 use locald_utils::name::RunId;
 use locald_utils::paths::service_dir;
 use locald_utils::process::{self, ProcessId, open_files};
-use locald_utils::record::{self, Executable, RunRef, ShimRecord, StartFailure, StartStage};
+use locald_utils::record::{self, Executable, ExitStatus, RunRef, ShimRecord, StartFailure, StartStage};
 use locald_utils::shim_protocol::{Kept, ShimIdentity, Sign, StartOrder, StopOrder, ToShim};
 use locald_utils::spec::{Invocation, Kind, OsText, PortSpec, Ports, ServiceSpec, UnknownPort};
 use locald_utils::time::UnixMillis;
@@ -45,17 +46,33 @@ pub(crate) async fn set_up(
     };
     let cgroup = context.cgroups.as_ref().map(|place| place.leaf(run.id.as_str()).dir().to_owned());
     let order = start_order(assignment, &run, port, cgroup, &context.home.notify_socket(&run.id))?;
-    let executable = executable(&order).await;
-    let intent = intent(context, assignment, &run, &order, port, executable);
-    context.ledger.intend(intent).await.map_err(|error| StartFailure {
-        stage: StartStage::Ledger,
-        errno: 0,
-        path: Some(context.home.ledger()),
-        message: format!("the run could not be put on record in {}: {error}", context.home.ledger().display()),
-        hint: Some("no run is started without a record; is the disk full?".to_owned()),
-        permanent: false,
-    })?;
-    let result = launch(context, &run, &assignment.project_dir, order).await;
+    let record = async {
+        let executable = executable(&order).await;
+        context.ledger.intend(intent(context, assignment, &run, &order, port, executable)).await
+    };
+    let bring_up = async {
+        let (newborn, stream) = Newborn::start(context, &run, &assignment.project_dir)?;
+        Ok((newborn, ShimLink::born(stream, context.epoch).await))
+    };
+    // A shim takes a millisecond to come up, and begins nothing before it is told what.
+    let (recorded, born) = tokio::join!(record, bring_up);
+    if let Err(error) = recorded {
+        if let Ok((newborn, _)) = born {
+            newborn.end(context).await;
+        }
+        return Err(StartFailure {
+            stage: StartStage::Ledger,
+            errno: 0,
+            path: Some(context.home.ledger()),
+            message: format!("the run could not be put on record in {}: {error}", context.home.ledger().display()),
+            hint: Some("no run is started without a record; is the disk full?".to_owned()),
+            permanent: false,
+        });
+    }
+    let result = match born {
+        Ok((newborn, link)) => newborn.order(context, link, order).await,
+        Err(failure) => Err(failure),
+    };
     if let Err(failure) = &result {
         context.ledger.not_started(&run, failure);
         context.checkouts.record(&assignment.project_dir, run);
@@ -65,50 +82,64 @@ pub(crate) async fn set_up(
     Ok((link, identity))
 }
 
-async fn launch(
-    context: &Context,
-    run: &RunRef,
-    project_dir: &Path,
-    order: StartOrder,
-) -> Result<(ShimLink, ShimIdentity), StartFailure> {
-    let service_dir = service_dir(&context.home.project(&run.project, &run.project_name), &run.service);
-    let identity = ShimIdentity {
-        run: run.clone(),
-        project_dir: project_dir.to_owned(),
-        service_dir,
-        socket: context.home.shim_socket(&run.id),
-        open_files: open_files::original(),
-    };
-    let (pid, stream) =
-        ShimLink::start(&context.shim_program, &identity, &context.log, context.home.state()).map_err(|error| {
-            StartFailure {
-                path: Some(context.shim_program.path().to_owned()),
-                ..shim_failure(&format!("could not start {}", context.shim_program.path().display()), &error)
-            }
-        })?;
-    let exit = context.reaper.exit_of(pid);
-    let shim = ProcessId::of(pid);
-    match hand_over(stream, context.epoch, order).await {
-        Ok(link) => Ok((link, identity)),
-        Err(error) => {
-            // A shim that comes late must not meet the next one. It has started nothing yet; its own words are in the log.
-            if let Some(shim) = shim {
-                let _ = process::signal(shim, nix::sys::signal::Signal::SIGKILL);
-            }
-            let _ = exit.await;
-            forget(context, &identity);
-            Err(shim_failure("its shim did not come up (the daemon's log says why)", &error))
-        }
-    }
+/// A shim that has not been told what to run.
+struct Newborn {
+    identity: ShimIdentity,
+    shim: Option<ProcessId>,
+    exit: oneshot::Receiver<ExitStatus>,
 }
 
-/// Greets a new shim and tells it what to run.
-async fn hand_over(stream: std::os::unix::net::UnixStream, epoch: u64, order: StartOrder) -> io::Result<ShimLink> {
-    let mut link = ShimLink::born(stream, epoch).await?;
-    // An environment may be larger than what a socket holds for a shim that does not read.
-    let sent = tokio::time::timeout(shim_link::HELLO_LIMIT, link.send(&ToShim::Start(Box::new(order)))).await;
-    sent.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    Ok(link)
+impl Newborn {
+    /// Starts one. Returns the connection to it as well.
+    fn start(context: &Context, run: &RunRef, project_dir: &Path) -> Result<(Self, UnixStream), StartFailure> {
+        let service_dir = service_dir(&context.home.project(&run.project, &run.project_name), &run.service);
+        let identity = ShimIdentity {
+            run: run.clone(),
+            project_dir: project_dir.to_owned(),
+            service_dir,
+            socket: context.home.shim_socket(&run.id),
+            open_files: open_files::original(),
+        };
+        let started = ShimLink::start(&context.shim_program, &identity, &context.log, context.home.state());
+        let (pid, stream) = started.map_err(|error| StartFailure {
+            path: Some(context.shim_program.path().to_owned()),
+            ..shim_failure(&format!("could not start {}", context.shim_program.path().display()), &error)
+        })?;
+        let exit = context.reaper.exit_of(pid);
+        Ok((Self { identity, shim: ProcessId::of(pid), exit }, stream))
+    }
+
+    /// Tells it what to run. Nothing of it is left when that fails.
+    async fn order(
+        self,
+        context: &Context,
+        link: io::Result<ShimLink>,
+        order: StartOrder,
+    ) -> Result<(ShimLink, ShimIdentity), StartFailure> {
+        let told = async {
+            let mut link = link?;
+            // An environment may be larger than what a socket holds for a shim that does not read.
+            let sent = tokio::time::timeout(shim_link::HELLO_LIMIT, link.send(&ToShim::Start(Box::new(order)))).await;
+            sent.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            Ok(link)
+        };
+        match told.await {
+            Ok(link) => Ok((link, self.identity)),
+            Err(error) => {
+                self.end(context).await;
+                Err(shim_failure("its shim did not come up (the daemon's log says why)", &error))
+            }
+        }
+    }
+
+    /// Ends it, so that it does not come late and meet the next one. Its own words are in the log.
+    async fn end(self, context: &Context) {
+        if let Some(shim) = self.shim {
+            let _ = process::signal(shim, nix::sys::signal::Signal::SIGKILL);
+        }
+        let _ = self.exit.await;
+        forget(context, &self.identity);
+    }
 }
 
 /// Takes away what a shim that never started anything has left.
