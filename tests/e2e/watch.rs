@@ -24,6 +24,13 @@ fn save(site: &Site, name: &str, text: &str) {
     fs::write(path, text).expect("written");
 }
 
+/// Saves in one step. What is written in place may be seen twice by who begins to watch just then: empty, and full.
+fn replace(site: &Site, name: &str, text: &str) {
+    let new = site.project().with_extension("new");
+    fs::write(&new, text).expect("written");
+    fs::rename(new, site.project().join(name)).expect("renamed");
+}
+
 fn run(site: &Site, service: &str) -> Value {
     site.service(service)["run"].clone()
 }
@@ -138,7 +145,7 @@ fn a_change_while_no_daemon_was_there_is_made_good_by_the_next() {
     site.await_end(daemon);
     // Nothing has changed since.
     site.locald("up").run().ok().says("already running");
-    save(&site, "src/app.txt", "3");
+    replace(&site, "src/app.txt", "3");
     site.await_event("web 3");
     assert_eq!(site.await_state("web", "ready")["run"], 3);
 }
@@ -222,7 +229,7 @@ fn a_watch_that_is_new_to_a_service_that_runs_restarts_nothing_by_itself() {
     save(&site, "src/app.txt", "2");
     site.write("locald.toml", web("watch = \"src\""));
     site.locald("up").run().ok().says("already running");
-    save(&site, "src/app.txt", "3");
+    replace(&site, "src/app.txt", "3");
     site.await_event("web 3");
     assert_eq!(site.await_state("web", "ready")["run"], 2);
 }
@@ -235,7 +242,7 @@ fn what_a_service_watches_is_as_written_even_if_another_was_brought_up() {
     site.up();
     site.write("locald.toml", [&web("watch = \"src\""), other].concat());
     site.locald("up other").run().ok();
-    save(&site, "src/app.txt", "2");
+    replace(&site, "src/app.txt", "2");
     site.await_event("web 2");
     site.write("locald.toml", web(other));
     site.locald("up other").run().ok();
