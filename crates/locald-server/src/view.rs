@@ -6,8 +6,9 @@ use locald_utils::spec::Ports;
 use locald_utils::time::UnixMillis;
 
 use crate::core::Time;
-use crate::core::fleet::{Fleet, Service};
+use crate::core::fleet::Fleet;
 use crate::core::lifecycle::{Actual, Reason};
+use crate::core::project::Service;
 
 /// The two clocks at one moment, to tell people when something on the daemon's clock will be.
 #[derive(Clone, Copy, Debug)]

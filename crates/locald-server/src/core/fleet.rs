@@ -1,8 +1,4 @@
-//! All services of all projects, and how they gate each other.
-//!
-//! [`Fleet::settle`] is the heart: for every service it compares what is wanted with what is and takes the next step, again
-//! and again until nothing moves. A service starts when everything it depends on holds; it is ended when nobody wants its
-//! run, after those that depend on it and leave as well. Both are predicates over the neighbours as they are now.
+//! All services of all projects: what is asked of them, and what happens to them. What follows from that is for [`Project`].
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,14 +6,15 @@ use std::sync::Arc;
 
 use locald_utils::name::{OwnerName, ProjectId, ProjectName, RunNumber, ServiceKey, ServiceName};
 use locald_utils::protocol::{Action, Before, Desired, Failure, FailureCode, OutcomeResult, Owner, WaitFor, WaitingOn};
-use locald_utils::record::{Ended, ExitStatus};
+use locald_utils::record::Ended;
 use locald_utils::selection;
-use locald_utils::spec::{Condition, Kind, ProjectSpec, ServiceSpec};
+use locald_utils::spec::{ProjectSpec, ServiceSpec};
 use locald_utils::time::UnixMillis;
 
 use super::goal::{Goal, Want, judge};
-use super::lifecycle::{Actual, Lifecycle, News, Reason, Resting, StartedOn, Tally};
+use super::lifecycle::{Actual, Lifecycle, News, Resting, Tally};
 use super::ownership::{Kept, Owners};
+use super::project::{Project, Service};
 use super::watching::{Sight, Watching};
 use super::{Time, plan};
 
@@ -111,36 +108,6 @@ pub(crate) struct Found {
     pub(crate) project_dir: PathBuf,
 }
 
-/// One service: what is written, and how it stands.
-#[derive(Clone, Debug)]
-pub(crate) struct Service {
-    /// As the project file has it now; a run keeps the spec it was started with.
-    pub(crate) spec: Arc<ServiceSpec>,
-    /// How it stands.
-    pub(crate) life: Lifecycle,
-    /// How it stands with the files that it watches.
-    pub(crate) watching: Watching,
-    /// Who wants it.
-    pub(crate) owners: Owners,
-}
-
-/// One project instance.
-#[derive(Clone, Debug)]
-pub(crate) struct Project {
-    /// Its name.
-    pub(crate) name: ProjectName,
-    /// Its directory.
-    pub(crate) dir: PathBuf,
-    /// Its file.
-    pub(crate) file: PathBuf,
-    /// The services in the order of the file; those that are no longer written come last.
-    pub(crate) order: Vec<ServiceName>,
-    /// The services.
-    pub(crate) services: BTreeMap<ServiceName, Service>,
-    /// Whether it is forgotten as soon as nothing of it is left.
-    pub(crate) is_ending: bool,
-}
-
 /// Everything the daemon supervises.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fleet {
@@ -195,22 +162,14 @@ impl Fleet {
 
     /// What a service that waits is waiting for.
     pub(crate) fn waiting_on(&self, key: &ServiceKey) -> Vec<WaitingOn> {
-        let Some(project) = self.projects.get(&key.project) else { return Vec::new() };
-        let Some(service) = project.services.get(&key.service) else { return Vec::new() };
-        let open = service
-            .spec
-            .depends_on
-            .iter()
-            .filter(|dependency| project.holds(&dependency.service, dependency.condition) != Holds::Yes);
-        open.map(|dependency| WaitingOn { service: dependency.service.clone(), condition: dependency.condition })
-            .collect()
+        self.projects.get(&key.project).map_or_else(Vec::new, |project| project.waiting_on(&key.service))
     }
 
     /// Judges a goal. `None` while it is open. A service that is gone has nothing left.
     pub(crate) fn judge(&self, project: &ProjectId, goal: &Goal) -> Option<OutcomeResult> {
         let known = self.projects.get(project);
         let has_come_as_far =
-            |condition| known.is_some_and(|project| project.holds(&goal.service, condition) == Holds::Yes);
+            |condition| known.is_some_and(|project| project.has_come_as_far(&goal.service, condition));
         if goal.enough.is_some_and(has_come_as_far) {
             return Some(OutcomeResult::Done);
         }
@@ -628,292 +587,8 @@ impl Fleet {
 
     /// Takes every step that can be taken now.
     pub(crate) fn settle(&mut self, now: Time, id: &ProjectId, effects: &mut Vec<Effect>) {
-        let Some(project) = self.projects.get_mut(id) else { return };
-        // Whoever leaves as well is ended before what it depends on: so it has to be known first who follows.
-        project.follow(id, effects);
-        // A step can only enable steps of neighbours. Those that were passed over meanwhile are seen in the next round. Ends come
-        // last, for whatever starts may be followed by somebody who then has to be ended before others; they start nothing.
-        let mut is_time_for_ends = false;
-        loop {
-            let mut moved = false;
-            for index in 0..project.order.len() {
-                let name = &project.order[index];
-                let Some(step) = project.next_step(name) else { continue };
-                if step == Step::Stop && !is_time_for_ends {
-                    continue;
-                }
-                moved = true;
-                let key = ServiceKey { project: id.clone(), service: name.clone() };
-                let Some(service) = project.services.get_mut(&key.service) else { continue };
-                match step {
-                    Step::Spawn(started_on) => {
-                        let run = service.life.spawn(now, service.spec.clone(), started_on);
-                        effects.push(Effect::Spawn(key.clone(), run));
-                    }
-                    Step::Stop => {
-                        service.life.actual = Actual::Stopping { kill_at: None };
-                        effects.push(Effect::Stop(key.clone(), service.life.newest, service.life.is_urgent));
-                    }
-                    Step::Become(actual) => service.life.actual = actual,
-                }
-                effects.push(Effect::Changed(key));
-                project.follow(id, effects);
-            }
-            if !moved && is_time_for_ends {
-                break;
-            }
-            is_time_for_ends |= !moved;
-        }
-        let is_over =
-            project.services.values().all(|service| service.life.desired == Desired::Down && !service.life.has_left());
-        if project.is_ending && is_over {
-            effects.push(Effect::Over(id.clone()));
-        }
-    }
-}
-
-/// The next step of one service.
-#[derive(Debug, PartialEq)]
-enum Step {
-    /// Of all that it depends on these are the runs.
-    Spawn(StartedOn),
-    Stop,
-    Become(Actual),
-}
-
-/// Whether a dependency's condition holds.
-#[derive(Clone, Debug, PartialEq)]
-enum Holds {
-    Yes,
-    NotYet,
-    /// Not as long as things stay as they are: the chain from the dependency down to the culprit, and what is wrong.
-    Never {
-        chain: Vec<ServiceName>,
-        cause: String,
-    },
-}
-
-impl Service {
-    /// Whether changes of files are to be seen.
-    pub(crate) fn is_watching(&self) -> bool {
-        self.spec.watch.is_some() && self.life.desired == Desired::Up
-    }
-
-    /// When to look at the files that it watches.
-    pub(crate) fn look_at(&self) -> Option<Time> {
-        self.watching.deadline(self.spec.watch.as_ref().filter(|_| self.is_watching())?)
-    }
-
-    /// The file that was changed while nobody watched, and that the newest run has not seen.
-    fn overdue(&mut self) -> Option<String> {
-        self.watching.overdue(self.life.last_started_at())
-    }
-
-    /// Asks for a new run because of a file. Whether one will be.
-    fn renew(&mut self, file: &str) -> bool {
-        let is_renewed = self.life.renew();
-        if is_renewed {
-            self.watching.note(file.to_owned());
-        }
-        is_renewed
-    }
-
-    fn is_to_look(&mut self, now: Time) -> bool {
-        let Some(watch) = self.spec.watch.as_ref().filter(|_| self.is_watching()) else { return false };
-        self.watching.is_due(now, watch)
-    }
-
-    /// Lets a job that has done the same before count as done.
-    fn recall(&mut self, done: Option<&String>) {
-        if done.is_some() && done == self.spec.work().as_ref() {
-            self.life.recall(self.spec.clone());
-        }
-    }
-
-    fn ask_up(&mut self, action: Action, is_named: bool) {
-        let life = &mut self.life;
-        self.watching.forgive();
-        let has_run = life.is_occupied() || life.actual == Actual::Completed;
-        let differs = |running: &Arc<ServiceSpec>| {
-            running.digest() != self.spec.digest()
-                // What it runs on was looked at by whoever asks.
-                || self.spec.work().is_some_and(|work| running.work().as_ref() != Some(&work))
-        };
-        let is_changed = has_run
-            && match &life.running {
-                Some(running) => differs(running),
-                // An earlier daemon has seen it complete. What that worked on is told by what is recalled, and nothing else.
-                None => self.spec.work().is_some() || life.ran.as_ref().is_some_and(|ran| *ran != self.spec.digest()),
-            };
-        match action {
-            // Unlike a job, a service that ended has not done what it is for.
-            _ if life.actual == Actual::Completed && self.spec.kind != Kind::Job => life.want_new_run(),
-            // A run that has not executed anything yet is as new as one can be, unless it has an older spec.
-            Action::Restart if is_named && (life.actual != Actual::Spawning || is_changed) => life.want_new_run(),
-            Action::Up if is_changed => life.want_new_run(),
-            Action::Start if is_named && life.actual == Actual::Completed => life.want_new_run(),
-            Action::Up | Action::Start | Action::Restart => life.want_up(),
-        }
-    }
-}
-
-impl Project {
-    /// When nobody wants anything of it any more, and somebody has just left, it is over as by `down`.
-    fn end_without_owners(&mut self, has_left: bool) {
-        self.is_ending |= has_left && self.services.values().all(|service| service.life.desired == Desired::Down);
-    }
-
-    fn check<'n>(&self, named: &'n [ServiceName]) -> Result<&'n [ServiceName], Failure> {
-        match named.iter().find(|name| !self.services.contains_key(*name)) {
-            Some(name) => {
-                Err(selection::unknown_service(self.name.as_str(), name, self.order.iter().map(ServiceName::as_str)))
-            }
-            None => Ok(named),
-        }
-    }
-
-    fn next_step(&self, name: &ServiceName) -> Option<Step> {
-        let service = self.services.get(name)?;
-        let life = &service.life;
-        match &life.actual {
-            // That nobody answers for it is no reason to keep what shall go.
-            Actual::Spawning | Actual::Starting { .. } | Actual::Ready { .. } | Actual::Unready | Actual::Unknown => {
-                (life.is_leaving() && !self.is_needed_by_leaving(name)).then_some(Step::Stop)
-            }
-            Actual::Stopping { .. } | Actual::Stuck { .. } => None,
-            Actual::Stopped => (life.desired == Desired::Up).then_some(Step::Become(Actual::Waiting)),
-            Actual::Completed | Actual::Failed(_) => match life.desired {
-                Desired::Down => Some(Step::Become(Actual::Stopped)),
-                Desired::Up => (life.newest < life.at_least).then_some(Step::Become(Actual::Waiting)),
-            },
-            Actual::Backoff { .. } => match life.desired {
-                Desired::Down => Some(Step::Become(Actual::Stopped)),
-                Desired::Up => (life.newest < life.at_least).then_some(Step::Become(Actual::Waiting)),
-            },
-            Actual::Waiting | Actual::Blocked { .. } if life.desired == Desired::Down => {
-                Some(Step::Become(Actual::Stopped))
-            }
-            Actual::Waiting | Actual::Blocked { .. } => {
-                let next = match self.dependencies_hold(&service.spec) {
-                    Holds::Yes => return Some(Step::Spawn(self.newest_of(&service.spec))),
-                    Holds::NotYet => Actual::Waiting,
-                    Holds::Never { chain, cause } => Actual::Blocked { chain, cause },
-                };
-                (next != life.actual).then_some(Step::Become(next))
-            }
-        }
-    }
-
-    /// The newest runs of what a service depends on.
-    fn newest_of(&self, spec: &ServiceSpec) -> StartedOn {
-        let names = spec.depends_on.iter().map(|dependency| &dependency.service);
-        names.filter_map(|name| Some((name.clone(), self.services.get(name)?.life.newest))).collect()
-    }
-
-    /// Asks for new runs of those services that follow others, until nobody has to any more.
-    fn follow(&mut self, id: &ProjectId, effects: &mut Vec<Effect>) {
-        loop {
-            let following = self.services.iter().filter(|(_, service)| self.has_to_follow(service));
-            let following: Vec<ServiceName> = following.map(|(name, _)| name.clone()).collect();
-            if following.is_empty() {
-                return;
-            }
-            for name in following {
-                if let Some(service) = self.services.get_mut(&name) {
-                    service.life.follow();
-                }
-                effects.push(Effect::Changed(ServiceKey { project: id.clone(), service: name }));
-            }
-        }
-    }
-
-    /// Whether a service is to be run again because one that it depends on was, or is about to be.
-    fn has_to_follow(&self, service: &Service) -> bool {
-        let life = &service.life;
-        let has_run = life.is_occupied() || matches!(life.actual, Actual::Completed | Actual::Failed(_));
-        if life.desired == Desired::Down || life.newest < life.at_least || !has_run {
-            return false;
-        }
-        service.spec.depends_on.iter().filter(|dependency| dependency.restart).any(|dependency| {
-            let Some(run) = life.started_on.get(&dependency.service) else { return false };
-            self.services.get(&dependency.service).is_some_and(|other| {
-                let is_replaced = other.life.is_occupied()
-                    && other.life.is_leaving()
-                    && other.life.desired == Desired::Up
-                    // One that its health has ended may never run again.
-                    && other.life.newest < other.life.at_least;
-                other.life.newest > *run || is_replaced
-            })
-        })
-    }
-
-    /// Whether a dependent that leaves as well still has a run: it goes first.
-    fn is_needed_by_leaving(&self, name: &ServiceName) -> bool {
-        self.services.values().any(|other| {
-            // As the file has it now: what runs may be of several versions of it, and go round in a circle together.
-            let depends = other.spec.depends_on.iter().any(|dependency| dependency.service == *name);
-            depends && other.life.is_occupied() && other.life.is_leaving()
-        })
-    }
-
-    fn dependencies_hold(&self, spec: &ServiceSpec) -> Holds {
-        let mut all = Holds::Yes;
-        for dependency in &spec.depends_on {
-            match self.holds(&dependency.service, dependency.condition) {
-                Holds::Yes => {}
-                Holds::NotYet => all = Holds::NotYet,
-                never @ Holds::Never { .. } => return never,
-            }
-        }
-        all
-    }
-
-    fn holds(&self, name: &ServiceName, condition: Condition) -> Holds {
-        let never = |cause: String| Holds::Never { chain: vec![name.clone()], cause };
-        let Some(service) = self.services.get(name) else { return never("is not in the project".to_owned()) };
-        let life = &service.life;
-        let is_satisfied = match (condition, service.spec.kind) {
-            (Condition::Ready, Kind::Service | Kind::Forking) => life.is_ready(),
-            (Condition::Ready | Condition::Completed, Kind::Job) => life.is_completed(),
-            (Condition::Completed, Kind::Service | Kind::Forking) => life.is_completed(),
-            (Condition::Started, Kind::Service | Kind::Forking) => life.is_started(),
-            (Condition::Started, Kind::Job) => life.is_started() || life.is_completed(),
-        };
-        if is_satisfied {
-            return Holds::Yes;
-        }
-        if life.desired == Desired::Down {
-            return never("is stopped".to_owned());
-        }
-        if life.newest < life.at_least {
-            return Holds::NotYet;
-        }
-        match &life.actual {
-            Actual::Blocked { chain, cause } => {
-                let chain = std::iter::once(name.clone()).chain(chain.iter().cloned()).collect();
-                Holds::Never { chain, cause: cause.clone() }
-            }
-            Actual::Failed(Reason::Exited) => never(match life.last.as_ref().map(|last| last.status) {
-                Some(ExitStatus::Code(code)) => format!("exited {code}"),
-                Some(ExitStatus::Signal(_)) => {
-                    format!("was killed by {}", life.last.as_ref().map_or(ExitStatus::Unknown, |last| last.status))
-                }
-                Some(ExitStatus::Unknown) | None => "ended, nobody saw how".to_owned(),
-            }),
-            Actual::Failed(Reason::CrashLoop { starts, .. }) => never(format!("crashed {starts} times in a row")),
-            Actual::Failed(Reason::Unhealthy(why)) => never(format!("was not healthy: {why}")),
-            Actual::Failed(Reason::Start(failure)) => never(format!("could not be started: {}", failure.message)),
-            Actual::Completed => never("exited 0, and is not to be restarted".to_owned()),
-            Actual::Stuck { .. } => never("could not be ended".to_owned()),
-            Actual::Stopped
-            | Actual::Waiting
-            | Actual::Spawning
-            | Actual::Starting { .. }
-            | Actual::Ready { .. }
-            | Actual::Unready
-            | Actual::Stopping { .. }
-            | Actual::Backoff { .. }
-            | Actual::Unknown => Holds::NotYet,
+        if let Some(project) = self.projects.get_mut(id) {
+            project.settle(now, id, effects);
         }
     }
 }

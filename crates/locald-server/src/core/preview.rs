@@ -7,8 +7,9 @@ use locald_utils::protocol::{Action, Because, Desired, Failure, Preview, Step};
 use locald_utils::spec::ProjectSpec;
 
 use super::Time;
-use super::fleet::{Fleet, How, Service};
+use super::fleet::{Fleet, How};
 use super::lifecycle::Actual;
+use super::project::Service;
 
 impl Fleet {
     /// Says what [`Fleet::apply`] would do to each service of the project, those included that the file has no longer.
