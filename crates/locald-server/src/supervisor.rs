@@ -23,9 +23,10 @@ use tokio::time::Instant;
 use crate::actor::{self, Assignment, Context, Order, Report};
 use crate::adoption::{Inheritance, PATIENCE};
 use crate::core::Time;
+use crate::core::attempts::Tally;
 use crate::core::fleet::{Effect, Ending, Fleet, Found, How, Meant};
 use crate::core::goal::Goal;
-use crate::core::lifecycle::{Actual, News, Tally};
+use crate::core::lifecycle::{Actual, News};
 use crate::core::ownership::Kept;
 use crate::ledger::{BaseEnvironment, Known, LedgerError, Left};
 use crate::lookout::{Lookout, Seen};
@@ -748,7 +749,7 @@ impl Supervisor {
             }
         }
         let wall = |at: Time| self.started_at.plus(at).minus(HEAD_START);
-        let now = (life.tally(wall), service.owners.kept(wall));
+        let now = (life.attempts.tally(wall), service.owners.kept(wall));
         let before = self.saved.entry(key.clone()).or_default();
         if before.0 != now.0 {
             self.context.ledger.save_tally(key, &now.0);

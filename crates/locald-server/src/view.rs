@@ -57,7 +57,7 @@ pub(crate) fn service(
         shim: life.shim,
         started_at: life.started_at,
         ready_at,
-        restarts: life.restarts,
+        restarts: life.attempts.restarts,
         port: ports.and_then(|ports| ports.get(&key.service).copied()),
         health: life.health.as_ref().clone(),
         last: life.last.as_ref().map(|last| last.as_ref().clone()),

@@ -11,8 +11,9 @@ use locald_utils::selection;
 use locald_utils::spec::{ProjectSpec, ServiceSpec};
 use locald_utils::time::UnixMillis;
 
+use super::attempts::{Attempts, Tally};
 use super::goal::{Goal, Want, judge};
-use super::lifecycle::{Actual, Lifecycle, News, Resting, Tally};
+use super::lifecycle::{Actual, Lifecycle, News, Resting};
 use super::ownership::{Kept, Owners};
 use super::project::{Project, Service};
 use super::watching::{Sight, Watching};
@@ -211,7 +212,7 @@ impl Fleet {
                 service.life.desired = desired;
                 service.life.restore(resting, last);
                 service.life.ran = ran;
-                service.life.count_on(&tally, &time);
+                service.life.attempts = Attempts::restore(&tally, &time);
                 service.owners = Owners::restore(&owners, &time);
             }
         }

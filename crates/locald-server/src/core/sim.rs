@@ -18,10 +18,11 @@ use locald_utils::spec::{Condition, Dependency, Kind, PortSpec, ProjectSpec, Res
 use locald_utils::time::UnixMillis;
 
 use super::Time;
+use super::attempts::Tally;
 use super::fleet::{Effect, Ending, Fleet, Found, How, Meant, Remembered};
 use super::goal::Goal;
 use super::lifecycle::tests::{ended, spec};
-use super::lifecycle::{Actual, News, Resting, Tally};
+use super::lifecycle::{Actual, News, Resting};
 use super::ownership::Kept;
 use super::watching::Sight;
 
@@ -244,7 +245,7 @@ impl World {
                 Effect::Changed(key) => {
                     if let Some(service) = self.fleet.service(&key) {
                         let wall = |at: Time| UnixMillis(u64::try_from(at.as_millis()).unwrap_or(u64::MAX));
-                        self.tallies.insert(key.service.clone(), service.life.tally(wall));
+                        self.tallies.insert(key.service.clone(), service.life.attempts.tally(wall));
                         self.kept.insert(key.service.clone(), service.owners.kept(wall));
                         self.resting.insert(key.service, service.life.resting());
                     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Ledger, LedgerError};
-use crate::core::lifecycle::Tally;
+use crate::core::attempts::Tally;
 use crate::core::ownership::Kept;
 
 /// Made when it is missing. A build that does not know it leaves it alone, so it is no other layout.
