@@ -65,3 +65,18 @@ fn it_needs_somebody_who_follows() {
     let site = Site::new(WEB);
     site.locald("up --watch-config").run().code(2).says("--follow");
 }
+
+#[test]
+fn a_project_file_that_is_a_link_is_applied_when_what_it_leads_to_is_saved() {
+    let site = Site::new(WEB);
+    let real = site.project().with_extension("toml");
+    std::fs::rename(site.project().join("locald.toml"), &real).expect("renamed");
+    std::os::unix::fs::symlink(&real, site.project().join("locald.toml")).expect("linked");
+    let mut terminal = Terminal::locald(&site, "up -f --watch-config");
+    await_text(&site, &terminal, "following");
+    std::fs::write(&real, WEB.replace("echo web", "echo another")).expect("written");
+    await_text(&site, &terminal, "another");
+    terminal.types("\x03");
+    assert_eq!(terminal.finish(), Some(0));
+    site.assert_no_service_is_left();
+}

@@ -27,7 +27,9 @@ impl Edits {
     /// # Errors
     /// When the system gives no watch.
     pub(crate) fn watch(paths: &[PathBuf]) -> io::Result<Self> {
-        let files = FileSet::of_paths(paths);
+        // A file that is a link is saved where it leads to.
+        let targets = paths.iter().filter_map(|path| path.canonicalize().ok()).filter(|target| !paths.contains(target));
+        let files = FileSet::of_paths(&paths.iter().cloned().chain(targets).collect::<Vec<_>>());
         let (told, mut tell) = io::pipe()?;
         let (stir, stirs) = mpsc::sync_channel(1);
         let concerned = files.clone();
