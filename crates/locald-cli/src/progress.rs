@@ -76,7 +76,8 @@ impl Progress {
     /// Whether nothing further is expected of a service.
     pub(crate) fn is_settled(&self, status: &ServiceStatus) -> bool {
         match (&status.state, self.goal) {
-            (State::Stopped | State::Completed | State::Failed { .. }, _) | (State::Ready, Goal::Up) => true,
+            (State::Stopped | State::Completed | State::Failed { .. }, _) => true,
+            (State::Ready, Goal::Up) => !status.is_leaving,
             (
                 State::Ready
                 | State::Waiting { .. }
@@ -122,7 +123,7 @@ impl Progress {
 fn waiting(status: &ServiceStatus, now: UnixMillis) -> Word {
     match &status.state {
         State::Stopping { .. } | State::Backoff { .. } => view::word(status, now),
-        State::Ready => Word { text: "still running".to_owned(), tone: Tone::Busy },
+        State::Ready => still_running(),
         State::Starting | State::Unready => {
             let word = transition(status, now);
             match view::health_note(status, now) {
@@ -139,8 +140,16 @@ fn waiting(status: &ServiceStatus, now: UnixMillis) -> Word {
     }
 }
 
+/// It is ready, and that is not what is waited for.
+fn still_running() -> Word {
+    Word { text: "still running".to_owned(), tone: Tone::Busy }
+}
+
 /// What to say about a service that has just come into its state.
 fn transition(status: &ServiceStatus, now: UnixMillis) -> Word {
+    if status.state == State::Ready && status.is_leaving {
+        return still_running();
+    }
     let word = view::word(status, now);
     let text = match &status.state {
         State::Waiting { on } if !on.is_empty() => {
@@ -228,6 +237,20 @@ mod tests {
             progress.observe(&ready("web"), NOW);
             assert_eq!(progress.pending(NOW).is_empty(), is_settled);
         }
+    }
+
+    #[test]
+    fn a_run_that_is_to_be_replaced_is_not_what_is_waited_for() {
+        let mut progress = Progress::new(Goal::Up);
+        let old = ServiceStatus { is_leaving: true, ..ready("db") };
+        let said: Vec<Option<String>> = [old, service("db", State::Stopping { kill_at: None }), ready("db")]
+            .iter()
+            .map(|status| progress.observe(status, NOW).map(|line| line.word.text))
+            .collect();
+        assert_eq!(said, [Some("still running".into()), Some("stopping".into()), Some("ready in 1.2s".into())]);
+        let mut progress = Progress::new(Goal::Up);
+        progress.observe(&ServiceStatus { is_leaving: true, ..ready("db") }, NOW);
+        assert_eq!(progress.pending(NOW).len(), 1);
     }
 
     #[test]

@@ -327,6 +327,7 @@ pub(crate) fn never_started(name: ServiceName, kind: Kind) -> ServiceStatus {
         left: Vec::new(),
         profiles: Vec::new(),
         owners: Vec::new(),
+        is_leaving: false,
     }
 }
 

@@ -66,6 +66,7 @@ pub(crate) fn service(
         left: life.abandoned.values().flatten().cloned().collect(),
         profiles: service.spec.profiles.clone(),
         owners: owners(now, service),
+        is_leaving: life.is_occupied() && life.is_leaving(),
     }
 }
 
