@@ -14,7 +14,9 @@ use locald_utils::name::{OwnerName, ProjectId, RunNumber, ServiceKey, ServiceNam
 use locald_utils::process::ProcessId;
 use locald_utils::protocol::{Action, Before, Desired, OutcomeResult, Owner};
 use locald_utils::record::{Ended, ExitStatus, StartFailure, StartStage};
-use locald_utils::spec::{Condition, Dependency, Kind, PortSpec, ProjectSpec, RestartWhen, ServiceSpec, Watch};
+use locald_utils::spec::{
+    Condition, Dependency, Kind, PortSpec, ProjectSpec, RestartWhen, ServiceSpec, Template, Watch,
+};
 use locald_utils::time::UnixMillis;
 
 use super::Time;
@@ -154,26 +156,10 @@ impl World {
                 _ => Kind::Service,
             };
             made.port = (made.kind != Kind::Job && dice.one_in(2)).then_some(PortSpec::Auto);
-            if made.kind != Kind::Job && dice.one_in(3) {
-                made.health = vec![HealthCheck::of(Probe::Tcp { port: Some(1) })];
-            }
-            made.restart.when = [RestartWhen::No, RestartWhen::OnFailure, RestartWhen::Always]
-                [usize::try_from(dice.roll(3)).expect("small")];
-            if dice.one_in(3) {
-                made.watch = Some(Watch { paths: vec!["src".into()], debounce: Duration::from_millis(dice.roll(200)) });
-            }
-            // Only earlier ones, so that there is no circle.
-            for earlier in &specs {
-                if dice.one_in(3) {
-                    let condition = match earlier.kind {
-                        _ if dice.one_in(3) => Condition::Started,
-                        Kind::Job => Condition::Completed,
-                        Kind::Service | Kind::Forking => Condition::Ready,
-                    };
-                    let restart = dice.one_in(3);
-                    made.depends_on.push(Dependency { service: earlier.name.clone(), condition, restart });
-                }
-            }
+            made.health = some_health(&mut dice, made.kind);
+            made.restart.when = some_policy(&mut dice);
+            made.watch = some_watch(&mut dice);
+            made.depends_on = some_dependencies(&mut dice, &specs);
             specs.push(made);
         }
         Self {
@@ -359,9 +345,9 @@ impl World {
         for dependency in &spec.depends_on {
             self.check_dependency(name, dependency);
         }
-        let others = self.specs.iter().map(|spec| (spec.name.clone(), self.newest(&spec.name)));
+        let names = spec.depends_on.iter().map(|dependency| &dependency.service);
         let made = Run {
-            started_on: others.collect(),
+            started_on: names.map(|name| (name.clone(), self.newest(name))).collect(),
             spec,
             untold: VecDeque::new(),
             is_alive: true,
@@ -406,9 +392,10 @@ impl World {
     fn stop(&mut self, name: &ServiceName, number: RunNumber, at_once: bool) {
         self.tell(format!("stop {name}{number}"));
         for (other, run) in self.runs.iter().filter(|(_, run)| run.is_alive && !at_once && !run.is_abandoned) {
-            let depends = run.spec.depends_on.iter().any(|dependency| dependency.service == *name);
-            let is_leaving = self.fleet.service(&self.key(&other.0)).is_some_and(|service| service.life.is_leaving());
-            if depends && is_leaving && !run.is_over {
+            let Some(service) = self.fleet.service(&self.key(&other.0)) else { continue };
+            // As it is written now: versions of it may go round in a circle together.
+            let depends = service.spec.depends_on.iter().any(|dependency| dependency.service == *name);
+            if depends && service.life.is_leaving() && !run.is_over {
                 self.fail(&format!("{name} is ended before {}, which depends on it and leaves too", other.0));
             }
         }
@@ -446,9 +433,7 @@ impl World {
 
     fn apply(&mut self) {
         if self.dice.one_in(5) {
-            let index = usize::try_from(self.dice.roll(self.specs.len() as u64)).expect("small");
-            let value = self.dice.roll(3).to_string();
-            self.specs[index].env.insert("X".into(), locald_utils::spec::Template::text(value));
+            self.edit_project();
         }
         let action = [Action::Up, Action::Start, Action::Restart][usize::try_from(self.dice.roll(3)).expect("small")];
         let services = self.some_services();
@@ -470,6 +455,23 @@ impl World {
             self.fail("what was only to be prepared for is to be started");
         }
         self.asked = Some(Asked::new(What::Start { services, action, force, owner, meant }, &goals));
+    }
+
+    /// Somebody writes another project file, which is applied next.
+    fn edit_project(&mut self) {
+        let index = usize::try_from(self.dice.roll(self.specs.len() as u64)).expect("small");
+        let (earlier, rest) = self.specs.split_at_mut(index);
+        let Some(edited) = rest.first_mut() else { return };
+        let dice = &mut self.dice;
+        match dice.roll(5) {
+            0 => edited.depends_on = some_dependencies(dice, earlier),
+            1 => edited.health = some_health(dice, edited.kind),
+            2 => edited.restart.when = some_policy(dice),
+            3 => edited.watch = some_watch(dice),
+            _ => drop(edited.env.insert("X".into(), Template::text(dice.roll(3).to_string()))),
+        }
+        let line = format!("{} is written anew", edited.name);
+        self.tell(line);
     }
 
     fn some_owner(&mut self) -> OwnerName {
@@ -966,6 +968,35 @@ impl World {
             self.fail("down has not come about");
         }
     }
+}
+
+fn some_health(dice: &mut Dice, kind: Kind) -> Vec<HealthCheck> {
+    let has_some = kind != Kind::Job && dice.one_in(3);
+    has_some.then(|| HealthCheck::of(Probe::Tcp { port: Some(1) })).into_iter().collect()
+}
+
+fn some_policy(dice: &mut Dice) -> RestartWhen {
+    [RestartWhen::No, RestartWhen::OnFailure, RestartWhen::Always][usize::try_from(dice.roll(3)).expect("small")]
+}
+
+fn some_watch(dice: &mut Dice) -> Option<Watch> {
+    dice.one_in(3).then(|| Watch { paths: vec!["src".into()], debounce: Duration::from_millis(dice.roll(200)) })
+}
+
+/// On earlier ones only, so that there is no circle.
+fn some_dependencies(dice: &mut Dice, earlier: &[ServiceSpec]) -> Vec<Dependency> {
+    let mut chosen = Vec::new();
+    for earlier in earlier {
+        if dice.one_in(3) {
+            let condition = match earlier.kind {
+                _ if dice.one_in(3) => Condition::Started,
+                Kind::Job => Condition::Completed,
+                Kind::Service | Kind::Forking => Condition::Ready,
+            };
+            chosen.push(Dependency { service: earlier.name.clone(), condition, restart: dice.one_in(3) });
+        }
+    }
+    chosen
 }
 
 fn fleet_state<'a>(fleet: &'a Fleet, id: &ProjectId, service: &ServiceName) -> Option<&'a Actual> {
