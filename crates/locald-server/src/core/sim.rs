@@ -9,14 +9,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use locald_utils::health::{HealthCheck, Probe};
-use locald_utils::name::{OwnerName, ProjectId, RunNumber, ServiceKey, ServiceName};
+use locald_utils::name::{ProjectId, RunNumber, ServiceKey, ServiceName};
 use locald_utils::process::ProcessId;
-use locald_utils::protocol::{Action, Before, Desired, OutcomeResult, Owner};
+use locald_utils::protocol::{Action, Desired, OutcomeResult};
 use locald_utils::record::{Ended, ExitStatus, StartFailure, StartStage};
-use locald_utils::spec::{
-    Condition, Dependency, Kind, PortSpec, ProjectSpec, RestartWhen, ServiceSpec, Template, Watch,
-};
+use locald_utils::spec::{Condition, Dependency, Kind, PortSpec, ProjectSpec, RestartWhen, ServiceSpec};
 use locald_utils::time::UnixMillis;
 
 use super::Time;
@@ -28,29 +25,15 @@ use super::lifecycle::{Actual, News, Resting};
 use super::ownership::Kept;
 use super::watching::Sight;
 
+mod chance;
+mod requests;
+
+use chance::{Dice, some_dependencies, some_health, some_policy, some_watch};
+use requests::{Asked, What};
+
 /// Each schedule is short, so that a failure can be read; there are many.
 const SCHEDULES: u64 = 4000;
 const STEPS: usize = 80;
-
-/// A small generator of pseudo random numbers (xorshift64*, Vigna 2016): the same seed, the same schedule, for ever.
-struct Dice(u64);
-
-impl Dice {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % sides
-    }
-
-    fn one_in(&mut self, sides: u64) -> bool {
-        self.roll(sides) == 0
-    }
-}
 
 /// A run as the world has it.
 struct Run {
@@ -92,26 +75,6 @@ struct Lookout {
 }
 
 type IsFirst = bool;
-
-/// A request, and what it began with.
-#[derive(Clone)]
-struct Asked {
-    what: What,
-    before: Before,
-}
-
-#[derive(Clone)]
-enum What {
-    Start { services: Vec<ServiceName>, action: Action, force: bool, owner: Option<Owner>, meant: Meant },
-    Stop { services: Option<Vec<ServiceName>>, at_once: bool, owner: Option<OwnerName> },
-}
-
-impl Asked {
-    fn new(what: What, goals: &[Goal]) -> Self {
-        let changing = goals.iter().filter(|goal| !goal.unchanged);
-        Self { what, before: changing.map(|goal| (goal.service.clone(), goal.run_before)).collect() }
-    }
-}
 
 struct World {
     seed: u64,
@@ -426,236 +389,6 @@ impl World {
         }
     }
 
-    fn some_services(&mut self) -> Vec<ServiceName> {
-        let names: Vec<ServiceName> = self.specs.iter().map(|spec| spec.name.clone()).collect();
-        names.into_iter().filter(|_| self.dice.one_in(2)).collect()
-    }
-
-    fn apply(&mut self) {
-        if self.dice.one_in(5) {
-            self.edit_project();
-        }
-        let action = [Action::Up, Action::Start, Action::Restart][usize::try_from(self.dice.roll(3)).expect("small")];
-        let services = self.some_services();
-        let meant = match services.is_empty() || !self.dice.one_in(4) {
-            true => Meant::Themselves,
-            false => Meant::Dependencies,
-        };
-        let force = meant == Meant::Themselves && self.dice.one_in(3);
-        let owner = self.dice.one_in(3).then(|| Owner {
-            name: self.some_owner(),
-            lease: self.dice.one_in(2).then(|| Duration::from_millis(self.dice.roll(400))),
-        });
-        let who = owner.as_ref().map_or_else(String::new, |owner| format!(" for {} {:?}", owner.name, owner.lease));
-        self.tell(format!("{action:?} {meant:?} {services:?}{}{who}", if force { " by force" } else { "" }));
-        let done = BTreeMap::new();
-        let how = How { action, force, resumes: None, done: &done, owner: owner.as_ref(), meant };
-        let goals = self.apply_to(&services, how);
-        if meant == Meant::Dependencies && goals.iter().any(|goal| services.contains(&goal.service)) {
-            self.fail("what was only to be prepared for is to be started");
-        }
-        self.asked = Some(Asked::new(What::Start { services, action, force, owner, meant }, &goals));
-    }
-
-    /// Somebody writes another project file, which is applied next.
-    fn edit_project(&mut self) {
-        let index = usize::try_from(self.dice.roll(self.specs.len() as u64)).expect("small");
-        let (earlier, rest) = self.specs.split_at_mut(index);
-        let Some(edited) = rest.first_mut() else { return };
-        let dice = &mut self.dice;
-        match dice.roll(5) {
-            0 => edited.depends_on = some_dependencies(dice, earlier),
-            1 => edited.health = some_health(dice, edited.kind),
-            2 => edited.restart.when = some_policy(dice),
-            3 => edited.watch = some_watch(dice),
-            _ => drop(edited.env.insert("X".into(), Template::text(dice.roll(3).to_string()))),
-        }
-        let line = format!("{} is written anew", edited.name);
-        self.tell(line);
-    }
-
-    fn some_owner(&mut self) -> OwnerName {
-        ["ci", "agent"][usize::from(self.dice.one_in(2))].parse().expect("valid")
-    }
-
-    fn apply_to(&mut self, services: &[ServiceName], how: How<'_>) -> Vec<Goal> {
-        for name in self.specs.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>() {
-            let is_stuck = matches!(fleet_state(&self.fleet, &self.id, &name), Some(Actual::Stuck { .. }));
-            if how.force && is_stuck && (services.is_empty() || services.contains(&name)) {
-                let newest = self.newest(&name);
-                if let Some(run) = self.runs.get_mut(&(name, newest)) {
-                    run.is_abandoned = true;
-                }
-            }
-        }
-        let newest: BTreeMap<_, _> =
-            self.specs.iter().map(|spec| (spec.name.clone(), self.newest(&spec.name))).collect();
-        let goal_newest = newest.clone();
-        let is_stuck =
-            |name: &&ServiceName| matches!(fleet_state(&self.fleet, &self.id, name), Some(Actual::Stuck { .. }));
-        let is_forced = |name: &ServiceName| how.force && (services.is_empty() || services.contains(name));
-        let stuck: Vec<ServiceName> = newest.keys().filter(is_stuck).filter(|name| !is_forced(name)).cloned().collect();
-        let loses = |name: &&ServiceName| {
-            let begun = how.resumes.is_some_and(|before| before.contains_key(*name));
-            begun && self.fleet.service(&self.key(name)).is_some_and(|service| service.owners.is_empty())
-        };
-        let is_lost: BTreeSet<ServiceName> = newest.keys().filter(loses).cloned().collect();
-        self.kept_before = (self.now, self.kept.clone());
-        let mut effects = Vec::new();
-        let goals = match self.fleet.apply(self.now, self.project(), &newest, services, how, &mut effects) {
-            Ok(goals) => goals,
-            Err(failure) => self.fail(&failure.message),
-        };
-        self.saved = Some(self.project());
-        for goal in &goals {
-            let was_wanted = self.desired.get(&goal.service) == Some(&Desired::Up);
-            // What has had its new run, or cannot have one, is not asked for.
-            let has_begun = how
-                .resumes
-                .and_then(|before| before.get(&goal.service))
-                .is_some_and(|run| *run < goal_newest[&goal.service]);
-            let is_lost = is_lost.contains(&goal.service);
-            let keeps = how.meant == Meant::Themselves || !was_wanted || is_lost;
-            if keeps && (was_wanted || (!has_begun && !stuck.contains(&goal.service))) {
-                let wanted_by = self.wanted_by.entry(goal.service.clone()).or_default();
-                if !was_wanted {
-                    wanted_by.clear();
-                    self.left_by.remove(&goal.service);
-                }
-                let (name, until) = how.owner.map_or((String::new(), None), |owner| {
-                    (owner.name.to_string(), owner.lease.map(|lease| self.now + lease))
-                });
-                wanted_by.insert(name, until);
-            }
-            let desired = self.fleet.service(&self.key(&goal.service)).map(|service| service.life.desired);
-            self.desired.insert(goal.service.clone(), desired.unwrap_or(Desired::Up));
-        }
-        for spec in &self.specs {
-            self.desired.entry(spec.name.clone()).or_insert(Desired::Down);
-        }
-        self.obey(effects);
-        goals
-    }
-
-    fn ask_down(&mut self) {
-        let services = if self.dice.one_in(2) { None } else { Some(self.some_services()) };
-        let at_once = self.dice.one_in(4);
-        let owner = self.dice.one_in(3).then(|| self.some_owner());
-        let who = owner.as_ref().map_or_else(String::new, |owner| format!(" for {owner}"));
-        self.tell(format!("down {services:?}{}{who}", if at_once { " at once" } else { "" }));
-        let goals = self.stop_services(services.as_deref(), at_once, owner.as_ref(), None);
-        self.asked = Some(Asked::new(What::Stop { services, at_once, owner }, &goals));
-    }
-
-    fn stop_services(
-        &mut self,
-        services: Option<&[ServiceName]>,
-        at_once: bool,
-        owner: Option<&OwnerName>,
-        resumes: Option<&Before>,
-    ) -> Vec<Goal> {
-        let stuck: Vec<ServiceKey> = self.fleet.projects().get(&self.id).map_or_else(Vec::new, |project| {
-            let is_stuck =
-                |name: &&ServiceName| matches!(fleet_state(&self.fleet, &self.id, name), Some(Actual::Stuck { .. }));
-            project.order.iter().filter(is_stuck).map(|name| self.key(name)).collect()
-        });
-        let mut effects = Vec::new();
-        // Refused when nothing of the project is known, which is right.
-        let how = Ending { at_once, owner, resumes };
-        let goals = self.fleet.stop(self.now, &self.id.clone(), services, how, &mut effects);
-        let is_refused = goals.is_err();
-        let goals = goals.unwrap_or_default();
-        for effect in &effects {
-            let has_wanted = |owner: &OwnerName, name| {
-                self.wanted_by.get(name).is_some_and(|by| by.contains_key(owner.as_str()))
-                    || self.left_by.get(name).is_some_and(|by| by.contains(owner.as_str()))
-            };
-            if let (Effect::Stop(key, _, true), Some(owner), None) = (effect, owner, resumes)
-                && !has_wanted(owner, &key.service)
-            {
-                self.fail(&format!("{owner} hurries {}, and has never wanted it", key.service));
-            }
-            if let Effect::Stop(key, run, true) = effect
-                && resumes.is_some()
-                && !at_once
-                && !stuck.contains(key)
-                && self.fleet.service(key).is_some_and(|service| service.life.newest == *run && !service.life.is_urgent)
-            {
-                self.fail(&format!("a stop of {} that is carried on was cut short", key.service));
-            }
-        }
-        let about = services.map_or_else(|| self.specs.iter().map(|spec| spec.name.clone()).collect(), <[_]>::to_vec);
-        for name in about.iter().filter(|_| !is_refused) {
-            let Some(wanted_by) = self.wanted_by.get_mut(name) else { continue };
-            match owner {
-                None => wanted_by.clear(),
-                Some(owner) => {
-                    if wanted_by.remove(owner.as_str()).is_some() {
-                        self.left_by.entry(name.clone()).or_default().insert(owner.to_string());
-                    }
-                }
-            }
-        }
-        for goal in &goals {
-            self.desired.insert(goal.service.clone(), Desired::Down);
-        }
-        self.obey(effects);
-        goals
-    }
-
-    /// A service is wanted as long as somebody wants it, and no longer.
-    fn check_owners(&self) {
-        for (name, wanted_by) in &self.wanted_by {
-            let is_wanted = wanted_by.values().any(|until| until.is_none_or(|until| self.now < until));
-            let desired = self.fleet.service(&self.key(name)).map(|service| service.life.desired);
-            let desired = desired.unwrap_or(Desired::Down);
-            if is_wanted != (desired == Desired::Up) {
-                self.fail(&format!("{name} is wanted by {wanted_by:?}, and {desired:?}"));
-            }
-        }
-    }
-
-    /// Whoever waits has the next daemon carry on with what was asked.
-    fn ask_again(&mut self) {
-        let Some(Asked { what, before }) = self.asked.clone() else { return };
-        self.tell(format!("carry on, from {before:?}"));
-        match what {
-            What::Stop { services, at_once, owner } => {
-                drop(self.stop_services(services.as_deref(), at_once, owner.as_ref(), Some(&before)));
-            }
-            What::Start { services, action, force, owner, meant } => {
-                let stands = |world: &Self, name: &ServiceName| {
-                    let life = &world.fleet.service(&world.key(name))?.life;
-                    Some((life.desired, life.is_leaving(), matches!(life.actual, Actual::Failed(_))))
-                };
-                // What has had its new run is left as it is, whatever came of that.
-                let is_begun = |(name, run): &(&ServiceName, &RunNumber)| {
-                    self.fleet.service(&self.key(name)).is_some_and(|service| service.life.newest > **run)
-                };
-                let begun: Vec<ServiceName> = before.iter().filter(is_begun).map(|(name, _)| name.clone()).collect();
-                let stood: Vec<_> = begun.iter().map(|name| stands(self, name)).collect();
-                let (done, owner) = (BTreeMap::new(), owner.as_ref());
-                let how = How { action, force, resumes: Some(&before), done: &done, owner, meant };
-                self.apply_to(&services, how);
-                for (name, stood) in begun.iter().zip(stood) {
-                    if stands(self, name) != stood && !self.has_to_follow(name) {
-                        self.fail(&format!("{name} has had its new run, and is asked for another"));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Whether something that a service follows has been run again since, or is about to be.
-    fn has_to_follow(&self, name: &ServiceName) -> bool {
-        let Some(run) = self.runs.get(&(name.clone(), self.newest(name))) else { return false };
-        run.spec.depends_on.iter().filter(|dependency| dependency.restart).any(|dependency| {
-            let other = self.fleet.service(&self.key(&dependency.service));
-            let is_replaced = other.is_some_and(|other| other.life.newest < other.life.at_least);
-            is_replaced || self.newest(&dependency.service) > run.started_on[&dependency.service]
-        })
-    }
-
     fn something_happens_to_a_run(&mut self) {
         let alive: Vec<_> = self.runs.iter().filter(|(_, run)| run.is_alive).map(|(key, _)| key.clone()).collect();
         if alive.is_empty() {
@@ -968,35 +701,6 @@ impl World {
             self.fail("down has not come about");
         }
     }
-}
-
-fn some_health(dice: &mut Dice, kind: Kind) -> Vec<HealthCheck> {
-    let has_some = kind != Kind::Job && dice.one_in(3);
-    has_some.then(|| HealthCheck::of(Probe::Tcp { port: Some(1) })).into_iter().collect()
-}
-
-fn some_policy(dice: &mut Dice) -> RestartWhen {
-    [RestartWhen::No, RestartWhen::OnFailure, RestartWhen::Always][usize::try_from(dice.roll(3)).expect("small")]
-}
-
-fn some_watch(dice: &mut Dice) -> Option<Watch> {
-    dice.one_in(3).then(|| Watch { paths: vec!["src".into()], debounce: Duration::from_millis(dice.roll(200)) })
-}
-
-/// On earlier ones only, so that there is no circle.
-fn some_dependencies(dice: &mut Dice, earlier: &[ServiceSpec]) -> Vec<Dependency> {
-    let mut chosen = Vec::new();
-    for earlier in earlier {
-        if dice.one_in(3) {
-            let condition = match earlier.kind {
-                _ if dice.one_in(3) => Condition::Started,
-                Kind::Job => Condition::Completed,
-                Kind::Service | Kind::Forking => Condition::Ready,
-            };
-            chosen.push(Dependency { service: earlier.name.clone(), condition, restart: dice.one_in(3) });
-        }
-    }
-    chosen
 }
 
 fn fleet_state<'a>(fleet: &'a Fleet, id: &ProjectId, service: &ServiceName) -> Option<&'a Actual> {
