@@ -5,9 +5,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::time::Duration;
 
-use bytesize::ByteSize;
 use nix::sys::signal::Signal;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use toml::Spanned;
@@ -166,6 +164,12 @@ macro_rules! schema_of {
         }
     };
 }
+
+mod check;
+mod quantity;
+
+pub(super) use check::{Descriptor, Failures, Pattern, PortNumber, ProbeType, Statuses};
+pub(super) use quantity::{Age, Size, Time};
 
 /// A string that the system can take: without NUL.
 #[derive(Clone, Debug)]
@@ -416,143 +420,6 @@ impl Written for Port {
     }
 }
 
-/// How a length of time is written.
-const TIME_PATTERN: &str = "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$";
-
-/// A length of time, written as a string with units.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Time(pub(super) Duration);
-
-schema_of!(Time, {
-    "type": "string",
-    "pattern": TIME_PATTERN,
-    "minLength": 2,
-    "examples": ["500ms", "10s", "1m30s"]
-});
-
-impl Written for Time {
-    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
-        const EXPECTED: &str = "a duration such as \"10s\"";
-        const HELP: &str = "units are d, h, m, s and ms, the largest first: \"500ms\", \"10s\", \"1m30s\"";
-        let Some(text) = item.string() else {
-            let help = match item.integer() {
-                Some(number @ 0..) => format!("say the unit: \"{number}s\" or \"{number}ms\""),
-                Some(_) | None => HELP.to_owned(),
-            };
-            mistakes.push(item.wrong_type(EXPECTED).help(help));
-            return None;
-        };
-        match duration(text) {
-            Some(time) if time <= MAX_TIME => Some(Self(time)),
-            Some(_) => {
-                mistakes.push(item.wrong_value("is longer than a year").help("the longest duration is \"365d\""));
-                None
-            }
-            None => {
-                let is_number = !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
-                let help =
-                    if is_number { format!("say the unit: \"{text}s\" or \"{text}ms\"") } else { HELP.to_owned() };
-                mistakes.push(item.wrong_type(EXPECTED).help(help));
-                None
-            }
-        }
-    }
-}
-
-/// A length of time of an hour or more.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Age(pub(super) Duration);
-
-schema_of!(Age, {
-    "type": "string",
-    "pattern": TIME_PATTERN,
-    "minLength": 2,
-    "examples": ["12h", "7d", "30d"]
-});
-
-impl Written for Age {
-    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
-        let Time(age) = Time::read(item, mistakes)?;
-        if age < Duration::from_secs(3600) {
-            mistakes.push(item.wrong_value("is too short").help("the shortest is \"1h\""));
-            return None;
-        }
-        Some(Self(age))
-    }
-}
-
-/// A year: longer than anybody waits, short enough that no sum of such times overflows.
-const MAX_TIME: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// Reads `1d2h3m4s5ms` or a part of it, with the units in that order.
-///
-/// A number too large for its type counts as longer than [`MAX_TIME`].
-fn duration(text: &str) -> Option<Duration> {
-    const UNITS_MS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
-    let mut rest = text;
-    let mut units = UNITS_MS.as_slice();
-    let mut total_ms = 0_u64;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|digits| *digits > 0)?;
-        let number = rest[..digits].parse().unwrap_or(u64::MAX);
-        rest = &rest[digits..];
-        let unit_length = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let index = units.iter().position(|(unit, _)| *unit == &rest[..unit_length])?;
-        total_ms = total_ms.saturating_add(units[index].1.saturating_mul(number));
-        units = &units[index + 1..];
-        rest = &rest[unit_length..];
-    }
-    Some(Duration::from_millis(total_ms))
-}
-
-/// A number of bytes, written as a string with a unit.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Size(pub(super) u64);
-
-schema_of!(Size, {
-    "type": "string",
-    "pattern": "^[0-9]+(\\.[0-9]+)? ?([kKMGT]i?)?B$",
-    "examples": ["50MB", "1GB"]
-});
-
-/// 1 MB: less is not kept, because it is dealt with in eighths.
-const MIN_SIZE: u64 = 1_000_000;
-
-impl Written for Size {
-    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
-        const EXPECTED: &str = "a size such as \"50MB\"";
-        const HELP: &str = "units are B, kB, MB and GB: \"50MB\", \"1GB\"";
-        let Some(text) = item.string() else {
-            let help = match item.integer() {
-                Some(number @ 0..) => format!("say the unit: \"{number}MB\" or \"{number}B\""),
-                Some(_) | None => HELP.to_owned(),
-            };
-            mistakes.push(item.wrong_type(EXPECTED).help(help));
-            return None;
-        };
-        let has_unit = text.ends_with(['B', 'b']);
-        match text.parse::<ByteSize>() {
-            Ok(size) if has_unit && size.0 >= MIN_SIZE => Some(Self(size.0)),
-            Ok(_) if has_unit => {
-                mistakes.push(item.wrong_value("is too small").help("the smallest size is \"1MB\""));
-                None
-            }
-            Ok(_) => {
-                let help = format!("say the unit: \"{text}MB\" or \"{text}B\"");
-                mistakes.push(item.wrong_type(EXPECTED).help(help));
-                None
-            }
-            Err(_) => {
-                mistakes.push(item.wrong_type(EXPECTED).help(HELP));
-                None
-            }
-        }
-    }
-}
-
 /// The signal that asks a service to end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SignalName(pub(super) StopSignal);
@@ -591,108 +458,6 @@ impl Written for SignalName {
     }
 }
 
-/// How a health check asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ProbeType {
-    Http,
-    Tcp,
-    Command,
-    Log,
-    Notify,
-}
-
-schema_of!(ProbeType, {
-    "oneOf": [
-        { "const": "http", "description": "It answers a GET." },
-        { "const": "tcp", "description": "It takes a connection." },
-        { "const": "command", "description": "A command ends with exit code 0." },
-        { "const": "log", "description": "A line of its output matches a pattern." },
-        { "const": "notify", "description": "It says so: READY=1 to `$NOTIFY_SOCKET`, or a newline on a descriptor." }
-    ]
-});
-
-impl ProbeType {
-    pub(super) const WORDS: &[(&str, Self)] = &[
-        ("http", Self::Http),
-        ("tcp", Self::Tcp),
-        ("command", Self::Command),
-        ("log", Self::Log),
-        ("notify", Self::Notify),
-    ];
-
-    /// As it is written.
-    pub(super) fn word(self) -> &'static str {
-        Self::WORDS.iter().find(|(_, meaning)| *meaning == self).map_or("", |(word, _)| *word)
-    }
-}
-
-impl Written for ProbeType {
-    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
-        let written = item.string();
-        if let Some((_, meaning)) = Self::WORDS.iter().find(|(word, _)| Some(*word) == written) {
-            return Some(*meaning);
-        }
-        let all: Vec<String> = Self::WORDS.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-        let mistake = item.wrong_type(&all.join(" or "));
-        let near = written.and_then(|written| nearest(written, Self::WORDS.iter().map(|(word, _)| *word)));
-        mistakes.push(match near {
-            Some(near) => mistake.help(format!("did you mean \"{near}\"?")),
-            None => mistake.help("a command needs no type: `health_check = \"./bin/healthy\"`"),
-        });
-        None
-    }
-}
-
-/// A port number.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PortNumber(pub(super) u16);
-
-schema_of!(PortNumber, { "type": "integer", "minimum": 1, "maximum": 65535 });
-
-impl Written for PortNumber {
-    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
-        let port = item.integer().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
-        if port.is_none() {
-            let help = "without `port` it is the port of the service";
-            mistakes.push(item.wrong_type("a number from 1 to 65535").help(help));
-        }
-        port.map(Self)
-    }
-}
-
-/// A status of HTTP, or several.
-#[derive(Clone, Debug)]
-pub(super) struct Statuses(pub(super) Vec<u16>);
-
-schema_of!(Statuses, {
-    "oneOf": [
-        { "type": "integer", "minimum": 100, "maximum": 599 },
-        { "type": "array", "items": { "type": "integer", "minimum": 100, "maximum": 599 }, "minItems": 1 }
-    ]
-});
-
-impl Written for Statuses {
-    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
-        const HELP: &str = "write `status = 200` or `status = [200, 401]`; without it 200 to 399 are good";
-        let status = |item: &Item<'_>, mistakes: &mut Vec<Mistake>| {
-            let status = item.integer().and_then(|status| u16::try_from(status).ok());
-            let status = status.filter(|status| (100..600).contains(status));
-            if status.is_none() {
-                mistakes.push(item.wrong_type("a number from 100 to 599").help(HELP));
-            }
-            status
-        };
-        let Some(array) = item.array() else { return status(item, mistakes).map(|status| Self(vec![status])) };
-        if array.is_empty() {
-            mistakes.push(item.wrong_value("is empty").help(HELP));
-            return None;
-        }
-        let all: Vec<Option<u16>> =
-            array.iter().enumerate().map(|(index, value)| status(&item.element(index, value), mistakes)).collect();
-        all.into_iter().collect::<Option<_>>().map(Self)
-    }
-}
-
 /// Yes or no.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flag(pub(super) bool);
@@ -706,46 +471,6 @@ impl Written for Flag {
         }
         mistakes.push(item.wrong_type("true or false").help("write it without quotes"));
         None
-    }
-}
-
-/// The number of a descriptor that a service is given.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Descriptor(pub(super) i32);
-
-schema_of!(Descriptor, { "type": "integer", "minimum": 3, "maximum": 9 });
-
-impl Written for Descriptor {
-    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
-        let fd = item.integer().and_then(|fd| i32::try_from(fd).ok()).filter(|fd| (3..=9).contains(fd));
-        if fd.is_none() {
-            let help = "0 to 2 are its terminal; the usual number is 3";
-            mistakes.push(item.wrong_type("a number from 3 to 9").help(help));
-        }
-        fd.map(Self)
-    }
-}
-
-/// A regular expression.
-#[derive(Clone, Debug)]
-pub(super) struct Pattern(pub(super) String);
-
-schema_of!(Pattern, { "type": "string", "format": "regex" });
-
-impl Written for Pattern {
-    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
-        let text = Text::read(item, mistakes)?.text;
-        match crate::health::pattern(&text) {
-            Ok(_) => Some(Self(text)),
-            Err(error) => {
-                let reason = error.to_string();
-                // The last line says what is wrong, those before it where.
-                let reason = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-                let help = "the syntax is that of https://docs.rs/regex-lite; single quotes keep backslashes";
-                mistakes.push(item.wrong_value(&format!("is no regular expression: {reason}")).help(help));
-                None
-            }
-        }
     }
 }
 
@@ -831,34 +556,4 @@ fn count(item: &Item<'_>, help: &str, mistakes: &mut Vec<Mistake>) -> Option<u32
         mistakes.push(item.wrong_type("a number from 1").help(help));
     }
     count
-}
-
-/// A number of failures.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Failures(pub(super) u32);
-
-schema_of!(Failures, { "type": "integer", "minimum": 1, "maximum": 4_294_967_295_u32 });
-
-impl Written for Failures {
-    fn read(item: &Item<'_>, mistakes: &mut Vec<Mistake>) -> Option<Self> {
-        count(item, "with 1, the first failure counts", mistakes).map(Self)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_have_units_the_largest_first() {
-        let good =
-            [("0s", 0), ("500ms", 500), ("10s", 10_000), ("1m", 60_000), ("1m30s", 90_000), ("1h1ms", 3_600_001)];
-        for (text, ms) in good {
-            assert_eq!(duration(text), Some(Duration::from_millis(ms)), "{text}");
-        }
-        for text in ["", "10", "s", "-1s", "1.5s", "1 s", "1s1m", "1s1s", "1S", "10sec", "1m30", "١s", " 1s"] {
-            assert_eq!(duration(text), None, "{text}");
-        }
-        assert!(duration("99999999999999999999h").is_some_and(|time| time > MAX_TIME));
-    }
 }
