@@ -1,5 +1,7 @@
 //! Dependencies gate starts and stops; what is independent goes side by side.
 
+use std::fs;
+
 use nix::sys::signal::Signal;
 
 use crate::support::{Site, free_port, send, service_of};
@@ -244,4 +246,46 @@ fn stopping_what_is_followed_takes_the_followers_first() {
     site.locald("restart db").run().ok();
     assert_eq!(site.said(), ["web down", "db down"]);
     site.down();
+}
+
+// It waited for the end of its limit, and what depended on it was never told.
+#[test]
+fn who_asks_for_what_is_blocked_is_told_at_once_and_so_is_who_depends_on_it() {
+    let site = Site::new(
+        "[services.a]\ncommand = 'test ! -e bad || exit 1; exec sleep 600'\n\
+         [services.b]\ncommand = 'exec sleep 600'\ndepends_on = { a = { restart = true } }\n\
+         [services.c]\ncommand = 'exec sleep 600'\ndepends_on = { b = { restart = true } }\n\
+         [services.d]\ncommand = 'exec sleep 600'\ndepends_on = [\"a\"]\n",
+    );
+    site.up();
+    site.write("bad", "");
+    let restart = site.locald("restart --json --timeout 10m").run().code(1).json();
+    for (service, why) in [("a", "exited"), ("b", "dependency"), ("c", "dependency"), ("d", "dependency")] {
+        let shown = service_of(&restart, service);
+        assert_eq!((&shown["failure"]["kind"], &shown["result"]), (&why.into(), &"failed".into()), "{restart}");
+    }
+    site.locald("wait c --timeout 10m").run().code(1);
+    site.locald("up --timeout 10m").run().code(1).says("blocked by");
+    fs::remove_file(site.project().join("bad")).expect("removed");
+    site.locald("up --timeout 10m").run().ok();
+}
+
+// The next daemon let what was about to be replaced end, and left it at that.
+#[test]
+fn the_next_daemon_goes_on_with_a_restart_that_was_under_way() {
+    let site = Site::new(
+        "[services.db]\ncommand = 'exec sleep 600'\nrestart = \"always\"\n\
+         [services.web]\ncommand = '''\ntrap 'echo asked >> $EVENTS; while [ ! -e go ]; do sleep 0.02; done; exit 0' TERM\n\
+         while :; do sleep 0.02; done'''\ndepends_on = { db = { restart = true } }\nstop_grace = \"60s\"\n",
+    );
+    site.up();
+    send(site.leader("db"), Signal::SIGKILL);
+    site.await_event("asked");
+    let daemon = site.daemon();
+    send(daemon, Signal::SIGKILL);
+    site.await_end(daemon);
+    site.locald("daemon start").run().ok();
+    site.write("go", "");
+    site.eventually("another run", || (site.service("web")["run"] == 2).then_some(()));
+    site.await_state("web", "ready");
 }

@@ -107,3 +107,19 @@ fn a_command_that_needs_what_somebody_owns_does_not_keep_it() {
     site.locald("down --owner ci").run().ok().says("2 services stopped");
     site.assert_no_service_is_left();
 }
+
+// A lease that was over counted as the first request, so the first `down` of a person was the second.
+#[test]
+fn who_asks_for_the_end_of_what_ends_without_its_owner_cuts_nothing_short() {
+    let slow = "[services.web]\ncommand = '''\ntrap 'echo asked >> $EVENTS; while [ ! -e go ]; do sleep 0.02; done; echo clean >> $EVENTS; exit 0' TERM\n\
+                while :; do sleep 0.02; done'''\nstop_grace = \"60s\"\n";
+    let site = Site::new(slow);
+    site.locald("up --owner ci --lease 300ms").run();
+    site.await_event("asked");
+    let down = site.locald("down --json").start();
+    let clients = || site.locald("daemon status --json").run().ok().json()["daemon"]["clients"].as_u64();
+    site.eventually("the request", || clients().filter(|clients| *clients > 1));
+    site.write("go", "");
+    down.finish().ok();
+    assert_eq!(site.said(), ["asked", "clean"]);
+}

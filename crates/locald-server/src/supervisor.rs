@@ -23,7 +23,7 @@ use crate::adoption::{Inheritance, PATIENCE};
 use crate::core::Time;
 use crate::core::attempts::Tally;
 use crate::core::fleet::{Effect, Fleet, Found};
-use crate::core::lifecycle::{Actual, News};
+use crate::core::lifecycle::{Actual, Ahead, News};
 use crate::core::ownership::Kept;
 use crate::ledger::{BaseEnvironment, Left};
 use crate::lookout::{Lookout, Seen};
@@ -72,8 +72,8 @@ pub(crate) struct Supervisor {
     askers: BTreeMap<ServiceKey, String>,
     /// The state of each service that the ledger was told last.
     states: HashMap<ServiceKey, &'static str>,
-    /// How often each service was started of late, and who wants it, as the ledger was told last.
-    saved: HashMap<ServiceKey, (Tally, Kept)>,
+    /// How often each service was started of late, what is to become of it, and who wants it, as the ledger was told last.
+    saved: HashMap<ServiceKey, (Tally, Ahead, Kept)>,
     pending: Vec<Pending>,
     /// Watches files for services.
     lookout: Lookout,
@@ -135,8 +135,9 @@ impl Supervisor {
             self.fleet.restore(spec, services.into_iter().map(|(remembered, _)| remembered), time);
         }
         // Ends come first: what follows from them must not be taken for what is running.
+        let mut effects = Vec::new();
         for ended in ended {
-            self.fleet.replay(self.now(), ended);
+            self.fleet.replay(self.now(), ended, &mut effects);
         }
         for (record_dir, record) in shims {
             let (key, run) = (record.run.key(), record.run.number);
@@ -162,6 +163,7 @@ impl Supervisor {
                 mind(&mut self.lookout, &self.fleet, &key, UnixMillis(0));
             }
         }
+        self.carry_out(effects);
     }
 
     /// Whether some runs have not been heard of yet.
@@ -389,13 +391,16 @@ impl Supervisor {
             }
         }
         let wall = |at: Time| self.started_at.plus(at).minus(HEAD_START);
-        let now = (life.attempts.tally(wall), service.owners.kept(wall));
+        let now = (life.attempts.tally(wall), life.ahead(wall), service.owners.kept(wall));
         let before = self.saved.entry(key.clone()).or_default();
         if before.0 != now.0 {
             self.context.ledger.save_tally(key, &now.0);
         }
         if before.1 != now.1 {
-            self.context.ledger.save_owners(key, &now.1);
+            self.context.ledger.save_ahead(key, &now.1);
+        }
+        if before.2 != now.2 {
+            self.context.ledger.save_owners(key, &now.2);
         }
         *before = now;
         self.context.ledger.save_resting(key, life.resting());

@@ -66,6 +66,11 @@ impl Attempts {
         Attempt::At { attempt: self.failures, until: now + backoff(policy, self.failures, run) }
     }
 
+    /// How often it has failed in a row.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
+    }
+
     /// For the ledger; `wall` tells when a moment is.
     pub(crate) fn tally(&self, wall: impl Fn(Time) -> UnixMillis) -> Tally {
         let starts = self.starts.iter().map(|&start| wall(start)).collect();

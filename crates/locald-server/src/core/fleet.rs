@@ -13,7 +13,7 @@ use locald_utils::time::UnixMillis;
 
 use super::attempts::{Attempts, Tally};
 use super::goal::{Goal, Want, judge};
-use super::lifecycle::{Actual, Lifecycle, News, Resting};
+use super::lifecycle::{Actual, Ahead, Lifecycle, News, Resting};
 use super::ownership::{Kept, Owners};
 use super::project::{Project, Service};
 use super::watching::{Sight, Watching};
@@ -92,6 +92,8 @@ pub(crate) struct Remembered {
     pub(crate) ran: Option<String>,
     /// How often it was started of late.
     pub(crate) tally: Tally,
+    /// What was to become of it.
+    pub(crate) ahead: Ahead,
     /// Who wants it.
     pub(crate) owners: Kept,
 }
@@ -206,13 +208,14 @@ impl Fleet {
         let id = spec.id.clone();
         self.write(spec, &BTreeMap::new(), &mut Vec::new());
         let Some(project) = self.projects.get_mut(&id) else { return };
-        for Remembered { name, newest, desired, resting, last, ran, tally, owners } in services {
+        for Remembered { name, newest, desired, resting, last, ran, tally, ahead, owners } in services {
             if let Some(service) = project.services.get_mut(&name) {
                 service.life = Lifecycle::new(newest);
                 service.life.desired = desired;
                 service.life.restore(resting, last);
                 service.life.ran = ran;
                 service.life.attempts = Attempts::restore(&tally, &time);
+                service.life.resume(&ahead, &time);
                 service.owners = Owners::restore(&owners, &time);
             }
         }
@@ -246,7 +249,7 @@ impl Fleet {
 
     /// Takes note of a run that ended while no daemon was there. What follows from it waits for [`Fleet::settle`], because
     /// its neighbours may not have been taken over yet.
-    pub(crate) fn replay(&mut self, now: Time, ended: Arc<Ended>) {
+    pub(crate) fn replay(&mut self, now: Time, ended: Arc<Ended>, effects: &mut Vec<Effect>) {
         let (key, run) = (ended.run.key(), ended.run.number);
         let Some(project) = self.projects.get_mut(&key.project) else { return };
         let Some(service) = project.services.get_mut(&key.service) else { return };
@@ -254,6 +257,7 @@ impl Fleet {
         if run >= service.life.newest && !service.life.is_occupied() {
             service.life.adopt(run, service.spec.clone());
             service.life.hear(now, run, News::Ended(ended));
+            effects.push(Effect::Changed(key));
         }
     }
 
@@ -392,8 +396,9 @@ impl Fleet {
         for name in about {
             let Some(service) = project.services.get_mut(&name) else { continue };
             let before = resumes.and_then(|before| before.get(&name)).copied();
+            let was_dismissed = service.owners.is_dismissed();
             match owner {
-                None => service.owners = Owners::default(),
+                None => service.owners = Owners::dismissed(),
                 Some(owner) => {
                     let is_owner = service.owners.leave(owner);
                     has_left |= is_owner;
@@ -413,7 +418,8 @@ impl Fleet {
             let unchanged = before.is_none() && !life.has_left() && (life.desired == Desired::Down || is_over);
             let run_before = before.unwrap_or(life.newest);
             goals.push(Goal { service: name.clone(), want: Want::Down, run_before, unchanged, enough: None });
-            let is_asked_again = life.desired == Desired::Down && resumes.is_none();
+            // That its owners have left is no request to hurry.
+            let is_asked_again = life.desired == Desired::Down && was_dismissed && resumes.is_none();
             life.want_down(at_once);
             let key = ServiceKey { project: id.clone(), service: name };
             // A stop under way is shortened when it is asked for again, one that failed is tried again.

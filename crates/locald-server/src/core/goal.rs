@@ -66,10 +66,10 @@ fn up(spec: &ServiceSpec, life: &Lifecycle) -> Option<OutcomeResult> {
             // It ended before anyone could use it. That is what `type = "job"` is for.
             Kind::Service | Kind::Forking => OutcomeResult::Failed,
         }),
-        Actual::Failed(_) | Actual::Blocked { .. } | Actual::Stuck { .. } => {
-            // A failure that a newer wish is about to replace is none yet.
-            (life.is_occupied() || life.newest >= life.at_least).then_some(OutcomeResult::Failed)
-        }
+        // As things stand, no wish will make it run.
+        Actual::Blocked { .. } | Actual::Stuck { .. } => Some(OutcomeResult::Failed),
+        // A failure that a newer wish is about to replace is none yet.
+        Actual::Failed(_) => (life.newest >= life.at_least).then_some(OutcomeResult::Failed),
         Actual::Stopped
         | Actual::Waiting
         | Actual::Spawning

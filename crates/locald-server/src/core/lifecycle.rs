@@ -73,6 +73,15 @@ pub(crate) enum Resting {
     Failed(Reason),
 }
 
+/// What is to become of a service next, as the ledger keeps it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ahead {
+    /// The run that another is to follow.
+    replaces: Option<RunNumber>,
+    /// Until when it waits for its next attempt.
+    until: Option<UnixMillis>,
+}
+
 /// Why a service failed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -414,6 +423,37 @@ impl Lifecycle {
         };
     }
 
+    /// What is to become of it; `wall` tells when a moment is.
+    pub(crate) fn ahead(&self, wall: impl Fn(Time) -> UnixMillis) -> Ahead {
+        let until = match self.actual {
+            Actual::Backoff { until, .. } => Some(wall(until)),
+            Actual::Stopped
+            | Actual::Waiting
+            | Actual::Blocked { .. }
+            | Actual::Spawning
+            | Actual::Starting { .. }
+            | Actual::Ready { .. }
+            | Actual::Unready
+            | Actual::Stopping { .. }
+            | Actual::Stuck { .. }
+            | Actual::Completed
+            | Actual::Failed(_)
+            | Actual::Unknown => None,
+        };
+        let is_replaced = self.is_occupied() && self.newest < self.at_least;
+        Ahead { replaces: is_replaced.then_some(self.newest), until }
+    }
+
+    /// Goes on with what an earlier daemon had in mind; `time` tells which moment that is.
+    pub(crate) fn resume(&mut self, ahead: &Ahead, time: impl Fn(UnixMillis) -> Time) {
+        if ahead.replaces == Some(self.newest) {
+            self.at_least = self.newest.next();
+        }
+        if let (Some(until), Desired::Up, Actual::Stopped) = (ahead.until, self.desired, &self.actual) {
+            self.actual = Actual::Backoff { attempt: self.attempts.failures(), until: time(until) };
+        }
+    }
+
     /// How the service rests, if it has come to rest by itself.
     pub(crate) fn resting(&self) -> Option<Resting> {
         match &self.actual {
@@ -440,8 +480,11 @@ impl Lifecycle {
             self.abandoned.insert(run, Vec::new());
             return;
         }
+        // Of the run that it knew it may know that another is to follow.
+        if run != self.newest {
+            self.at_least = self.at_least.min(run);
+        }
         self.newest = run;
-        self.at_least = self.at_least.min(run);
         self.running = Some(spec);
         self.actual = Actual::Unknown;
     }

@@ -19,6 +19,8 @@ pub(crate) struct Owners {
     leases: BTreeMap<OwnerName, Option<Time>>,
     /// Those that have left since anybody wanted it.
     left: BTreeSet<OwnerName>,
+    /// Whether somebody has asked for its end, whoever owned it.
+    is_dismissed: bool,
 }
 
 /// As the ledger keeps it.
@@ -28,9 +30,21 @@ pub(crate) struct Kept {
     leases: BTreeMap<OwnerName, Option<UnixMillis>>,
     #[serde(default)]
     left: BTreeSet<OwnerName>,
+    #[serde(default)]
+    is_dismissed: bool,
 }
 
 impl Owners {
+    /// Nobody wants it, because somebody has asked for its end.
+    pub(crate) fn dismissed() -> Self {
+        Self { is_dismissed: true, ..Self::default() }
+    }
+
+    /// Whether somebody has asked for its end.
+    pub(crate) fn is_dismissed(&self) -> bool {
+        self.is_dismissed
+    }
+
     /// Somebody wants it, without a name or as `owner`, until then. `was_wanted` tells whether anybody did before.
     pub(crate) fn ask(&mut self, owner: Option<(&OwnerName, Option<Time>)>, was_wanted: bool) {
         if !was_wanted {
@@ -43,6 +57,7 @@ impl Owners {
 
     /// Somebody asks once more for what an earlier daemon was asked for, which may not have written down by whom.
     pub(crate) fn add(&mut self, owner: Option<(&OwnerName, Option<Time>)>) {
+        self.is_dismissed = false;
         match owner {
             None => self.is_kept = true,
             Some((name, until)) => {
@@ -92,13 +107,23 @@ impl Owners {
     /// For the ledger; `wall` tells when a moment is.
     pub(crate) fn kept(&self, wall: impl Fn(Time) -> UnixMillis) -> Kept {
         let leases = self.leases().map(|(name, until)| (name.clone(), until.map(&wall)));
-        Kept { is_kept: self.is_kept, leases: leases.collect(), left: self.left.clone() }
+        Kept {
+            is_kept: self.is_kept,
+            leases: leases.collect(),
+            left: self.left.clone(),
+            is_dismissed: self.is_dismissed,
+        }
     }
 
     /// From the ledger; `time` tells which moment that is.
     pub(crate) fn restore(kept: &Kept, time: impl Fn(UnixMillis) -> Time) -> Self {
         let leases = kept.leases.iter().map(|(name, until)| (name.clone(), until.map(&time)));
-        Self { is_kept: kept.is_kept, leases: leases.collect(), left: kept.left.clone() }
+        Self {
+            is_kept: kept.is_kept,
+            leases: leases.collect(),
+            left: kept.left.clone(),
+            is_dismissed: kept.is_dismissed,
+        }
     }
 }
 

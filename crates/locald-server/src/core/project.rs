@@ -262,11 +262,10 @@ impl Project {
         service.spec.depends_on.iter().filter(|dependency| dependency.restart).any(|dependency| {
             let Some(run) = life.started_on.get(&dependency.service) else { return false };
             self.services.get(&dependency.service).is_some_and(|other| {
-                let is_replaced = other.life.is_occupied()
-                    && other.life.is_leaving()
-                    && other.life.desired == Desired::Up
-                    // One that its health has ended may never run again.
-                    && other.life.newest < other.life.at_least;
+                // One that its health has ended may never run again.
+                let is_replaced = other.life.desired == Desired::Up
+                    && other.life.newest < other.life.at_least
+                    && (other.life.is_occupied() || other.life.actual == Actual::Completed);
                 other.life.newest > *run || is_replaced
             })
         })
@@ -324,14 +323,13 @@ impl Project {
         if life.desired == Desired::Down {
             return never("is stopped".to_owned());
         }
-        if life.newest < life.at_least {
-            return Holds::NotYet;
-        }
         match &life.actual {
             Actual::Blocked { chain, cause } => {
                 let chain = std::iter::once(name.clone()).chain(chain.iter().cloned()).collect();
                 Holds::Never { chain, cause: cause.clone() }
             }
+            // What it came to is not the end of it.
+            _ if life.newest < life.at_least => Holds::NotYet,
             Actual::Failed(Reason::Exited) => never(match life.last.as_ref().map(|last| last.status) {
                 Some(ExitStatus::Code(code)) => format!("exited {code}"),
                 Some(ExitStatus::Signal(_)) => {

@@ -19,9 +19,9 @@ use locald_utils::time::UnixMillis;
 use super::Time;
 use super::attempts::Tally;
 use super::fleet::{Effect, Ending, Fleet, Found, How, Meant, Remembered};
-use super::goal::Goal;
+use super::goal::{Goal, Want, judge};
 use super::lifecycle::tests::{ended, spec};
-use super::lifecycle::{Actual, News, Resting};
+use super::lifecycle::{Actual, Ahead, News, Resting};
 use super::ownership::Kept;
 use super::watching::Sight;
 
@@ -88,6 +88,7 @@ struct World {
     desired: BTreeMap<ServiceName, Desired>,
     resting: BTreeMap<ServiceName, Option<Resting>>,
     tallies: BTreeMap<ServiceName, Tally>,
+    ahead: BTreeMap<ServiceName, Ahead>,
     kept: BTreeMap<ServiceName, Kept>,
     /// When something was last asked for, and what the ledger held of owners until then.
     kept_before: (Time, BTreeMap<ServiceName, Kept>),
@@ -95,6 +96,8 @@ struct World {
     wanted_by: BTreeMap<ServiceName, BTreeMap<String, Option<Time>>>,
     /// Those that have left each service since.
     left_by: BTreeMap<ServiceName, BTreeSet<String>>,
+    /// Those whose end somebody has asked for, whoever owned them.
+    dismissed: BTreeSet<ServiceName>,
     saved: Option<ProjectSpec>,
     /// What somebody has asked for last, and still waits for.
     asked: Option<Asked>,
@@ -136,10 +139,12 @@ impl World {
             desired: BTreeMap::new(),
             resting: BTreeMap::new(),
             tallies: BTreeMap::new(),
+            ahead: BTreeMap::new(),
             kept: BTreeMap::new(),
             kept_before: (Time::ZERO, BTreeMap::new()),
             wanted_by: BTreeMap::new(),
             left_by: BTreeMap::new(),
+            dismissed: BTreeSet::new(),
             saved: None,
             asked: None,
             files: BTreeMap::new(),
@@ -195,6 +200,7 @@ impl World {
                     if let Some(service) = self.fleet.service(&key) {
                         let wall = |at: Time| UnixMillis(u64::try_from(at.as_millis()).unwrap_or(u64::MAX));
                         self.tallies.insert(key.service.clone(), service.life.attempts.tally(wall));
+                        self.ahead.insert(key.service.clone(), service.life.ahead(wall));
                         self.kept.insert(key.service.clone(), service.owners.kept(wall));
                         self.resting.insert(key.service, service.life.resting());
                     }
@@ -208,6 +214,8 @@ impl World {
                     self.desired.clear();
                     self.resting.clear();
                     self.tallies.clear();
+                    self.ahead.clear();
+                    self.dismissed.clear();
                     self.kept.clear();
                     self.wanted_by.clear();
                     self.left_by.clear();
@@ -513,7 +521,7 @@ impl World {
     /// The daemon is killed and another one started: it knows what the ledger holds, and finds the runs.
     fn daemon_dies(&mut self) {
         self.tell("the daemon dies".into());
-        self.fleet = Fleet::default();
+        let before = std::mem::take(&mut self.fleet);
         self.lookouts.clear();
         let asks_again = self.dice.one_in(2);
         let has_started = self.asked.as_ref().is_some_and(|asked| matches!(asked.what, What::Start { .. }));
@@ -533,10 +541,12 @@ impl World {
                 last: self.last_of(name),
                 ran: None,
                 tally: self.tallies.get(name).cloned().unwrap_or_default(),
+                ahead: self.ahead.get(name).cloned().unwrap_or_default(),
                 owners: self.kept.get(name).cloned().unwrap_or_default(),
             })
             .collect();
         self.fleet.restore(saved, remembered, |at| Duration::from_millis(at.0));
+        let mut effects = Vec::new();
         // The newest first, as the daemon takes them over.
         let open: Vec<_> = self.runs.iter().rev().filter(|(_, run)| !run.is_over).map(|(key, _)| key.clone()).collect();
         for key in &open {
@@ -554,7 +564,7 @@ impl World {
                 let has_forked = run.has_forked;
                 let mut over = self.ended(key, status, version);
                 Arc::make_mut(&mut over).forked = has_forked;
-                self.fleet.replay(self.now, over);
+                self.fleet.replay(self.now, over, &mut effects);
                 continue;
             }
             let (was_stopping, has_forked) = (run.is_stopping, run.has_forked && !run.is_stopping && !run.is_abandoned);
@@ -580,13 +590,29 @@ impl World {
                 project_dir: "/p".into(),
             });
         }
-        let mut effects = Vec::new();
         self.fleet.settle(self.now, &self.id.clone(), &mut effects);
         for effect in &effects {
-            if let Effect::Spawn(key, _) = effect
-                && self.resting.get(&key.service).is_some_and(Option::is_some)
-            {
+            let Effect::Spawn(key, _) = effect else { continue };
+            if self.resting.get(&key.service).is_some_and(Option::is_some) {
                 self.fail(&format!("{} had come to rest, and the next daemon started it", key.service));
+            }
+            if matches!(fleet_state(&before, &self.id, &key.service), Some(Actual::Backoff { until, .. }) if *until > self.now)
+            {
+                self.fail(&format!("{} was to wait for its next attempt, and the next daemon started it", key.service));
+            }
+        }
+        for name in self.desired.keys() {
+            let of = |fleet: &Fleet| {
+                fleet.service(&self.key(name)).map(|service| {
+                    let life = &service.life;
+                    (life.newest, life.desired == Desired::Up && life.is_occupied() && life.newest < life.at_least)
+                })
+            };
+            if let (Some((run, true)), Some((same, false))) = (of(&before), of(&self.fleet))
+                && run == same
+                && !matches!(fleet_state(&self.fleet, &self.id, name), Some(Actual::Waiting | Actual::Blocked { .. }))
+            {
+                self.fail(&format!("{name}{run} was to be replaced, and the next daemon does not know"));
             }
         }
         self.obey(effects);
@@ -615,6 +641,18 @@ impl World {
     // ---- promises
 
     fn check(&self) {
+        for spec in &self.specs {
+            let Some(service) = self.fleet.service(&self.key(&spec.name)) else { continue };
+            let is_blocked =
+                |name: &ServiceName| matches!(fleet_state(&self.fleet, &self.id, name), Some(Actual::Blocked { .. }));
+            let on_blocked = service.spec.depends_on.iter().any(|dependency| is_blocked(&dependency.service));
+            if service.life.actual == Actual::Waiting && on_blocked {
+                self.fail(&format!("{} waits for what can never be", spec.name));
+            }
+            if is_blocked(&spec.name) && judge(Want::Up, &service.spec, &service.life).is_none() {
+                self.fail(&format!("whoever asks for {} waits for what can never be", spec.name));
+            }
+        }
         for ((name, number), run) in &self.runs {
             if run.is_over {
                 continue;

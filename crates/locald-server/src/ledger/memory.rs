@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Ledger, LedgerError};
 use crate::core::attempts::Tally;
+use crate::core::lifecycle::Ahead;
 use crate::core::ownership::Kept;
 
 /// Made when it is missing. A build that does not know it leaves it alone, so it is no other layout.
@@ -23,6 +24,9 @@ pub(super) const DONE: &str = "done";
 
 /// How often a service was started of late: a [`Tally`].
 pub(super) const TALLY: &str = "tally";
+
+/// What is to become of a service: an [`Ahead`].
+pub(super) const AHEAD: &str = "ahead";
 
 /// Who wants a service: a [`Kept`].
 pub(super) const OWNERS: &str = "owners";
@@ -47,6 +51,11 @@ impl Ledger {
     /// Keeps how often a service was started of late.
     pub(crate) fn save_tally(&self, key: &ServiceKey, tally: &Tally) {
         self.remember(key, TALLY, (*tally != Tally::default()).then(|| tally.clone()));
+    }
+
+    /// Keeps what is to become of a service.
+    pub(crate) fn save_ahead(&self, key: &ServiceKey, ahead: &Ahead) {
+        self.remember(key, AHEAD, (*ahead != Ahead::default()).then(|| ahead.clone()));
     }
 
     /// Keeps who wants a service.

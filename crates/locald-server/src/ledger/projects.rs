@@ -9,7 +9,7 @@ use locald_utils::spec::{Environment, Ports, ProjectSpec};
 use locald_utils::time::UnixMillis;
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::memory::{self, DONE, OWNERS, TALLY, recall};
+use super::memory::{self, AHEAD, DONE, OWNERS, TALLY, recall};
 use super::ports::ports;
 use super::runs::newest;
 use super::{Ledger, LedgerError, millis};
@@ -196,6 +196,7 @@ fn left_project(transaction: &Transaction<'_>, spec: ProjectSpec) -> Result<Left
     })?;
     let mut tallies = recall(transaction, &spec.id, TALLY)?;
     let mut owners = recall(transaction, &spec.id, OWNERS)?;
+    let mut ahead = recall(transaction, &spec.id, AHEAD)?;
     let mut services = Vec::new();
     let mut environments: BTreeMap<String, Arc<BaseEnvironment>> = BTreeMap::new();
     for row in rows {
@@ -220,7 +221,8 @@ fn left_project(transaction: &Transaction<'_>, spec: ProjectSpec) -> Result<Left
         let resting = resting.map(|text| serde_json::from_str(&text)).transpose()?;
         let tally = tallies.remove(&name).unwrap_or_default();
         let owners = owners.remove(&name).unwrap_or_default();
-        services.push((Remembered { name, newest, desired, resting, last, ran, tally, owners }, environment));
+        let ahead = ahead.remove(&name).unwrap_or_default();
+        services.push((Remembered { name, newest, desired, resting, last, ran, tally, ahead, owners }, environment));
     }
     Ok(Left { spec, services, ports })
 }

@@ -129,6 +129,7 @@ impl World {
                 if !was_wanted {
                     wanted_by.clear();
                     self.left_by.remove(&goal.service);
+                    self.dismissed.remove(&goal.service);
                 }
                 let (name, until) = how.owner.map_or((String::new(), None), |owner| {
                     (owner.name.to_string(), owner.lease.map(|lease| self.now + lease))
@@ -183,6 +184,18 @@ impl World {
             {
                 self.fail(&format!("{owner} hurries {}, and has never wanted it", key.service));
             }
+            let is_first = owner.is_none() && resumes.is_none() && !at_once;
+            if let Effect::Stop(key, run, true) = effect
+                && is_first
+                && !stuck.contains(key)
+                && !self.dismissed.contains(&key.service)
+                && self.fleet.service(key).is_some_and(|service| {
+                    let life = &service.life;
+                    life.newest == *run && !life.is_urgent && !life.abandoned.contains_key(run)
+                })
+            {
+                self.fail(&format!("the first stop of {} cuts it short", key.service));
+            }
             if let Effect::Stop(key, run, true) = effect
                 && resumes.is_some()
                 && !at_once
@@ -194,6 +207,9 @@ impl World {
         }
         let about = services.map_or_else(|| self.specs.iter().map(|spec| spec.name.clone()).collect(), <[_]>::to_vec);
         for name in about.iter().filter(|_| !is_refused) {
+            if owner.is_none() {
+                self.dismissed.insert(name.clone());
+            }
             let Some(wanted_by) = self.wanted_by.get_mut(name) else { continue };
             match owner {
                 None => wanted_by.clear(),
