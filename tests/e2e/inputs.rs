@@ -1,5 +1,7 @@
 //! A job with inputs is done once for the same inputs, also over `down` and daemons.
 
+use std::fs;
+
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -52,6 +54,10 @@ fn a_job_is_done_again_when_an_input_has_changed_and_only_then() {
     site.write("src/b.txt", "new");
     assert_eq!(up(&site), 4);
     assert_eq!(site.service("web")["run"], 1, "nothing of the service has changed");
+    // That none are left is a change like any other.
+    fs::remove_dir_all(site.project().join("src")).expect("removed");
+    assert_eq!(up(&site), 5);
+    assert_eq!(up(&site), 5);
 }
 
 #[test]

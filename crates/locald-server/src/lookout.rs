@@ -108,7 +108,7 @@ impl Lookout {
         let (key, reports, spec) = (key.clone(), self.reports.clone(), spec.clone());
         let files = FileSet::new(dir, inputs.paths.iter().map(String::as_str));
         let look = move || {
-            let digest = files.ok().and_then(|files| files.digest().ok()?);
+            let digest = files.ok().and_then(|files| files.digest().ok());
             let inputs = spec.inputs.clone().map(|inputs| Inputs { digest, ..inputs });
             let is_same = ServiceSpec { inputs, ..spec }.work().as_ref() == Some(&work);
             // Nobody to tell: the daemon is about to go.

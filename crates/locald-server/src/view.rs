@@ -1,5 +1,6 @@
 //! What a client is shown of a service: the core's facts in the protocol's words.
 
+use locald_utils::fileset::NO_FILES;
 use locald_utils::name::{OwnerName, ServiceKey};
 use locald_utils::protocol::{FailedReason, OwnerStatus, ServiceStatus, State};
 use locald_utils::spec::Ports;
@@ -93,7 +94,11 @@ fn note(service: &Service) -> Option<String> {
     });
     let unwatched = watching.problem().map(|problem| format!("watch: {problem}"));
     let recalled = life.is_recalled && life.actual == Actual::Completed;
-    let recalled = recalled.then(|| "not run: its inputs are as when it last succeeded".to_owned());
+    let inputs = service.spec.inputs.as_ref().and_then(|inputs| inputs.digest.as_deref());
+    let recalled = recalled.then(|| match inputs {
+        Some(NO_FILES) => "not run: its inputs name no file, as when it last succeeded".to_owned(),
+        Some(_) | None => "not run: its inputs are as when it last succeeded".to_owned(),
+    });
     let notes: Vec<String> =
         degraded.into_iter().chain(complaint).chain(renewed).chain(unwatched).chain(recalled).collect();
     (!notes.is_empty()).then(|| notes.join("; "))

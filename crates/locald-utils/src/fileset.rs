@@ -27,6 +27,9 @@ const MOST_DIRECTORIES: usize = 20_000;
 /// 200,000: more files than that are not remembered.
 const MOST_FILES: usize = 200_000;
 
+/// The digest of no files at all.
+pub const NO_FILES: &str = "none";
+
 /// The files that some patterns name, whichever there are.
 #[derive(Clone, Debug)]
 pub struct FileSet {
@@ -265,15 +268,15 @@ impl FileSet {
         Ok(())
     }
 
-    /// A digest of the names and the contents of all files: the same where the same files are, whenever and wherever that is. `None`
-    /// when there are none, which says nothing.
+    /// A digest of the names and the contents of all files: the same where the same files are, whenever and wherever that is, and
+    /// [`NO_FILES`] where none are.
     ///
     /// # Errors
     /// When there are too many, or one of them cannot be read.
-    pub fn digest(&self) -> Result<Option<String>, FilesError> {
+    pub fn digest(&self) -> Result<String, FilesError> {
         let sight = self.look(&mut |_, _| {})?;
         if sight.files.is_empty() {
-            return Ok(None);
+            return Ok(NO_FILES.to_owned());
         }
         let mut text = String::new();
         for path in sight.files.keys() {
@@ -284,7 +287,7 @@ impl FileSet {
         }
         let mut hex = digest::hex(text.as_bytes());
         hex.truncate(16);
-        Ok(Some(hex))
+        Ok(hex)
     }
 }
 
@@ -493,6 +496,8 @@ mod tests {
         assert_ne!(before, digest(one.path()), "another content");
         std::fs::rename(two.path().join("src/a"), two.path().join("src/c")).expect("renamed");
         assert_ne!(before, digest(two.path()), "another name");
+        std::fs::remove_dir_all(two.path().join("src")).expect("removed");
+        assert_eq!(digest(two.path()), NO_FILES);
     }
 
     #[test]

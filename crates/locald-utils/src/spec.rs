@@ -42,7 +42,7 @@ impl ProjectSpec {
             let Some(inputs) = &mut service.inputs else { continue };
             // What is no pattern is none of this version, and has no files.
             let Ok(files) = FileSet::new(&self.dir, inputs.paths.iter().map(String::as_str)) else { continue };
-            inputs.digest = files.digest().map_err(|error| (service.name.clone(), error))?;
+            inputs.digest = Some(files.digest().map_err(|error| (service.name.clone(), error))?);
         }
         Ok(())
     }
