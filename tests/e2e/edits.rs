@@ -80,3 +80,22 @@ fn a_project_file_that_is_a_link_is_applied_when_what_it_leads_to_is_saved() {
     assert_eq!(terminal.finish(), Some(0));
     site.assert_no_service_is_left();
 }
+
+#[test]
+fn what_somebody_has_stopped_is_not_started_by_an_edit_of_another() {
+    let site = Site::new(&[WEB, DB].concat());
+    let mut terminal = Terminal::locald(&site, "up -f --watch-config");
+    await_text(&site, &terminal, "following");
+    site.locald("stop db").run().ok();
+    site.write("locald.toml", [WEB, DB].concat().replace("echo web", "echo another"));
+    await_text(&site, &terminal, "another");
+    site.await_state("web", "ready");
+    assert_eq!((&site.service("db")["state"], &site.service("db")["run"]), (&"stopped".into(), &1.into()));
+    site.write("locald.toml", WEB.replace("echo web", "echo another"));
+    await_text(&site, &terminal, "no service is another");
+    site.write("locald.toml", [&WEB.replace("echo web", "echo another"), DB].concat());
+    site.await_state("db", "ready");
+    terminal.types("\x03");
+    assert_eq!(terminal.finish(), Some(0));
+    site.assert_no_service_is_left();
+}

@@ -31,11 +31,12 @@ fn what_nobody_else_wants_ends_when_its_owner_leaves() {
     let status = status.says("for agent-1, agent-2");
     assert!(status.stdout.contains("for agent-2"), "{status}");
     let down = site.locald("down --owner agent-2").run().ok();
-    down.says("1 service stopped").says("agent-2 has left; others want what stays").says("web: agent-1");
+    down.says("1 service stopped").says("others want what stays without agent-2").says("web: agent-1");
     assert_eq!(running(&site), "db web");
     // Who has left, or never was there, leaves nothing behind.
     site.locald("down --owner agent-2").run().ok();
     site.locald("down --owner nobody --json").run().ok();
+    site.locald("down --owner agent-3").run().ok().says("agent-3 owns nothing here");
     assert_eq!(running(&site), "db web");
     let down = site.locald("down --owner agent-1 --json").run().ok().json();
     assert_eq!((&down["totals"]["services"], &down["totals"]["left"]), (&2.into(), &0.into()));
@@ -96,6 +97,7 @@ fn a_lease_without_an_owner_and_a_name_that_is_none_are_refused() {
     let site = Site::new(SHOP);
     site.locald("up --lease 1m").run().code(2).says("--owner");
     site.locald("up").arg("--owner").arg("a b").run().code(2).says("name");
+    site.locald("up --owner ci --lease 0s").run().code(2).says("over at once");
     assert_eq!(running(&site), "");
 }
 
@@ -117,9 +119,12 @@ fn who_asks_for_the_end_of_what_ends_without_its_owner_cuts_nothing_short() {
     site.locald("up --owner ci --lease 300ms").run();
     site.await_event("asked");
     let down = site.locald("down --json").start();
+    // Its owner may see to the end as well.
+    let leave = site.locald("down --owner ci").start();
     let clients = || site.locald("daemon status --json").run().ok().json()["daemon"]["clients"].as_u64();
-    site.eventually("the request", || clients().filter(|clients| *clients > 1));
+    site.eventually("the requests", || clients().filter(|clients| *clients > 2));
     site.write("go", "");
     down.finish().ok();
+    leave.finish().ok().says("1 service stopped");
     assert_eq!(site.said(), ["asked", "clean"]);
 }

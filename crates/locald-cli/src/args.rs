@@ -227,7 +227,7 @@ pub(crate) struct AsOwner {
     #[arg(long, value_name = "NAME")]
     pub(crate) owner: Option<OwnerName>,
     /// How long the owner wants them, with a unit: 30m, 2h. Asking again begins another lease.
-    #[arg(long, value_name = "TIME", value_parser = duration, requires = "owner")]
+    #[arg(long, value_name = "TIME", value_parser = lease, requires = "owner")]
     pub(crate) lease: Option<Duration>,
 }
 
@@ -502,6 +502,14 @@ pub(crate) struct CompletionsArgs {
     /// Which shell.
     #[arg(value_enum)]
     pub(crate) shell: clap_complete::Shell,
+}
+
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease = duration(text)?;
+    if lease.is_zero() {
+        return Err("it would be over at once; `locald down --owner NAME` ends it".to_owned());
+    }
+    Ok(lease)
 }
 
 /// Reads a time with units: `500ms`, `30s`, `2m`, `1h30m`.

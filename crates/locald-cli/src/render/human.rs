@@ -303,7 +303,7 @@ pub(crate) fn started(project: &str, outcome: &Outcome) -> String {
         (completed, "completed"),
         (of(|service| service.result == OutcomeResult::Failed), "failed"),
         (of(|service| service.result == OutcomeResult::TimedOut), "not ready in time"),
-        (of(|service| service.result == OutcomeResult::Superseded), "stopped by someone else meanwhile"),
+        (of(|service| service.result == OutcomeResult::Superseded), "stopped meanwhile"),
     ];
     let mut texts = Vec::new();
     for (number, what) in parts.into_iter().filter(|(number, _)| *number > 0) {

@@ -3,7 +3,7 @@
 //! Needs no readable project file: what runs is known by its directory.
 
 use locald_utils::name::OwnerName;
-use locald_utils::protocol::{Desired, ProjectStatus, Request, ServiceStatus};
+use locald_utils::protocol::{Desired, OutcomeResult, ProjectStatus, Request, ServiceStatus};
 
 use super::{KILL_ADVICE, Wait, carry_out, show_nothing_runs, show_stop, width};
 use crate::args::DownArgs;
@@ -31,8 +31,14 @@ pub(super) fn run(args: &DownArgs, context: &Context, screen: &mut Screen) -> Re
         interrupted: "interrupted; the daemon goes on ending the services",
         advice: KILL_ADVICE,
     };
-    let outcome = carry_out(&mut client, request, &wait, screen)?;
+    let mut outcome = carry_out(&mut client, request, &wait, screen)?;
     if let Some(owner) = &args.owner {
+        // What somebody else wants by now is not what its owner has left behind.
+        outcome.services.retain(|service| service.result != OutcomeResult::Superseded);
+        let owns = |service: &ServiceStatus| service.owners.iter().any(|one| one.name == *owner);
+        if outcome.services.is_empty() && !project.services.iter().any(owns) {
+            screen.note(&format!("{owner} owns nothing here"));
+        }
         show_stays(owner, place.known(&mut client)?.as_ref(), screen);
         if outcome.services.is_empty() && !screen.json() {
             return Ok(0);
@@ -48,7 +54,7 @@ fn show_stays(owner: &OwnerName, project: Option<&ProjectStatus>, screen: &mut S
     if stays.peek().is_none() {
         return;
     }
-    screen.note(&format!("{owner} has left; others want what stays:"));
+    screen.note(&format!("others want what stays without {owner}:"));
     for service in stays {
         let who: Vec<&str> = service.owners.iter().map(|owner| owner.name.as_str()).collect();
         let who = if who.is_empty() { "somebody who gave no name".to_owned() } else { who.join(", ") };

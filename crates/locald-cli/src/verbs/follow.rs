@@ -48,7 +48,7 @@ pub(super) fn run(
     }
     let project = place.load()?;
     screen.mention(&format!("project file: {}", project.file.display()));
-    let About { named, about, request } = About::of(start, &project, context)?;
+    let About { named, about, request, .. } = About::of(start, &project, context)?;
     let (client, up) = with_daemon(context, screen, |client, screen| {
         client.send(request.clone())?;
         let mut reporter = Reporter::new(screen, Goal::Up, width(&about));
@@ -99,6 +99,8 @@ pub(super) fn run(
 struct About {
     named: Vec<ServiceName>,
     about: Vec<ServiceName>,
+    /// Those that are to be started themselves.
+    meant: Vec<ServiceName>,
     request: Request,
 }
 
@@ -107,10 +109,10 @@ impl About {
         let known: Vec<_> = project.services.iter().map(|service| service.name.clone()).collect();
         let (services, profiles) = start.asked(project, context)?;
         // Who names some is about those, and about no other that somebody wants already.
-        let named =
-            if services.is_empty() { Vec::new() } else { selection::meant(project, &services, &profiles, |_| false)? };
+        let meant = selection::meant(project, &services, &profiles, |_| false)?;
+        let named = if services.is_empty() { Vec::new() } else { meant.clone() };
         let about = if named.is_empty() { known } else { named.clone() };
-        Ok(Self { named, about, request: start.request(project, services, profiles, context) })
+        Ok(Self { named, about, meant, request: start.request(project, services, profiles, context) })
     }
 }
 
@@ -197,7 +199,7 @@ impl Following {
     ) -> Result<Option<Wish>, Problem> {
         watch_edits(&mut self.person, place)?;
         let read = place.load().and_then(|project| Ok((About::of(start, &project, context)?, project)));
-        let (About { named, about, request }, project) = match read {
+        let (About { named, about, meant, mut request }, project) = match read {
             Ok(read) => read,
             Err(problem) => {
                 failure::report(&problem, start.verb, screen);
@@ -209,6 +211,20 @@ impl Following {
             return Ok(None);
         }
         screen.say(&format!("{} was saved", project.file.display()));
+        let is_same = |name: &ServiceName| {
+            let of = |project: &ProjectSpec| project.services.iter().find(|service| service.name == *name).cloned();
+            of(&self.project) == of(&project)
+        };
+        let changed: Vec<ServiceName> = meant.into_iter().filter(|name| !is_same(name)).collect();
+        if changed.is_empty() {
+            screen.say("no service is another than before");
+            (self.project, self.named, self.about) = (project, named, about);
+            return Ok(None);
+        }
+        // What somebody has stopped meanwhile, or what has failed, is not started by another's edit.
+        if let Request::Apply { services, profiles, .. } = &mut request {
+            (*services, *profiles) = (changed, Vec::new());
+        }
         let new: Vec<ServiceName> = about.iter().filter(|name| !self.shown.contains(name)).cloned().collect();
         if !new.is_empty() {
             self.show_log(&new, place, context)?;

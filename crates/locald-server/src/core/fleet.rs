@@ -398,16 +398,18 @@ impl Fleet {
             let before = resumes.and_then(|before| before.get(&name)).copied();
             let was_dismissed = service.owners.is_dismissed();
             match owner {
-                None => service.owners = Owners::dismissed(),
+                None => service.owners.dismiss(),
                 Some(owner) => {
                     let is_owner = service.owners.leave(owner);
                     has_left |= is_owner;
                     effects.extend(
                         is_owner.then(|| Effect::Changed(ServiceKey { project: id.clone(), service: name.clone() })),
                     );
-                    // It has asked before, and is in more of a hurry now.
-                    let is_hurried = at_once && service.life.desired == Desired::Down && service.owners.has_left(owner);
-                    if before.is_none() && !(is_owner && service.owners.is_empty()) && !is_hurried {
+                    // It has asked before, and sees to the end now.
+                    let goes_without = service.life.desired == Desired::Down
+                        && service.owners.has_left(owner)
+                        && service.life.has_left();
+                    if before.is_none() && !(is_owner && service.owners.is_empty()) && !goes_without {
                         continue;
                     }
                 }
@@ -418,8 +420,8 @@ impl Fleet {
             let unchanged = before.is_none() && !life.has_left() && (life.desired == Desired::Down || is_over);
             let run_before = before.unwrap_or(life.newest);
             goals.push(Goal { service: name.clone(), want: Want::Down, run_before, unchanged, enough: None });
-            // That its owners have left is no request to hurry.
-            let is_asked_again = life.desired == Desired::Down && was_dismissed && resumes.is_none();
+            // That an owner leaves is no request to hurry, before or after another.
+            let is_asked_again = life.desired == Desired::Down && was_dismissed && owner.is_none() && resumes.is_none();
             life.want_down(at_once);
             let key = ServiceKey { project: id.clone(), service: name };
             // A stop under way is shortened when it is asked for again, one that failed is tried again.

@@ -35,9 +35,11 @@ pub(crate) struct Kept {
 }
 
 impl Owners {
-    /// Nobody wants it, because somebody has asked for its end.
-    pub(crate) fn dismissed() -> Self {
-        Self { is_dismissed: true, ..Self::default() }
+    /// Somebody asks for its end, whoever owns it.
+    pub(crate) fn dismiss(&mut self) {
+        self.is_kept = false;
+        self.left.extend(std::mem::take(&mut self.leases).into_keys());
+        self.is_dismissed = true;
     }
 
     /// Whether somebody has asked for its end.
@@ -57,7 +59,9 @@ impl Owners {
 
     /// Somebody asks once more for what an earlier daemon was asked for, which may not have written down by whom.
     pub(crate) fn add(&mut self, owner: Option<(&OwnerName, Option<Time>)>) {
-        self.is_dismissed = false;
+        if self.is_empty() {
+            *self = Self::default();
+        }
         match owner {
             None => self.is_kept = true,
             Some((name, until)) => {

@@ -212,7 +212,7 @@ impl World {
             }
             let Some(wanted_by) = self.wanted_by.get_mut(name) else { continue };
             match owner {
-                None => wanted_by.clear(),
+                None => self.left_by.entry(name.clone()).or_default().extend(std::mem::take(wanted_by).into_keys()),
                 Some(owner) => {
                     if wanted_by.remove(owner.as_str()).is_some() {
                         self.left_by.entry(name.clone()).or_default().insert(owner.to_string());
