@@ -2,9 +2,9 @@
 
 use locald_utils::process::ORPHANS_COME_TO_THE_SHIM;
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::{Site, free_port, send};
+use crate::support::{Site, free_port, send, service_of};
 
 fn service(more: &str, command: &str) -> String {
     format!("[services.web]\ntype = \"forking\"\n{more}\ncommand = '''\n{command}'''\n")
@@ -193,6 +193,17 @@ fn without_its_shim_it_is_asked_to_end_and_does() {
     let down = site.down();
     assert!(!child.is_alive());
     assert_eq!(site.said(), ["asked"], "{down}");
+}
+
+// All of a healthy service were called strays.
+#[test]
+fn what_a_launcher_has_left_has_not_strayed_from_the_service() {
+    let site = site("", LAUNCH);
+    site.up();
+    let child = site.await_pid("child");
+    let down = site.locald("down --json").run().ok().json();
+    assert!(!child.is_alive());
+    assert_eq!(service_of(&down, "web")["ended"]["strays"], json!([]), "{down}");
 }
 
 #[test]

@@ -701,6 +701,8 @@ impl Pump {
             stop.reaped(leader.pid);
             stop.account()
         });
+        // Who is left by a launcher is the service, and has not strayed from it.
+        let strays = if has_forked && requested { Vec::new() } else { strays };
         let ended = Ended {
             run: self.identity.run.clone(),
             status,
