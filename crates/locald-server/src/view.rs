@@ -119,9 +119,9 @@ fn state(now: Now, fleet: &Fleet, key: &ServiceKey, service: &Service) -> State 
         Actual::Stuck { survivors } => {
             State::Failed { reason: FailedReason::Survivors { survivors: survivors.clone() } }
         }
-        Actual::Backoff { attempt, until } => {
-            // The core counts failures in a row. The first start was an attempt as well, and the limit is about starts.
-            let attempt = attempt.saturating_add(1);
+        Actual::Backoff { starts, until } => {
+            // The one that comes counts as well.
+            let attempt = starts.saturating_add(1);
             State::Backoff { attempt, limit: service.spec.restart.limit, until: now.wall(*until) }
         }
         Actual::Completed => State::Completed,

@@ -503,7 +503,7 @@ pub enum State {
     },
     /// It ended and waits for its next attempt.
     Backoff {
-        /// Which attempt in a row comes next, the first start included: 2 after the first failure.
+        /// Which start within a minute comes next: 2 after the first failure. Never more than the limit.
         attempt: u32,
         /// So many starts within a minute count as a crash loop.
         limit: u32,

@@ -34,8 +34,8 @@ pub(crate) struct Tally {
 pub(crate) enum Attempt {
     /// At once: it had been ready for a while.
     Now,
-    /// After the backoff; how often it has failed in a row.
-    At { attempt: u32, until: Time },
+    /// After the backoff; how often it was started of late.
+    At { starts: u32, until: Time },
     /// It was started too often.
     Never { starts: u32, within: Duration },
 }
@@ -50,7 +50,7 @@ impl Attempts {
     /// Decides what follows when run number `run` has ended, after it had been ready for so long.
     pub(crate) fn next(&mut self, now: Time, policy: &RestartPolicy, ready_for: Duration, run: RunNumber) -> Attempt {
         self.forget_old(now);
-        let starts = u32::try_from(self.starts.len()).unwrap_or(u32::MAX);
+        let starts = self.starts();
         if starts >= policy.limit {
             let within = self.starts.front().map_or(Duration::ZERO, |&first| now.saturating_sub(first));
             return Attempt::Never { starts, within };
@@ -63,12 +63,12 @@ impl Attempts {
             return Attempt::Now;
         }
         self.failures += 1;
-        Attempt::At { attempt: self.failures, until: now + backoff(policy, self.failures, run) }
+        Attempt::At { starts, until: now + backoff(policy, self.failures, run) }
     }
 
-    /// How often it has failed in a row.
-    pub(crate) fn failures(&self) -> u32 {
-        self.failures
+    /// How often it was started of late: within a minute, when that was last looked at.
+    pub(crate) fn starts(&self) -> u32 {
+        u32::try_from(self.starts.len()).unwrap_or(u32::MAX)
     }
 
     /// For the ledger; `wall` tells when a moment is.
@@ -117,8 +117,7 @@ mod tests {
         let mut attempts = Attempts::default();
         for (failure, nominal) in (1..).zip([250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]) {
             let next = attempts.next(ms(0), &policy, Duration::ZERO, RunNumber(failure));
-            let Attempt::At { attempt, until } = next else { panic!("{next:?}") };
-            assert_eq!(attempt, failure);
+            let Attempt::At { until, .. } = next else { panic!("{next:?}") };
             assert!(
                 (ms(nominal * 8 / 10)..=ms((nominal * 12 / 10).min(30_000))).contains(&until),
                 "{failure}: {until:?}"
@@ -127,10 +126,10 @@ mod tests {
         let nearly = policy.reset_after - ms(1);
         assert_eq!(attempts.next(ms(0), &policy, nearly, RunNumber(10)), Attempt::Now);
         let next = attempts.next(ms(0), &policy, Duration::ZERO, RunNumber(11));
-        assert!(matches!(next, Attempt::At { attempt: 10, .. }), "{next:?}");
+        assert!(matches!(next, Attempt::At { until, .. } if until > ms(20_000)), "{next:?}");
         assert_eq!(attempts.next(ms(0), &policy, policy.reset_after, RunNumber(12)), Attempt::Now);
         let next = attempts.next(ms(0), &policy, Duration::ZERO, RunNumber(13));
-        assert!(matches!(next, Attempt::At { attempt: 1, .. }), "{next:?}");
+        assert!(matches!(next, Attempt::At { until, .. } if until < ms(400)), "{next:?}");
     }
 
     #[test]

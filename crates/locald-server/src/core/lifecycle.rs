@@ -53,8 +53,8 @@ pub(crate) enum Actual {
     Stopping { kill_at: Option<UnixMillis> },
     /// It could not be ended: these processes are left, and watched.
     Stuck { survivors: Vec<Survivor> },
-    /// It ended and waits for its next attempt.
-    Backoff { attempt: u32, until: Time },
+    /// It ended and waits for its next attempt; how often it was started of late.
+    Backoff { starts: u32, until: Time },
     /// It ended with exit code 0 and is not to be restarted.
     Completed,
     /// It ended otherwise and is not to be restarted.
@@ -450,7 +450,7 @@ impl Lifecycle {
             self.at_least = self.newest.next();
         }
         if let (Some(until), Desired::Up, Actual::Stopped) = (ahead.until, self.desired, &self.actual) {
-            self.actual = Actual::Backoff { attempt: self.attempts.failures(), until: time(until) };
+            self.actual = Actual::Backoff { starts: self.attempts.starts(), until: time(until) };
         }
     }
 
@@ -652,7 +652,7 @@ impl Lifecycle {
     fn retry(&mut self, now: Time, policy: &RestartPolicy) -> Actual {
         match self.attempts.next(now, policy, self.ready_for, self.newest) {
             Attempt::Now => Actual::Waiting,
-            Attempt::At { attempt, until } => Actual::Backoff { attempt, until },
+            Attempt::At { starts, until } => Actual::Backoff { starts, until },
             Attempt::Never { starts, within } => Actual::Failed(Reason::CrashLoop { starts, within }),
         }
     }

@@ -106,7 +106,7 @@ fn a_run_that_is_not_ready_in_time_has_failed_whatever_the_policy() {
         life.hear(ms(60), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Signal(15))));
         match when {
             RestartWhen::No => assert_eq!(life.actual, Actual::Failed(Reason::Unhealthy("refused".into()))),
-            _ => assert!(matches!(life.actual, Actual::Backoff { attempt: 1, .. }), "{:?}", life.actual),
+            _ => assert!(matches!(life.actual, Actual::Backoff { .. }), "{:?}", life.actual),
         }
     }
 }
@@ -191,7 +191,7 @@ fn a_run_that_was_ready_a_second_is_replaced_at_once_and_others_back_off() {
     let run = life.spawn(ms(1100), spec, StartedOn::new());
     life.hear(ms(1101), run, started());
     life.hear(ms(1102), run, News::Ended(ended(run, ExitStatus::Code(1))));
-    let Actual::Backoff { attempt: 1, until } = life.actual else { panic!("{:?}", life.actual) };
+    let Actual::Backoff { starts: 2, until } = life.actual else { panic!("{:?}", life.actual) };
     assert!((ms(1102 + 200)..=ms(1102 + 300)).contains(&until), "{until:?}");
     assert_eq!(life.attempts.restarts, 2);
 }
