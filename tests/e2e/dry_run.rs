@@ -104,6 +104,37 @@ fn what_runs_is_left_alone_and_what_changed_is_told_key_by_key() {
 }
 
 #[test]
+fn what_looks_like_a_secret_is_not_shown_in_any_key() {
+    let text = |version: &str| {
+        format!(
+            "[services.web]\ncommand = 'exec sleep 600 # postgres://u:{version}pw@h/x'\nport = 'auto'\n\
+             stop_command = \"curl -H 'Authorization: Bearer ghp_{version}' x\"\n\
+             health_check = {{ type = 'http', path = '/?token={version}abc&full=1', start_period = '1h', \
+             headers = {{ Authorization = 'Bearer {version}kret', X-Api-Key = '{version}kkk', Accept = '{version}' }} }}\n"
+        )
+    };
+    let site = Site::new(&text("old"));
+    site.locald("up --timeout 1s").run().code(124);
+    site.write("locald.toml", &text("new"));
+    let secrets = |site: &Site, words: &'static str| {
+        let mut shown = site.locald(words).run().ok();
+        for secret in ["pw@", "ghp_", "abc", "kret", "kkk"] {
+            shown = shown.says_nothing_of(secret);
+        }
+        shown
+    };
+    let shown = secrets(&site, "up --dry-run");
+    shown.says("command changed").says("stop_command changed").says("/?token=***&full=1").says("Accept = \"new\"");
+    secrets(&site, "config").says("u:***@h/x").says("X-Api-Key = \"***\"").says("Bearer ***' x");
+    secrets(&site, "config --origin --json");
+    let value = secrets(&site, "up --dry-run --json").json();
+    let hidden = "\"exec sleep 600 # postgres://u:***@h/x\"";
+    let command = json!({ "key": "command", "from": hidden, "to": hidden, "redacted": true });
+    assert_eq!(of(&value, "web")["changes"][0], command);
+    site.locald("up --dry-run --reveal").run().ok().says("oldpw@").says("ghp_new").says("newkret");
+}
+
+#[test]
 fn what_runs_without_a_daemon_is_not_called_stopped() {
     let site = Site::new(SHOP);
     site.locald("up db").run().ok();

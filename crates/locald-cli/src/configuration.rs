@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use locald_utils::config::form::{self, Key};
+use locald_utils::config::form::Key;
 use locald_utils::config::origin::{Origins, Source};
 use locald_utils::health::Probe;
 use locald_utils::process::{RUN_MARKER, SERVICE_MARKER};
@@ -83,18 +83,10 @@ pub(crate) struct Known<'a> {
 
 /// Puts the configuration of a service together.
 pub(crate) fn of_service(known: Known<'_>, service: &ServiceSpec) -> Configured {
-    let keys = form::of_service(service).into_iter().map(|(key, value)| {
+    let keys = secrets::of_service(service).into_iter().map(|(key, value)| {
         let sources = known.origins.of(&service.name, &key).to_vec();
-        let plain = match &key {
-            Key::Variable(name) => service.env.get(name).map(ToString::to_string),
-            Key::Plain(_) => None,
-        };
-        let shown = match (&key, &plain) {
-            _ if known.reveal => value.clone(),
-            (Key::Variable(name), Some(plain)) => form::string(&secrets::shown(name, plain)),
-            (Key::Variable(_) | Key::Plain(_), _) => secrets::without_passwords(&value).into_owned(),
-        };
-        Line { is_redacted: shown != value, value: shown, key, sources }
+        let is_redacted = value.is_redacted() && !known.reveal;
+        Line { is_redacted, value: value.printed(known.reveal).to_owned(), key, sources }
     });
     Configured {
         name: service.name.to_string(),

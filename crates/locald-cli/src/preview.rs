@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use locald_utils::config::form::{self, Key};
+use locald_utils::config::form::Key;
 use locald_utils::name::{ProfileName, ServiceName};
 use locald_utils::protocol::{Because, Failure, Preview, Step, WaitingOn};
 use locald_utils::selection;
 use locald_utils::spec::{ProjectSpec, ServiceSpec};
 
 use crate::environment;
+use crate::secrets::{self, Value};
 use crate::view::count;
 
 /// A service, and what would happen to it.
@@ -27,15 +28,27 @@ pub(crate) struct Planned {
 pub(crate) struct Change {
     /// The key.
     pub(crate) key: Key,
-    /// Its value in the run, in TOML; `None` if it was not there.
-    pub(crate) from: Option<String>,
+    /// Its value in the run; `None` if it was not there.
+    pub(crate) from: Option<Value>,
     /// Its value in the file now; `None` if it is gone.
-    pub(crate) to: Option<String>,
+    pub(crate) to: Option<Value>,
 }
 
 impl Change {
-    /// Whether the values are not for everybody to see.
+    /// Its values as they are printed. Those of variables are for who asks for them: most are of no interest, and some are secrets.
+    pub(crate) fn printed(&self, reveal: bool) -> (Option<&str>, Option<&str>) {
+        if self.is_variable() && !reveal {
+            return (None, None);
+        }
+        (self.from.as_ref().map(|from| from.printed(reveal)), self.to.as_ref().map(|to| to.printed(reveal)))
+    }
+
+    /// Whether something of the values is not for everybody to see.
     pub(crate) fn is_private(&self) -> bool {
+        self.is_variable() || self.from.iter().chain(&self.to).any(Value::is_redacted)
+    }
+
+    fn is_variable(&self) -> bool {
         matches!(self.key, Key::Variable(_))
     }
 }
@@ -119,11 +132,11 @@ pub(crate) fn without_daemon(
 
 /// The keys that differ, as the file has them, then those that are gone.
 fn changes(running: &ServiceSpec, written: &ServiceSpec) -> Vec<Change> {
-    let mut before: BTreeMap<Key, String> = form::of_service(running).into_iter().collect();
+    let mut before: BTreeMap<Key, Value> = secrets::of_service(running).into_iter().collect();
     let mut changes = Vec::new();
-    for (key, value) in form::of_service(written) {
+    for (key, value) in secrets::of_service(written) {
         let from = before.remove(&key);
-        if from.as_ref() != Some(&value) {
+        if from.as_ref().map(|from| &from.whole) != Some(&value.whole) {
             changes.push(Change { key, from, to: Some(value) });
         }
     }
@@ -219,7 +232,10 @@ mod tests {
         let shown: Vec<String> = planned[0]
             .changes
             .iter()
-            .map(|change| format!("{} {:?} {:?}", change.key, change.from, change.to))
+            .map(|change| {
+                let (from, to) = change.printed(true);
+                format!("{} {from:?} {to:?}", change.key)
+            })
             .collect();
         assert_eq!(
             shown,
@@ -230,6 +246,24 @@ mod tests {
                 r#"env.GONE Some("\"1\"") None"#,
             ]
         );
+    }
+
+    #[test]
+    fn of_a_changed_line_what_is_secret_is_not_printed() {
+        let shell = |line: &str| CommandSpec::Shell(Template::text(line));
+        let mut running = spec(&["web"]).services.remove(0);
+        running.command = shell("a postgres://u:old@h/x");
+        let mut written = running.clone();
+        written.command = shell("b postgres://u:new@h/x");
+        let change = changes(&running, &written).remove(0);
+        assert!(change.is_private());
+        let printed = (Some(r#""a postgres://u:***@h/x""#), Some(r#""b postgres://u:***@h/x""#));
+        assert_eq!(change.printed(false), printed);
+        assert_eq!(change.printed(true).0, Some(r#""a postgres://u:old@h/x""#));
+        // That something has changed is known, and not what.
+        written.command = shell("a postgres://u:new@h/x");
+        let change = changes(&running, &written).remove(0);
+        assert_eq!(change.printed(false).0, change.printed(false).1);
     }
 
     #[test]

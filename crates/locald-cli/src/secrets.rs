@@ -5,12 +5,19 @@
 //! - a word of the variable's name says so: `SECRET`, `TOKEN`, `PASSWORD`, `PASSWD`, `PASSPHRASE`, `CREDENTIALS`, `APIKEY`, `COOKIE`, `JWT` and
 //!   their like, alone or within a word (`PGPASSWORD`), or `KEY`, `AUTH` or `PASS` at its end; unless the name ends in `FILE`, `PATH`, `DIR` or `SOCK`, which
 //!   only say where something is, or in `PUBLIC_KEY`;
-//! - it begins as the tokens of well-known issuers do (`ghp_`, `sk-`, `xoxb-`, `AKIA`, `eyJ`, `-----BEGIN` and so on);
-//! - it is the password in a URL (`postgres://me:PASSWORD@host`), which alone is replaced.
+//! - it begins as the tokens of well-known issuers do (`ghp_`, `sk-`, `xoxb-`, `AKIA`, `eyJ`, `-----BEGIN` and so on).
+//!
+//! Of a longer text (a command, a value) only these parts are replaced: the password in a URL (`postgres://me:PASSWORD@host`), a parameter
+//! of a query that is named like a secret (`?token=VALUE`), and each word that begins as such a token does. What a health check sends
+//! in a header that is named like a secret is replaced, too.
 //!
 //! Nothing here is safe from a value that looks like any other. It keeps what is known for a secret off the screen.
 
 use std::borrow::Cow;
+
+use locald_utils::config::form::{self, Key};
+use locald_utils::health::{HealthCheck, HttpProbe, Probe};
+use locald_utils::spec::{CommandSpec, ServiceSpec, StopPolicy, Template};
 
 /// What stands for a value that is not shown.
 pub(crate) const HIDDEN: &str = "***";
@@ -25,9 +32,12 @@ const LAST_WORDS: &[&str] = &["AUTH", "KEY", "PASS", "SALT"];
 /// The last word of a name that says where something is.
 const PLACES: &[&str] = &["DIR", "FILE", "PATH", "SOCK", "SOCKET"];
 
+/// How a key begins that has several lines.
+const KEY_BLOCK: &str = "-----BEGIN";
+
 /// How tokens begin.
 const PREFIXES: &[&str] = &[
-    "-----BEGIN",
+    KEY_BLOCK,
     "AKIA",
     "ASIA",
     "AIza",
@@ -49,16 +59,135 @@ const PREFIXES: &[&str] = &[
     "xoxp-",
 ];
 
+/// Anywhere in the name of a header or of a parameter of a query, besides [`WORDS`].
+const SENT_WORDS: &[&str] = &["AUTHORIZATION", "KEY"];
+
+/// A value of a service, in TOML.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Value {
+    /// All of it.
+    pub(crate) whole: String,
+    /// What may be shown of it.
+    pub(crate) shown: String,
+}
+
+impl Value {
+    /// What is printed: all of it for who asks for that.
+    pub(crate) fn printed(&self, reveal: bool) -> &str {
+        if reveal { &self.whole } else { &self.shown }
+    }
+
+    /// Whether something of it is not shown.
+    pub(crate) fn is_redacted(&self) -> bool {
+        self.shown != self.whole
+    }
+}
+
+/// The keys of a service and their values, variables last.
+pub(crate) fn of_service(spec: &ServiceSpec) -> Vec<(Key, Value)> {
+    let template = |template: &Template| Template::text(line(&template.to_string()));
+    let command = |command: &CommandSpec| match command {
+        CommandSpec::Shell(line) => CommandSpec::Shell(template(line)),
+        CommandSpec::Argv(argv) => CommandSpec::Argv(argv.iter().map(template).collect()),
+    };
+    let probe = |probe: &Probe| match probe {
+        Probe::Http(http) => {
+            let sent = |(name, value): (&String, &String)| (name.clone(), sent(name, value).into_owned());
+            let headers = http.headers.iter().map(sent).collect();
+            Probe::Http(HttpProbe { path: line(&http.path).into_owned(), headers, ..http.clone() })
+        }
+        Probe::Command { command: line } => Probe::Command { command: command(line) },
+        Probe::Log { pattern } => Probe::Log { pattern: line(pattern).into_owned() },
+        Probe::Listen | Probe::Tcp { .. } | Probe::Notify { .. } => probe.clone(),
+    };
+    let variable =
+        |(name, value): (&String, &Template)| (name.clone(), Template::text(shown(name, &value.to_string())));
+    let open = ServiceSpec {
+        command: command(&spec.command),
+        health: spec.health.iter().map(|check| HealthCheck { probe: probe(&check.probe), ..check.clone() }).collect(),
+        stop: StopPolicy { command: spec.stop.command.as_ref().map(command), ..spec.stop.clone() },
+        env: spec.env.iter().map(variable).collect(),
+        ..spec.clone()
+    };
+    // Only texts are others, so the keys are the same.
+    let pairs = form::of_service(spec).into_iter().zip(form::of_service(&open));
+    pairs.map(|((key, whole), (_, shown))| (key, Value { whole, shown })).collect()
+}
+
 /// A value as it may be shown, under the name of its variable. It is borrowed when it is all there.
 pub(crate) fn shown<'a>(name: &str, value: &'a str) -> Cow<'a, str> {
-    if !value.is_empty() && (is_secret_name(name) || PREFIXES.iter().any(|prefix| value.starts_with(prefix))) {
+    if !value.is_empty() && (is_secret_name(name) || is_token(value)) {
         return HIDDEN.into();
     }
-    without_passwords(value)
+    line(value)
+}
+
+/// The value of a header as it may be shown.
+fn sent<'a>(name: &str, value: &'a str) -> Cow<'a, str> {
+    if !value.is_empty() && (is_sent_secret(name) || is_token(value)) {
+        return HIDDEN.into();
+    }
+    line(value)
+}
+
+/// A text of several words as it may be shown.
+fn line(text: &str) -> Cow<'_, str> {
+    let open = without_tokens(&without_parameters(&without_passwords(text))).into_owned();
+    if open == text { text.into() } else { open.into() }
+}
+
+/// A text without the words in it that begin like a token.
+fn without_tokens(text: &str) -> Cow<'_, str> {
+    let is_edge = |c: char| c.is_whitespace() || "\"'`=:,;()[]{}<>&|?@\\".contains(c);
+    let mut shown = String::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (between, word) = rest.split_at(rest.find(|c| !is_edge(c)).unwrap_or(rest.len()));
+        let (word, after) = word.split_at(word.find(is_edge).unwrap_or(word.len()));
+        // After `https:`.
+        let bare = word.strip_prefix("//").unwrap_or(word);
+        // `npm_config_cache=/tmp` is no token, and `=` ends many that are.
+        let is_name = after.strip_prefix('=').is_some_and(|value| value.starts_with(|c| !is_edge(c)));
+        shown.push_str(between);
+        rest = after;
+        if is_token(bare) && !is_name {
+            shown.push_str(&word[..word.len() - bare.len()]);
+            shown.push_str(HIDDEN);
+            if bare.starts_with(KEY_BLOCK) {
+                rest = &after[after.find(['"', '\'']).unwrap_or(after.len())..];
+            }
+        } else {
+            shown.push_str(word);
+        }
+    }
+    if shown == text { text.into() } else { shown.into() }
+}
+
+/// A text without the values of parameters in it that are named like a secret: `?token=VALUE`, `&key=VALUE`.
+fn without_parameters(text: &str) -> Cow<'_, str> {
+    let mut shown = String::new();
+    let mut rest = text;
+    while let Some(start) = rest.find(['?', '&']).map(|at| at + 1) {
+        let (before, after) = rest.split_at(start);
+        shown.push_str(before);
+        rest = after;
+        let is_of_name = |c: char| c.is_ascii_alphanumeric() || "_-.%[]".contains(c);
+        let name = &after[..after.find(|c| !is_of_name(c)).unwrap_or(after.len())];
+        let Some(value) = after[name.len()..].strip_prefix('=').filter(|_| is_sent_secret(name)) else { continue };
+        let end = value.find(|c: char| "&#\"'`;".contains(c) || c.is_whitespace()).unwrap_or(value.len());
+        shown.push_str(name);
+        shown.push('=');
+        if end > 0 {
+            shown.push_str(HIDDEN);
+        }
+        rest = &value[end..];
+    }
+    shown.push_str(rest);
+    if shown == text { text.into() } else { shown.into() }
 }
 
 /// A text without the passwords of URLs in it.
-pub(crate) fn without_passwords(text: &str) -> Cow<'_, str> {
+fn without_passwords(text: &str) -> Cow<'_, str> {
     let mut shown = String::new();
     let mut rest = text;
     while let Some(start) = rest.find("://").map(|at| at + 3) {
@@ -80,6 +209,16 @@ pub(crate) fn without_passwords(text: &str) -> Cow<'_, str> {
     }
     shown.push_str(rest);
     if shown == text { text.into() } else { shown.into() }
+}
+
+fn is_token(word: &str) -> bool {
+    PREFIXES.iter().any(|prefix| word.starts_with(prefix))
+}
+
+/// Whether a header or a parameter of a query is named like a secret.
+fn is_sent_secret(name: &str) -> bool {
+    let upper = name.to_ascii_uppercase();
+    SENT_WORDS.iter().chain(WORDS).any(|word| upper.contains(word)) || is_secret_name(name)
 }
 
 fn is_secret_name(name: &str) -> bool {
@@ -142,5 +281,38 @@ mod tests {
             assert_eq!(shown("URL", value), expected);
         }
         assert!(matches!(shown("URL", "http://localhost:3000"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn of_a_line_each_token_is_hidden_and_each_parameter_named_like_a_secret() {
+        for (text, expected) in [
+            ("curl -H 'Authorization: Bearer ghp_abc' x", "curl -H 'Authorization: Bearer ***' x"),
+            ("TOKEN=sk-abc run --key=\"AKIA1\" a:eyJh", "TOKEN=*** run --key=\"***\" a:***"),
+            ("line\nxoxb-1\n", "line\n***\n"),
+            ("git clone https://ghp_abc@h/x", "git clone https://***@h/x"),
+            ("a '-----BEGIN KEY-----\nMII=\n-----END KEY-----' b", "a '***' b"),
+            ("npm_config_cache=/tmp npm start", "npm_config_cache=/tmp npm start"),
+            ("eyJh==", "***=="),
+            ("./task-runner risk-free && monkey", "./task-runner risk-free && monkey"),
+            ("/health?token=abc&full=1&api_key=d#x", "/health?token=***&full=1&api_key=***#x"),
+            ("curl 'http://h/?a=b&password=c' x&", "curl 'http://h/?a=b&password=***' x&"),
+            ("/health?token=&key", "/health?token=&key"),
+        ] {
+            assert_eq!(line(text), expected, "{text}");
+            assert_eq!(shown("X", &format!("- {text}")), format!("- {expected}"), "{text}");
+        }
+    }
+
+    #[test]
+    fn of_a_header_the_name_counts() {
+        for name in
+            ["Authorization", "proxy-authorization", "Cookie", "X-Api-Key", "x-keyid", "X-Auth", "X-Secret-Path"]
+        {
+            assert_eq!(sent(name, "x"), HIDDEN, "{name}");
+        }
+        for name in ["Accept", "Host", "X-Author"] {
+            assert_eq!(sent(name, "x"), "x", "{name}");
+        }
+        assert_eq!(sent("X-Forwarded", "Bearer ghp_abc"), "Bearer ***");
     }
 }

@@ -189,14 +189,14 @@ pub(crate) fn dry_run(planned: &[Planned], reveal: bool, paint: Paint) -> String
 /// How a key differs: `command: "a" -> "b"`, `env.TOKEN changed`.
 fn difference(change: &Change, reveal: bool) -> String {
     let Change { key, from, to } = change;
-    let is_shown = reveal || !change.is_private();
-    match (from, to) {
-        (Some(from), Some(to)) if is_shown => format!("{key}: {from} -> {to}"),
-        (None, Some(to)) if is_shown => format!("{key}: {to} (new)"),
-        (Some(from), None) if is_shown => format!("{key}: {from} (gone)"),
-        (Some(_), Some(_)) => format!("{key} changed"),
-        (None, _) => format!("{key} is new"),
-        (Some(_), None) => format!("{key} is gone"),
+    match (change.printed(reveal), from, to) {
+        // Of two that look alike only what is not shown is different.
+        ((Some(from), Some(to)), ..) if from != to => format!("{key}: {from} -> {to}"),
+        ((None, Some(to)), None, _) => format!("{key}: {to} (new)"),
+        ((Some(from), None), _, None) => format!("{key}: {from} (gone)"),
+        (_, Some(_), Some(_)) => format!("{key} changed"),
+        (_, None, _) => format!("{key} is new"),
+        (_, Some(_), None) => format!("{key} is gone"),
     }
 }
 

@@ -381,10 +381,10 @@ pub(crate) fn dry_run(verb: &str, project: &Project<'_>, planned: &[Planned], re
     #[derive(Serialize)]
     struct Changed<'a> {
         key: String,
-        /// In TOML; null where there is none, or it is not shown.
+        /// In TOML, `***` for what is not shown of it; null where there is none, or nothing of it is shown.
         from: Option<&'a str>,
         to: Option<&'a str>,
-        /// Whether there are values that are not shown.
+        /// Whether something of the values is not shown.
         redacted: bool,
     }
     impl<'a> Reason<'a> {
@@ -400,9 +400,8 @@ pub(crate) fn dry_run(verb: &str, project: &Project<'_>, planned: &[Planned], re
     }
     impl<'a> Changed<'a> {
         fn of(change: &'a Change, reveal: bool) -> Self {
-            let redacted = change.is_private() && !reveal;
-            let shown = |value: &'a Option<String>| value.as_deref().filter(|_| !redacted);
-            Self { key: change.key.to_string(), from: shown(&change.from), to: shown(&change.to), redacted }
+            let (from, to) = change.printed(reveal);
+            Self { key: change.key.to_string(), from, to, redacted: change.is_private() && !reveal }
         }
     }
     let services = planned.iter().map(|one| Would {
