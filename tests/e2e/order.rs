@@ -86,10 +86,11 @@ fn a_job_that_fails_blocks_its_dependents_and_they_say_so() {
          [services.front]\ncommand = 'sleep 600'\ndepends_on = [\"web\"]\n",
     );
     let up = site.locald("up").run().code(1).says("migrate: failed: exit 1").says("no table");
-    assert!(up.stderr.contains("web: blocked by migrate: migrate: exited 1"), "{up}");
+    let up = up.says("front: blocked by web: migrate exited 1");
+    assert!(up.stderr.contains("web: blocked by migrate, which exited 1\n"), "{up}");
     let front = site.service("front");
     assert_eq!(front["failure"]["chain"], serde_json::json!(["web", "migrate"]));
-    site.locald("status").run().ok().says("blocked by migrate");
+    site.locald("status").run().ok().says("blocked by migrate").says("migrate exited 1");
     assert!(site.service_processes().is_empty());
 
     site.write("fixed", "");

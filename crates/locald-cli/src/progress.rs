@@ -186,10 +186,7 @@ fn transition(status: &ServiceStatus, now: UnixMillis) -> Word {
                 }
                 (_, _) => word.text,
             };
-            match view::failure_note(status) {
-                Some(note) => format!("{said}: {note}"),
-                None => said,
-            }
+            view::with_failure_note(&said, status)
         }
         State::Stopped | State::Waiting { .. } | State::Spawning | State::Starting | State::Unknown => word.text,
     };

@@ -114,6 +114,19 @@ pub(crate) fn exit_words(ended: &Ended) -> String {
     }
 }
 
+/// Says what word and note say, in one sentence: `blocked by api: migrate exited 1`, `blocked by db, which is stopped`.
+pub(crate) fn with_failure_note(word: &str, service: &ServiceStatus) -> String {
+    if let State::Failed { reason: FailedReason::Dependency { chain, cause } } = &service.state
+        && chain.len() == 1
+    {
+        return format!("{word}, which {}", clean(cause));
+    }
+    match failure_note(service) {
+        Some(note) => format!("{word}: {note}"),
+        None => word.to_owned(),
+    }
+}
+
 /// Says more about a failure than fits a word. `None` where the word says all.
 pub(crate) fn failure_note(service: &ServiceStatus) -> Option<String> {
     let State::Failed { reason } = &service.state else { return None };
@@ -125,7 +138,7 @@ pub(crate) fn failure_note(service: &ServiceStatus) -> Option<String> {
             None => failure.message.clone(),
         }),
         FailedReason::Unhealthy { why } => Some(why.clone()),
-        FailedReason::Dependency { chain, cause } => chain.last().map(|name| format!("{name}: {cause}")),
+        FailedReason::Dependency { chain, cause } => chain.last().map(|name| format!("{name} {cause}")),
         FailedReason::Survivors { survivors } => {
             let one = survivors.first()?;
             let more = survivors.len() - 1;
@@ -585,9 +598,9 @@ mod tests {
                 Some("./server is not executable (EACCES); chmod +x ./server"),
             ),
             (
-                FailedReason::Dependency { chain: vec![name("api"), name("migrate")], cause: "exit 1".into() },
+                FailedReason::Dependency { chain: vec![name("api"), name("migrate")], cause: "exited 1".into() },
                 "blocked by api",
-                Some("migrate: exit 1"),
+                Some("migrate exited 1"),
             ),
             (
                 FailedReason::Survivors { survivors: vec![survivor.clone(), survivor] },
@@ -599,6 +612,25 @@ mod tests {
             assert_eq!(word(&status, NOW).text, text);
             assert_eq!(failure_note(&status).as_deref(), note);
         }
+    }
+
+    #[test]
+    fn who_is_to_blame_is_named_once_in_a_sentence() {
+        let said = |chain: &[&str], cause: &str| {
+            let chain = chain.iter().map(|one| name(one)).collect();
+            let reason = FailedReason::Dependency { chain, cause: cause.into() };
+            let status = service("web", State::Failed { reason });
+            with_failure_note(&word(&status, NOW).text, &status)
+        };
+        for (cause, text) in [
+            ("is stopped", "blocked by db, which is stopped"),
+            ("was killed by SIGKILL", "blocked by db, which was killed by SIGKILL"),
+            ("could not be started: no `x`", "blocked by db, which could not be started: no `x`"),
+            ("ended, nobody saw how", "blocked by db, which ended, nobody saw how"),
+        ] {
+            assert_eq!(said(&["db"], cause), text);
+        }
+        assert_eq!(said(&["api", "db"], "exited 1"), "blocked by api: db exited 1");
     }
 
     #[test]

@@ -338,8 +338,8 @@ pub(crate) fn why_failed(service: &ServiceOutcome, output: &[String], now: UnixM
         }
         OutcomeResult::Done | OutcomeResult::Failed | OutcomeResult::Superseded => {
             let word = view::word(&service.service, now).text;
-            let note = view::failure_note(&service.service).map_or(String::new(), |note| format!(": {note}"));
-            format!("{}: {word}{note}\n", paint.text(Tone::Bad, name.as_str()))
+            let said = view::with_failure_note(&word, &service.service);
+            format!("{}: {said}\n", paint.text(Tone::Bad, name.as_str()))
         }
     };
     for line in output {

@@ -370,7 +370,7 @@ fn up_shows_the_last_output_of_what_failed() {
         ..service("web", State::Failed { reason: FailedReason::Exited })
     };
     let blocked =
-        State::Failed { reason: FailedReason::Dependency { chain: vec![name("web")], cause: "exit 7".into() } };
+        State::Failed { reason: FailedReason::Dependency { chain: vec![name("web")], cause: "exited 7".into() } };
     let services = vec![became(failed, OutcomeResult::Failed), became(service("api", blocked), OutcomeResult::Failed)];
     let daemon = FakeDaemon::start(vec![Step::Request, outcome(services)]);
     let project = spec(&[]);
@@ -381,7 +381,7 @@ fn up_shows_the_last_output_of_what_failed() {
     assert_eq!(
         ran.stderr,
         "web: failed: exit 7, 0s ago\n  | listening\n  | panic: boom\nmore: locald logs web\n\
-         api: blocked by web: web: exit 7\n"
+         api: blocked by web, which exited 7\n"
     );
     assert_eq!((ran.stdout.as_str(), ran.code), ("shop: 2 services failed in 200ms\n", 1));
 }
