@@ -42,7 +42,7 @@ fn a_service_is_ready_when_it_answers_with_a_good_status() {
     let (up, _) = begin(&site, "web");
     let web = site.eventually("an answer", || {
         let web = site.service("web");
-        (web["health"][0]["answer"] == "answered 503 Service Unavailable").then_some(web)
+        (web["health"][0]["answer"] == "answered 503 Service Unavailable, not one of 200 to 399").then_some(web)
     });
     assert_eq!(check(&web)["probe"], format!("GET http://localhost:{port}/healthz?a=b"));
     assert!(check(&web)["tries"].as_u64() > Some(0) && check(&web)["passes"] == false, "{web}");
@@ -72,7 +72,8 @@ fn only_the_statuses_that_are_named_are_good() {
 fn up_that_times_out_says_what_was_tried_and_answered() {
     let site = http(free_port(), "{ type = 'http' }", "");
     let up = site.locald("up --timeout 500ms").run().code(124);
-    up.says("web is not ready in time: starting: GET http://localhost:").says("answered 503 Service Unavailable (");
+    up.says("web is not ready in time: starting: GET http://localhost:")
+        .says("answered 503 Service Unavailable, not one of 200 to 399 (");
     site.down();
 }
 
@@ -315,7 +316,7 @@ fn an_answer_of_a_stranger_at_the_same_port_is_none() {
     let up = site.locald("up").start();
     site.eventually("its own answer", || {
         let answer = site.service("web")["health"][0]["answer"].clone();
-        (answer == "answered 503 Service Unavailable").then_some(())
+        (answer == "answered 503 Service Unavailable, not one of 200 to 399").then_some(())
     });
     assert_eq!(site.service("web")["state"], "starting");
     site.write("status", "200");

@@ -79,8 +79,8 @@ fn failed_word(reason: &FailedReason, last: Option<&Ended>, now: UnixMillis) -> 
     }
 }
 
-/// Says which check of a service that is not ready does not pass: what was tried, how often, the last answer. `None` where none is
-/// waited for.
+/// Says which check of a service that is not ready does not pass: what was tried, how often, the last answer; and of others, how many.
+/// `None` where none is waited for.
 pub(crate) fn health_note(service: &ServiceStatus, now: UnixMillis) -> Option<String> {
     match service.state {
         State::Starting | State::Unready => {}
@@ -94,14 +94,23 @@ pub(crate) fn health_note(service: &ServiceStatus, now: UnixMillis) -> Option<St
         | State::Failed { .. }
         | State::Unknown => return None,
     }
-    let check = service.health.iter().find(|check| !check.passes)?;
-    let tries = match check.tries {
+    let mut failing = service.health.iter().filter(|check| !check.passes);
+    let check = failing.next()?;
+    let tries = match (check.tries, &check.answer) {
+        // One that is asked and has not answered yet.
+        (0, None) => String::new(),
+        // The service is to say something by itself, and nobody asks.
+        (0, Some(_)) => format!(" (for {})", human(now.since(check.since))),
+        (1, _) => " (asked once)".to_owned(),
+        (tries, _) => format!(" (asked {tries} times in {})", human(now.since(check.since))),
+    };
+    let others = match failing.count() {
         0 => String::new(),
-        1 => " (asked once)".to_owned(),
-        tries => format!(" (asked {tries} times in {})", human(now.since(check.since))),
+        1 => "; 1 more check does not pass".to_owned(),
+        more => format!("; {more} more checks do not pass"),
     };
     let answer = check.answer.as_deref().unwrap_or("no answer yet");
-    Some(clean(&format!("{}: {answer}{tries}", check.probe)))
+    Some(clean(&format!("{}: {answer}{tries}{others}", check.probe)))
 }
 
 /// Says how a run ended, and whose signal it was: `failed: exit 1`, `killed by SIGKILL`, `stopped by SIGTERM`.
@@ -507,7 +516,7 @@ pub(crate) fn clean(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use locald_utils::process::ProcessId;
-    use locald_utils::protocol::{ServiceOutcome, WaitingOn};
+    use locald_utils::protocol::{CheckStatus, ServiceOutcome, WaitingOn};
     use locald_utils::record::{StartFailure, StartStage};
     use locald_utils::spec::Condition;
 
@@ -631,6 +640,32 @@ mod tests {
             assert_eq!(said(&["db"], cause), text);
         }
         assert_eq!(said(&["api", "db"], "exited 1"), "blocked by api: db exited 1");
+    }
+
+    #[test]
+    fn what_is_waited_for_is_said_with_how_long_and_how_many_more_there_are() {
+        let check = |probe: &str, passes, tries, answer: Option<&str>| CheckStatus {
+            probe: probe.into(),
+            passes,
+            tries,
+            answer: answer.map(str::to_owned),
+            since: UnixMillis(NOW.0 - 12_000),
+        };
+        let tcp = check("connecting to port 80", false, 3, Some("refused the connection"));
+        let log = check("output matching /up/", false, 0, Some("no line does"));
+        let said = |health: &[CheckStatus]| {
+            let status = ServiceStatus { health: health.to_vec(), ..service("web", State::Starting) };
+            health_note(&status, NOW)
+        };
+        let asked = "connecting to port 80: refused the connection (asked 3 times in 12s)";
+        assert_eq!(said(std::slice::from_ref(&tcp)).as_deref(), Some(asked));
+        assert_eq!(said(std::slice::from_ref(&log)).as_deref(), Some("output matching /up/: no line does (for 12s)"));
+        assert_eq!(said(&[check("`x`", false, 0, None)]).as_deref(), Some("`x`: no answer yet"));
+        let passes = check("`x`", true, 1, None);
+        let both = [passes.clone(), tcp.clone(), log.clone()];
+        assert_eq!(said(&both), Some(format!("{asked}; 1 more check does not pass")));
+        assert_eq!(said(&[tcp, log.clone(), log]), Some(format!("{asked}; 2 more checks do not pass")));
+        assert_eq!(said(&[passes]), None);
     }
 
     #[test]

@@ -115,6 +115,19 @@ impl HttpProbe {
         if self.status.is_empty() { (200..400).contains(&status) } else { self.status.contains(&status) }
     }
 
+    /// What was wanted of an answer that was no good one: `not 404`, `not one of 200 to 399`.
+    #[must_use]
+    pub fn but(&self) -> String {
+        match self.status.as_slice() {
+            [] => "not one of 200 to 399".to_owned(),
+            [one] => format!("not {one}"),
+            several => {
+                let several: Vec<String> = several.iter().map(u16::to_string).collect();
+                format!("not one of {}", several.join(", "))
+            }
+        }
+    }
+
     /// What is asked for, at a port.
     #[must_use]
     pub fn url(&self, port: u16) -> String {
@@ -176,6 +189,8 @@ mod tests {
             [false, true, true, true, false, false]
         );
         assert_eq!([200, 204, 401].map(|status| http(&[204, 401]).accepts(status)), [false, true, true]);
+        let but = [&[][..], &[404], &[204, 401]].map(|status| http(status).but());
+        assert_eq!(but, ["not one of 200 to 399", "not 404", "not one of 204, 401"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
@@ -31,7 +31,8 @@ pub(super) async fn get(probe: &HttpProbe, port: u16, families: (bool, bool)) ->
     }
     let config = if probe.insecure { trusting()? } else { verifying().await? };
     let name = ServerName::try_from(HOST).map_err(io::Error::other)?;
-    exchange(TlsConnector::from(config).connect(name, stream).await?, request).await
+    let stream = TlsConnector::from(config).connect(name, stream).await.map_err(distrust)?;
+    exchange(stream, request).await
 }
 
 fn request(probe: &HttpProbe, port: u16) -> io::Result<Request<Empty<Bytes>>> {
@@ -77,6 +78,33 @@ fn explain(error: &hyper::Error) -> io::Error {
         None if error.is_parse() => io::Error::other("answered something that is not HTTP"),
         None => io::Error::other(error.to_string()),
     }
+}
+
+/// Why TLS was not agreed on, in words.
+fn distrust(error: io::Error) -> io::Error {
+    let wrong = match error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
+        // Whoever answers in plain text sends what is no record of TLS.
+        Some(rustls::Error::InvalidMessage(_)) => return io::Error::other("it does not speak TLS"),
+        Some(rustls::Error::InvalidCertificate(wrong)) => wrong,
+        Some(_) => return error,
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            return io::Error::other("closed the connection without an answer");
+        }
+        None => return error,
+    };
+    let what = match wrong {
+        CertificateError::UnknownIssuer => "is signed by nobody this system trusts",
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => "is not for localhost",
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "has expired",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "is not valid yet",
+        // One that signs others and itself; rustls has no variant for it.
+        CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            "is signed by nobody this system trusts"
+        }
+        // The others are mistakes in the making of a certificate, and rare.
+        _ => return io::Error::other(format!("its certificate is not valid ({wrong:?}); `insecure = true` takes it")),
+    };
+    io::Error::other(format!("its certificate {what}; `insecure = true` takes it"))
 }
 
 /// Trusts whom the system's OpenSSL trusts now: what is in its file of certificates. Read in a thread.
@@ -238,6 +266,28 @@ mod tests {
         let trusting = run(ask(&probe(true, true), answer, Some(self_signed())));
         assert_eq!(trusting.expect("an answer"), StatusCode::NO_CONTENT);
         let error = run(ask(&probe(true, false), answer, Some(self_signed()))).expect_err("no trust");
-        assert!(error.to_string().contains("certificate"), "{error}");
+        let said = "its certificate is signed by nobody this system trusts; `insecure = true` takes it";
+        assert_eq!(error.to_string(), said);
+        // One that might sign others is told in the same words.
+        let other = rustls::OtherError(Arc::new(io::Error::other("CaUsedAsEndEntity")));
+        let error = rustls::Error::InvalidCertificate(CertificateError::Other(other));
+        assert_eq!(distrust(io::Error::new(io::ErrorKind::InvalidData, error)).to_string(), said);
+    }
+
+    #[test]
+    fn who_is_asked_for_tls_and_has_none_does_not_speak_it() {
+        let error = run(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let port = listener.local_addr().expect("a port").port();
+            let server = async {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                let mut hello = [0; 16];
+                stream.read_exact(&mut hello).await.expect("a greeting");
+                stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("written");
+            };
+            let probe = probe(true, true);
+            tokio::join!(get(&probe, port, (true, false)), server).0
+        });
+        assert_eq!(error.expect_err("no TLS").to_string(), "it does not speak TLS");
     }
 }

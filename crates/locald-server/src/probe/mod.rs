@@ -55,7 +55,7 @@ pub(crate) async fn ask(subject: Subject, check: HealthCheck) -> Answer {
             },
             Probe::Http(http) => match http::get(http, port, families).await {
                 Ok(status) if http.accepts(status.as_u16()) => Answer::Good,
-                Ok(status) => Answer::Bad(format!("answered {status}")),
+                Ok(status) => Answer::Bad(format!("answered {status}, {}", http.but())),
                 Err(error) => failed(&error),
             },
             Probe::Command { .. } | Probe::Log { .. } | Probe::Notify { .. } => {
