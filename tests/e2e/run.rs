@@ -130,6 +130,8 @@ fn what_cannot_be_run_is_told() {
     site.locald("run web").run().code(2);
     let none = site.locald("run other -- no-such-program").run().code(1);
     none.says("could not run `no-such-program`: there is no program `no-such-program` in PATH");
+    let there = format!("could not run `./nothere` in {}: ./nothere does not exist", site.project().display());
+    site.locald("run other -- ./nothere").run().code(1).says(&there);
     site.write("plain", "text");
     site.locald("run other -- ./plain").run().code(1).says("is not executable").says("chmod +x");
     site.locald("run other --").arg("echo $PORT").run().code(1).says("sh -c");

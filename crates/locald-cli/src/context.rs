@@ -156,6 +156,11 @@ impl Place {
         Ok(found.map(|index| projects.swap_remove(index)))
     }
 
+    /// Whether a file was named, and the project here is that of another one: a directory is one project, whatever its file is called.
+    fn is_of_another_file(&self, known: &ProjectStatus) -> bool {
+        self.is_named && self.file.as_ref().is_some_and(|file| *file != known.file)
+    }
+
     /// Finds the logs of the services that `patterns` mean, all when there is no pattern: each service's name and
     /// directory. Asks no daemon, and needs no readable project file where something has run before.
     ///
@@ -190,6 +195,10 @@ impl Place {
         match &self.file {
             Some(file) if self.is_named => {
                 Failure::new(FailureCode::NotFound, format!("there is no project file {}", file.display()))
+            }
+            // Something may have run in a directory that is gone, so this is not looked at before.
+            Some(_) | None if !self.start.exists() => {
+                Failure::new(FailureCode::NotFound, format!("there is no directory {}", self.start.display()))
             }
             Some(_) | None => {
                 let message = format!("no {FILE_NAME} in {} or any directory above it", self.start.display());
@@ -232,6 +241,9 @@ impl Project {
             None => None,
         };
         let spec = place.file().map(config::load);
+        if spec.is_none() && known.as_ref().is_some_and(|known| place.is_of_another_file(known)) {
+            return Err(place.not_found().into());
+        }
         match (spec, known) {
             (None, None) => Err(place.not_found().into()),
             (Some(Err(errors)), None) => Err(errors.into()),
@@ -308,6 +320,32 @@ mod tests {
         let project = Project::find(&place, Some(&mut daemon.client())).expect("found");
         assert_eq!(project.known, Some(known));
         assert_eq!(project.service_names(), ["web".parse().expect("valid")]);
+    }
+
+    #[test]
+    fn a_named_file_that_is_missing_is_no_project_although_there_is_one_beside_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().canonicalize().expect("canonical");
+        let find = |name: &str| {
+            let id = ProjectId::of_directory(&root);
+            let known = ProjectStatus { id, file: root.join(FILE_NAME), ..project_status("shop", &["web"]) };
+            let daemon = FakeDaemon::start(vec![Step::Request, Step::Reply(Reply::Status { projects: vec![known] })]);
+            let place = Place::of_file(&root.join(name)).expect("a place");
+            Project::find(&place, Some(&mut daemon.client()))
+        };
+        let Err(Problem::Failure(failure)) = find("nope.toml") else { panic!("found") };
+        assert_eq!(failure.message, format!("there is no project file {}", root.join("nope.toml").display()));
+        // What runs of a file that is gone can still be looked at and ended, by whatever way it is named.
+        assert!(find(FILE_NAME).is_ok());
+    }
+
+    #[test]
+    fn a_directory_that_does_not_exist_is_told() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let nope = dir.path().canonicalize().expect("canonical").join("nope");
+        let place = Place::of_directory(&nope).expect("a place");
+        let Err(Problem::Failure(failure)) = Project::find(&place, None) else { panic!("found") };
+        assert_eq!(failure.message, format!("there is no directory {}", nope.display()));
     }
 
     #[test]

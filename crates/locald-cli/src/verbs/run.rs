@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -44,7 +44,11 @@ pub(super) fn run(args: &RunArgs, context: &Context, screen: &mut Screen) -> Res
     let environment = environment::of_service(context.one_off_environment(), service, exports, &ports)
         .map_err(|error| Failure::new(FailureCode::Failed, format!("the environment mentions a port, but {error}")))?;
     let Err(failure) = become_command(&args.command, service, &environment);
-    let message = format!("could not run `{}`: {}", args.command[0].display(), failure.message);
+    // A path is taken from the directory of the service, which need not be where the person is.
+    let program = Path::new(&args.command[0]);
+    let is_from_there = program.is_relative() && program.as_os_str().as_bytes().contains(&b'/');
+    let place = if is_from_there { format!(" in {}", service.workdir.display()) } else { String::new() };
+    let message = format!("could not run `{}`{place}: {}", program.display(), failure.message);
     let problem = Failure::new(FailureCode::Failed, message);
     Err(match failure.hint {
         _ if args.command[0].as_bytes().contains(&b' ') => problem.hint("a line for a shell is run with `sh -c`"),
