@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::Site;
+use crate::support::{Site, free_port};
 
 const SHOP: &str = "[services.db]\ncommand = 'exec sleep 600'\nenv = { TOKEN = \"first\", LEVEL = \"1\" }\n\
      [services.seed]\ntype = \"job\"\ncommand = 'true'\ndepends_on = [\"db\"]\n\
@@ -170,4 +170,20 @@ fn the_environment_of_the_caller_is_taken_with_the_next_run_and_a_difference_is_
         (&of(&value, "web")["environment"], &of(&value, "other")["environment"]),
         (&json!([]), &json!(["DEEP", "DISPLAY", "NODE_ENV"]))
     );
+}
+
+#[test]
+fn a_port_that_was_changed_in_the_file_is_not_called_another_environment() {
+    let port = free_port();
+    let text = |port: u16| {
+        format!(
+            "[services.db]\ncommand = 'exec \"$ZOO\" listen {port}'\nport = {port}\n[services.web]\ncommand = 'exec sleep 600'\n"
+        )
+    };
+    let site = Site::new(&text(port));
+    site.up();
+    site.write("locald.toml", &text(free_port()));
+    site.locald("up").run().ok().says_nothing_of("another environment");
+    assert_eq!((&site.service("db")["run"], &site.service("web")["run"]), (&2.into(), &1.into()));
+    site.locald("up --dry-run").run().ok().says("its environment differs in LOCALD_PORT_DB, LOCALD_URL_DB");
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use locald_utils::config::form::Key;
+use locald_utils::exports;
 use locald_utils::name::{ProfileName, ServiceName};
 use locald_utils::protocol::{Because, Failure, Preview, Step, WaitingOn};
 use locald_utils::selection;
@@ -175,7 +176,7 @@ pub(crate) fn why(planned: &Planned) -> String {
 pub(crate) fn environment_note(previews: &[Preview]) -> Option<String> {
     let differ: Vec<(&str, Vec<&str>)> = previews
         .iter()
-        .map(|preview| (preview.service.as_str(), of_interest(&preview.environment)))
+        .map(|preview| (preview.service.as_str(), of_caller(&preview.environment)))
         .filter(|(_, names)| !names.is_empty())
         .collect();
     let (first, _) = differ.first()?;
@@ -192,6 +193,13 @@ pub(crate) fn environment_note(previews: &[Preview]) -> Option<String> {
 /// The variables that make a difference: not those that any two sessions have otherwise.
 fn of_interest(names: &[String]) -> Vec<&str> {
     names.iter().map(String::as_str).filter(|name| !environment::is_of_session(name)).collect()
+}
+
+/// Those of them that the caller has otherwise: not the ports of the project, which locald tells.
+fn of_caller(names: &[String]) -> Vec<&str> {
+    let mut names = of_interest(names);
+    names.retain(|name| !exports::is_export(name));
+    names
 }
 
 /// Names of variables, some of them if they are many.
@@ -278,6 +286,15 @@ mod tests {
         let note = |previews: &[Preview]| environment_note(previews).expect("something");
         let said = "b runs with another environment than this one (NODE_ENV, PATH); `locald restart` takes this one";
         assert_eq!(note(&[one, two.clone()]), said);
+        // A port that was changed in the file is not the caller's doing.
+        let port = names(&["LOCALD_PORT_DB", "LOCALD_URL_DB", "NODE_ENV", "PATH"]);
+        assert_eq!(note(&[Preview { environment: port, ..two.clone() }]), said);
+        let port = Preview { environment: names(&["LOCALD_PORT_DB"]), ..preview("b", Step::Leave) };
+        assert_eq!(environment_note(std::slice::from_ref(&port)), None);
+        assert_eq!(
+            why(&Planned { preview: port, changes: Vec::new(), note: None }),
+            "its environment differs in LOCALD_PORT_DB"
+        );
         let many = Preview { environment: names(&["A", "B", "C", "D", "PATH", "Z"]), ..preview("c", Step::Leave) };
         assert!(
             note(&[two, many]).starts_with(
