@@ -115,7 +115,7 @@ fn what_looks_like_a_secret_is_not_shown_in_any_key() {
     };
     let site = Site::new(&text("old"));
     site.locald("up --timeout 1s").run().code(124);
-    site.write("locald.toml", &text("new"));
+    site.write("locald.toml", text("new"));
     let secrets = |site: &Site, words: &'static str| {
         let mut shown = site.locald(words).run().ok();
         for secret in ["pw@", "ghp_", "abc", "kret", "kkk"] {
@@ -182,7 +182,7 @@ fn a_port_that_was_changed_in_the_file_is_not_called_another_environment() {
     };
     let site = Site::new(&text(port));
     site.up();
-    site.write("locald.toml", &text(free_port()));
+    site.write("locald.toml", text(free_port()));
     site.locald("up").run().ok().says_nothing_of("another environment");
     assert_eq!((&site.service("db")["run"], &site.service("web")["run"]), (&2.into(), &1.into()));
     site.locald("up --dry-run").run().ok().says("its environment differs in LOCALD_PORT_DB, LOCALD_URL_DB");

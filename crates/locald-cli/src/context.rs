@@ -157,7 +157,7 @@ impl Place {
     }
 
     /// Whether a file was named, and the project here is that of another one: a directory is one project, whatever its file is called.
-    fn is_of_another_file(&self, known: &ProjectStatus) -> bool {
+    pub(crate) fn is_of_another_file(&self, known: &ProjectStatus) -> bool {
         self.is_named && self.file.as_ref().is_some_and(|file| *file != known.file)
     }
 

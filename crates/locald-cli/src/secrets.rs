@@ -8,7 +8,8 @@
 //! - it begins as the tokens of well-known issuers do (`ghp_`, `sk-`, `xoxb-`, `AKIA`, `eyJ`, `-----BEGIN` and so on).
 //!
 //! Of a longer text (a command, a value) only these parts are replaced: the password in a URL (`postgres://me:PASSWORD@host`), a parameter
-//! of a query that is named like a secret (`?token=VALUE`), and each word that begins as such a token does. What a health check sends
+//! of a query that is named like a secret (`?token=VALUE`), what a variable or an option is set to that is (`PGPASSWORD=VALUE`,
+//! `--api-key=VALUE`), and each word that begins as such a token does. What a health check sends
 //! in a header that is named like a secret is replaced, too.
 //!
 //! Nothing here is safe from a value that looks like any other. It keeps what is known for a secret off the screen.
@@ -158,9 +159,26 @@ fn without_tokens(text: &str) -> Cow<'_, str> {
             }
         } else {
             shown.push_str(word);
+            if let Some(value) = after.strip_prefix('=').filter(|_| is_secret_name(word)) {
+                shown.push('=');
+                rest = assigned(value, &mut shown);
+            }
         }
     }
     if shown == text { text.into() } else { shown.into() }
+}
+
+/// Hides the value that something is set to which is named like a secret (`PGPASSWORD=x psql`, `--api-key='x'`), unless it names
+/// another variable. Returns what follows it.
+fn assigned<'a>(value: &'a str, shown: &mut String) -> &'a str {
+    let quote = value.chars().next().filter(|c| "\"'".contains(*c));
+    let inner = &value[quote.map_or(0, char::len_utf8)..];
+    let is_end = |c: char| quote.map_or(c.is_whitespace() || "\"'`;|&()".contains(c), |quote| c == quote);
+    let (hidden, rest) = inner.split_at(inner.find(is_end).unwrap_or(inner.len()));
+    shown.extend(quote);
+    let is_open = hidden.is_empty() || hidden.starts_with('$') || hidden.starts_with(HIDDEN);
+    shown.push_str(if is_open { hidden } else { HIDDEN });
+    rest
 }
 
 /// A text without the values of parameters in it that are named like a secret: `?token=VALUE`, `&key=VALUE`.
@@ -292,6 +310,8 @@ mod tests {
             ("git clone https://ghp_abc@h/x", "git clone https://***@h/x"),
             ("a '-----BEGIN KEY-----\nMII=\n-----END KEY-----' b", "a '***' b"),
             ("npm_config_cache=/tmp npm start", "npm_config_cache=/tmp npm start"),
+            ("PGPASSWORD=x psql; DB_PASS='a b' y", "PGPASSWORD=*** psql; DB_PASS='***' y"),
+            ("run --api-key=x --key-file=/k TOKEN=$TOKEN", "run --api-key=*** --key-file=/k TOKEN=$TOKEN"),
             ("eyJh==", "***=="),
             ("./task-runner risk-free && monkey", "./task-runner risk-free && monkey"),
             ("/health?token=abc&full=1&api_key=d#x", "/health?token=***&full=1&api_key=***#x"),

@@ -2,6 +2,8 @@
 //!
 //! Needs no readable project file: what runs is known by its directory.
 
+use std::path::Path;
+
 use locald_utils::name::OwnerName;
 use locald_utils::protocol::{Desired, OutcomeResult, ProjectStatus, Request, ServiceStatus};
 
@@ -22,6 +24,9 @@ pub(super) fn run(args: &DownArgs, context: &Context, screen: &mut Screen) -> Re
     let Some(project) = place.known(&mut client)? else {
         return nothing_runs(&place, screen);
     };
+    if place.is_of_another_file(&project) && !place.file().is_some_and(Path::exists) {
+        return Err(place.not_found().into());
+    }
     let (services, owner) = (None, args.owner.clone());
     let request = Request::Stop { project: project.id.clone(), services, now: args.now, owner };
     let wait = Wait {
