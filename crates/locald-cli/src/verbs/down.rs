@@ -7,7 +7,7 @@ use std::path::Path;
 use locald_utils::name::OwnerName;
 use locald_utils::protocol::{Desired, OutcomeResult, ProjectStatus, Request, ServiceStatus};
 
-use super::{KILL_ADVICE, Wait, carry_out, show_nothing_runs, show_stop, width};
+use super::{KILL_ADVICE, Wait, carry_out_stop, show_nothing_runs, show_stop, width};
 use crate::args::DownArgs;
 use crate::context::{Context, Place};
 use crate::daemon;
@@ -36,7 +36,10 @@ pub(super) fn run(args: &DownArgs, context: &Context, screen: &mut Screen) -> Re
         interrupted: "interrupted; the daemon goes on ending the services",
         advice: KILL_ADVICE,
     };
-    let mut outcome = carry_out(&mut client, request, &wait, screen)?;
+    let Some(mut outcome) = carry_out_stop(&mut client, request, &wait, screen)? else {
+        show_nothing_runs("down", screen);
+        return Ok(0);
+    };
     if let Some(owner) = &args.owner {
         // What somebody else wants by now is not what its owner has left behind.
         outcome.services.retain(|service| service.result != OutcomeResult::Superseded);

@@ -104,6 +104,19 @@ fn carry_out(client: &mut Client, request: Request, wait: &Wait<'_>, screen: &mu
     result?.ok_or_else(|| Failure::new(FailureCode::Interrupted, wait.interrupted).hint(wait.advice))
 }
 
+/// Carries out a stop. `None` when the last of the project has ended by itself meanwhile.
+fn carry_out_stop(
+    client: &mut Client,
+    request: Request,
+    wait: &Wait<'_>,
+    screen: &mut Screen,
+) -> Result<Option<Outcome>, Failure> {
+    match carry_out(client, request, wait, screen) {
+        Err(failure) if failure.code == FailureCode::NotRunning => Ok(None),
+        outcome => outcome.map(Some),
+    }
+}
+
 /// Shows the progress of the request that was sent until its outcome is there. `None` when one of `others` is readable
 /// first.
 fn attend(

@@ -2,7 +2,7 @@
 
 use locald_utils::protocol::Request;
 
-use super::{KILL_ADVICE, Wait, carry_out, show_nothing_runs, show_stop, width};
+use super::{KILL_ADVICE, Wait, carry_out_stop, show_nothing_runs, show_stop, width};
 use crate::args::StopArgs;
 use crate::context::{Context, Project};
 use crate::daemon;
@@ -37,6 +37,9 @@ pub(super) fn run(args: &StopArgs, context: &Context, screen: &mut Screen) -> Re
         return Ok(0);
     }
     let request = Request::Stop { project: known.id.clone(), services: Some(wanted), now: args.now, owner: None };
-    let outcome = carry_out(&mut client, request, &wait, screen)?;
+    let Some(outcome) = carry_out_stop(&mut client, request, &wait, screen)? else {
+        show_nothing_runs("stop", screen);
+        return Ok(0);
+    };
     Ok(show_stop("stop", Some(&json::Project::of_status(known)), &outcome, screen))
 }

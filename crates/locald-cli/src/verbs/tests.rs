@@ -101,6 +101,20 @@ fn down_shows_each_service_and_ends_with_numbers() {
     assert_eq!(daemon.requests()[1], Request::Stop { project: id, services: None, now: false, owner: None });
 }
 
+// What ends by itself between the look and the request made `down` fail.
+#[test]
+fn down_of_what_has_ended_meanwhile_has_nothing_left_to_do() {
+    let gone = Failure::new(FailureCode::NotRunning, "nothing of this project runs");
+    let daemon = FakeDaemon::start(vec![
+        Step::Request,
+        Step::Project(vec![service("web", State::Stopping { kill_at: None })]),
+        Step::Request,
+        Step::Failure(gone),
+    ]);
+    let ran = with(&daemon, &down());
+    assert_eq!((ran.stdout.as_str(), ran.code), ("nothing was running\n", 0));
+}
+
 #[test]
 fn down_names_what_it_could_not_end_and_fails() {
     let process = ProcessId { pid: 812, start: 1 };
