@@ -118,6 +118,8 @@ fn who_asks_for_the_end_of_what_ends_without_its_owner_cuts_nothing_short() {
     let site = Site::new(slow);
     site.locald("up --owner ci --lease 300ms").run();
     site.await_event("asked");
+    let note = site.service("web")["notes"][0].to_string();
+    assert!(note.contains("nobody wants it without ci"), "{note}");
     let down = site.locald("down --json").start();
     // Its owner may see to the end as well.
     let leave = site.locald("down --owner ci").start();

@@ -2,7 +2,7 @@
 
 use locald_utils::fileset::NO_FILES;
 use locald_utils::name::{OwnerName, ServiceKey};
-use locald_utils::protocol::{FailedReason, OwnerStatus, ServiceStatus, State};
+use locald_utils::protocol::{Desired, FailedReason, OwnerStatus, ServiceStatus, State};
 use locald_utils::spec::Ports;
 use locald_utils::time::UnixMillis;
 
@@ -99,8 +99,12 @@ fn note(service: &Service) -> Option<String> {
         Some(NO_FILES) => "not run: its inputs name no file, as when it last succeeded".to_owned(),
         Some(_) | None => "not run: its inputs are as when it last succeeded".to_owned(),
     });
+    let gone: Vec<&str> = service.owners.gone().map(OwnerName::as_str).collect();
+    let is_unwanted = life.desired == Desired::Down && life.is_occupied() && !gone.is_empty();
+    let unwanted =
+        is_unwanted.then(|| format!("nobody wants it without {}, who left or whose lease is over", gone.join(", ")));
     let notes: Vec<String> =
-        degraded.into_iter().chain(complaint).chain(renewed).chain(unwatched).chain(recalled).collect();
+        degraded.into_iter().chain(unwanted).chain(complaint).chain(renewed).chain(unwatched).chain(recalled).collect();
     (!notes.is_empty()).then(|| notes.join("; "))
 }
 

@@ -88,6 +88,11 @@ impl Owners {
         self.left.len() > before
     }
 
+    /// Those whose leaving has ended it; empty if somebody else has.
+    pub(crate) fn gone(&self) -> impl Iterator<Item = &OwnerName> {
+        self.left.iter().filter(|_| self.is_empty() && !self.is_dismissed)
+    }
+
     /// Whether this owner has wanted it, and does no more.
     pub(crate) fn has_left(&self, owner: &OwnerName) -> bool {
         self.left.contains(owner)
