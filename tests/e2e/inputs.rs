@@ -118,7 +118,7 @@ fn a_job_whose_inputs_changed_while_it_ran_is_done_again() {
     running.finish().ok();
     site.eventually("the daemon to see that", || {
         let log = std::fs::read_to_string(site.home().join("daemon.log")).expect("a log");
-        log.contains("its inputs are not those").then_some(())
+        log.contains("its inputs were changed while it worked").then_some(())
     });
     // As they were when it was asked for, and not when it was done.
     save(&site, "1");
@@ -173,4 +173,21 @@ fn a_job_whose_inputs_or_command_changed_is_done_again_by_the_next_daemon() {
     site.up();
     site.await_event("fancy");
     assert_eq!(site.said().iter().filter(|line| *line == "plain").count(), 1);
+}
+
+// What a change had it do again was done once more by the next `up`, which knew only what it had seen itself.
+#[test]
+fn what_a_change_has_had_done_is_not_done_again_by_up() {
+    let site = site(&BUILD.replacen("inputs =", "watch = \"src\"\ninputs =", 1));
+    site.up();
+    // The daemon looks at the inputs once more when the job has completed, and an `up` may come before that.
+    let mut round = 1;
+    site.eventually("nothing to do", || {
+        round += 1;
+        save(&site, &round.to_string());
+        site.await_event(&format!("build {round}"));
+        site.await_state("build", "completed");
+        let before = site.said().len();
+        (up(&site) == before).then_some(())
+    });
 }

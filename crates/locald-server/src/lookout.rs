@@ -29,8 +29,8 @@ pub(crate) enum Seen {
     Stir(ServiceKey),
     /// What its files look like, and why not all of them can be watched.
     Sight(ServiceKey, Sight, Option<String>),
-    /// What a run has done that has completed; `None` when its inputs are not those that it was to work on.
-    Done(ServiceKey, RunNumber, Option<String>),
+    /// On which inputs a run has worked that has completed, and what it has done; `None` when nobody can say.
+    Done(ServiceKey, RunNumber, Option<(Inputs, String)>),
 }
 
 /// The daemon's end of it.
@@ -101,18 +101,24 @@ impl Lookout {
         self.tell(Task::Look(key));
     }
 
-    /// Looks whether the inputs of a job that has completed are those that it was to work on: someone may have saved one of them after
-    /// they were looked at. A file system that hangs holds nobody up: then it has not been done.
-    pub(crate) fn verify(&self, key: &ServiceKey, run: RunNumber, dir: &Path, spec: &ServiceSpec) {
+    /// Looks on which inputs a job has worked that has completed. As they are now, if that is how they were when it was asked for, or if
+    /// nothing has been changed since its first instruction ran, `began`; otherwise someone has saved one of them meanwhile, and
+    /// nobody can say. A file system that hangs holds nobody up: then it has not been done.
+    pub(crate) fn verify(&self, key: &ServiceKey, run: RunNumber, dir: &Path, spec: &ServiceSpec, began: UnixMillis) {
         let (Some(work), Some(inputs)) = (spec.work(), &spec.inputs) else { return };
         let (key, reports, spec) = (key.clone(), self.reports.clone(), spec.clone());
         let files = FileSet::new(dir, inputs.paths.iter().map(String::as_str));
         let look = move || {
-            let digest = files.ok().and_then(|files| files.digest().ok());
-            let inputs = spec.inputs.clone().map(|inputs| Inputs { digest, ..inputs });
-            let is_same = ServiceSpec { inputs, ..spec }.work().as_ref() == Some(&work);
+            let worked_on = || {
+                let (files, inputs) = (files.ok()?, spec.inputs.clone()?);
+                let inputs = Inputs { digest: Some(files.digest().ok()?), ..inputs };
+                let done = ServiceSpec { inputs: Some(inputs.clone()), ..spec }.work()?;
+                // After the files were read, so that no save in between goes unnoticed.
+                let is_known = done == work || files.look(&mut |_, _| {}).ok()?.stirred < began;
+                is_known.then_some((inputs, done))
+            };
             // Nobody to tell: the daemon is about to go.
-            let _ = reports.send(Seen::Done(key, run, is_same.then_some(work)));
+            let _ = reports.send(Seen::Done(key, run, worked_on()));
         };
         // Without a thread nothing is known of it, and it is done again next time.
         let _ = thread::Builder::new().name("inputs".to_owned()).spawn(look);

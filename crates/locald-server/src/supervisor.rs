@@ -223,15 +223,16 @@ impl Supervisor {
     fn see(&mut self, seen: Seen) {
         match seen {
             Seen::Stir(key) => self.fleet.stir(self.now(), &key),
-            Seen::Done(key, run, Some(work)) => {
+            Seen::Done(key, run, Some((inputs, work))) => {
                 // Another run may have made something else of it by now.
                 if self.fleet.service(&key).is_none_or(|service| service.life.newest == run) {
                     self.context.ledger.save_done(&key, work);
+                    self.fleet.note_inputs(&key, run, inputs.digest);
                 }
             }
             Seen::Done(key, run, None) => {
-                tracing::info!(service = %key.service, run = run.0, "its inputs are not those that it was asked to work on");
-                self.fleet.disown(&key, run);
+                tracing::info!(service = %key.service, run = run.0, "its inputs were changed while it worked");
+                self.fleet.note_inputs(&key, run, None);
             }
             Seen::Sight(key, sight, problem) => {
                 tracing::debug!(service = %key.service, ?sight, problem, "looked at its files");
@@ -387,7 +388,8 @@ impl Supervisor {
             self.context.ledger.event(key, Some(life.newest), state, None);
             if life.actual == Actual::Completed && !life.is_recalled {
                 let (dir, running) = (&self.fleet.projects()[&key.project].dir, life.running.as_deref());
-                running.inspect(|spec| self.lookout.verify(key, life.newest, dir, spec));
+                let began = life.last_started_at().map_or(UnixMillis(0), |at| at.minus(TICK));
+                running.inspect(|spec| self.lookout.verify(key, life.newest, dir, spec, began));
             }
         }
         let wall = |at: Time| self.started_at.plus(at).minus(HEAD_START);

@@ -92,6 +92,8 @@ pub struct Sight {
     pub directories: BTreeMap<PathBuf, Identity>,
     /// The file that was changed, renamed or created last, and when.
     pub newest: Option<(UnixMillis, PathBuf)>,
+    /// When anything was changed last, a directory too: something may be gone from it.
+    pub stirred: UnixMillis,
 }
 
 impl Sight {
@@ -108,6 +110,7 @@ impl Sight {
             return Err(FilesError::TooMany(MOST_DIRECTORIES, "directories"));
         }
         self.directories.insert(path.to_owned(), identity(metadata));
+        self.stirred = self.stirred.max(changed_at(metadata));
         Ok(())
     }
 
@@ -116,14 +119,19 @@ impl Sight {
             return Err(FilesError::TooMany(MOST_FILES, "files"));
         }
         self.files.insert(path.to_owned(), Stamp::of(metadata));
-        // Unlike the time of its content, this one cannot be set, and a rename changes it too.
-        let millis = metadata.ctime().saturating_mul(1000).saturating_add(metadata.ctime_nsec() / 1_000_000);
-        let at = UnixMillis(u64::try_from(millis).unwrap_or_default());
+        let at = changed_at(metadata);
+        self.stirred = self.stirred.max(at);
         if self.newest.as_ref().is_none_or(|(newest, _)| *newest < at) {
             self.newest = Some((at, path.to_owned()));
         }
         Ok(())
     }
+}
+
+/// When something was changed last. Unlike the time of a file's content, this one cannot be set, and a rename changes it too.
+fn changed_at(metadata: &Metadata) -> UnixMillis {
+    let millis = metadata.ctime().saturating_mul(1000).saturating_add(metadata.ctime_nsec() / 1_000_000);
+    UnixMillis(u64::try_from(millis).unwrap_or_default())
 }
 
 /// Why files cannot be dealt with.

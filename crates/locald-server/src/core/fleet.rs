@@ -549,12 +549,12 @@ impl Fleet {
         }
     }
 
-    /// Takes note that the inputs of a job were not those that its run was asked to work on, or are not any more.
-    pub(crate) fn disown(&mut self, key: &ServiceKey, run: RunNumber) {
+    /// Takes note of the inputs that a run of a job has worked on; `None` when nobody can say which.
+    pub(crate) fn note_inputs(&mut self, key: &ServiceKey, run: RunNumber, digest: Option<String>) {
         let life = self.service_mut(key).map(|service| &mut service.life).filter(|life| life.newest == run);
         let inputs = life.and_then(|life| life.running.as_mut()).and_then(|spec| Arc::make_mut(spec).inputs.as_mut());
         if let Some(inputs) = inputs {
-            inputs.digest = None;
+            inputs.digest = digest;
         }
     }
 
