@@ -406,8 +406,8 @@ pub(crate) struct StatusArgs {
   locald config --reveal         with secrets
 
 What is printed is a project file again. A value that looks like a secret is printed as ***, unless
---reveal is given: its variable, header or query parameter is named like one (TOKEN, PASSWORD, API_KEY),
-it begins like a known kind of token, or it is the password in a URL.")]
+--reveal is given: its variable, option, header or query parameter is named like one (TOKEN, PASSWORD,
+API_KEY), it begins like a known kind of token, or it is the password in a URL.")]
 pub(crate) struct ConfigArgs {
     #[command(flatten)]
     pub(crate) services: Services,

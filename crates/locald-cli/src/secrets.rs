@@ -137,7 +137,7 @@ fn line(text: &str) -> Cow<'_, str> {
     if open == text { text.into() } else { open.into() }
 }
 
-/// A text without the words in it that begin like a token.
+/// A text without the words in it that begin like a token, and without what is assigned to a name like that of a secret.
 fn without_tokens(text: &str) -> Cow<'_, str> {
     let is_edge = |c: char| c.is_whitespace() || "\"'`=:,;()[]{}<>&|?@\\".contains(c);
     let mut shown = String::new();

@@ -22,7 +22,7 @@ use crate::actor::{self, Assignment, Context, Order, Report};
 use crate::adoption::{Inheritance, PATIENCE};
 use crate::core::Time;
 use crate::core::attempts::Tally;
-use crate::core::fleet::{Effect, Fleet, Found};
+use crate::core::fleet::{Effect, Fleet, Found, Remembered};
 use crate::core::lifecycle::{Actual, Ahead, News};
 use crate::core::ownership::Kept;
 use crate::ledger::{BaseEnvironment, Left};
@@ -128,7 +128,10 @@ impl Supervisor {
             self.ports.insert(id.clone(), ports);
             for (remembered, environment) in &services {
                 let key = ServiceKey { project: id.clone(), service: remembered.name.clone() };
-                self.environments.insert(key, environment.clone());
+                self.environments.insert(key.clone(), environment.clone());
+                // As the ledger has it, so that it is told of whatever becomes otherwise.
+                let Remembered { tally, ahead, owners, .. } = remembered;
+                self.saved.insert(key, (tally.clone(), ahead.clone(), owners.clone()));
             }
             let started_at = self.started_at;
             let time = |at: UnixMillis| (HEAD_START + at.since(started_at)).saturating_sub(started_at.since(at));

@@ -425,21 +425,7 @@ impl Lifecycle {
 
     /// What is to become of it; `wall` tells when a moment is.
     pub(crate) fn ahead(&self, wall: impl Fn(Time) -> UnixMillis) -> Ahead {
-        let until = match self.actual {
-            Actual::Backoff { until, .. } => Some(wall(until)),
-            Actual::Stopped
-            | Actual::Waiting
-            | Actual::Blocked { .. }
-            | Actual::Spawning
-            | Actual::Starting { .. }
-            | Actual::Ready { .. }
-            | Actual::Unready
-            | Actual::Stopping { .. }
-            | Actual::Stuck { .. }
-            | Actual::Completed
-            | Actual::Failed(_)
-            | Actual::Unknown => None,
-        };
+        let until = if let Actual::Backoff { until, .. } = self.actual { Some(wall(until)) } else { None };
         let is_replaced = self.is_occupied() && self.newest < self.at_least;
         Ahead { replaces: is_replaced.then_some(self.newest), until }
     }

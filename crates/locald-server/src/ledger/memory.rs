@@ -1,4 +1,5 @@
-//! What is kept of a service beside its runs, each kind under a name of its own: what a job has done, and how often it was started.
+//! What is kept of a service beside its runs, each kind under a name of its own: what a job has done, how often the service was started,
+//! what is to become of it, and who wants it.
 
 use std::collections::BTreeMap;
 
