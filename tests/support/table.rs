@@ -65,7 +65,7 @@ pub(super) fn of(root: &Path) -> Vec<Seen> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         // Whatever cannot be read any more, or belongs to somebody else, is not ours.
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
-        let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
+        let Some((before, rest)) = stat.rsplit_once(") ") else { continue };
         let fields: Vec<&str> = rest.split(' ').collect();
         let (state, parent) = (fields[0], fields[1].parse().unwrap_or(0));
         let start = fields[19].parse().unwrap_or(0);
@@ -84,8 +84,12 @@ pub(super) fn of(root: &Path) -> Vec<Seen> {
         // What watches a test's programs is the test's.
         let is_tracer = command.starts_with(b"strace\0");
         if (is_marked || mentions || dir.starts_with(root)) && !is_tracer {
-            let command = String::from_utf8_lossy(&command).replace('\0', " ");
-            seen.push(Seen { process: ProcessId { pid, start }, parent, command });
+            let mut text = String::from_utf8_lossy(&command).replace('\0', " ");
+            // One that is ending gives up its memory page by page; its name is the kernel's to the last.
+            if !command.is_empty() && !command.ends_with(b"\0") {
+                text = format!("/{} (ending)", before.split_once('(').map_or("", |(_, name)| name));
+            }
+            seen.push(Seen { process: ProcessId { pid, start }, parent, command: text });
         }
     }
     seen

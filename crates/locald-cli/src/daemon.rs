@@ -61,15 +61,16 @@ pub(crate) fn connect_or_start(home: &Home, screen: &mut Screen) -> Result<Clien
 
 /// Goes on with the daemon that was found, or starts one, until there is one of this version or one that will do.
 fn insist(home: &Home, mut found: Option<Client>, screen: &mut Screen) -> Result<Client, Failure> {
-    let mut began = Instant::now();
+    let started = Instant::now();
+    let mut began = started;
     let mut pause = Duration::from_millis(2);
-    let mut may_succeed = true;
+    let mut is_settled = false;
     loop {
         if let Some(client) = found {
             let daemon = client.daemon();
             screen.mention(&format!("daemon: pid {}, locald {}", daemon.pid, daemon.version));
-            if daemon.is_older() && std::mem::replace(&mut may_succeed, false) {
-                succeed(home, client, screen)?;
+            if daemon.is_older() && !is_settled {
+                is_settled = succeed(home, client, screen)? || started.elapsed() > LOCK_LIMIT;
                 began = Instant::now();
                 found = Client::connect_to_any(home)?;
                 continue;
@@ -99,7 +100,10 @@ fn insist(home: &Home, mut found: Option<Client>, screen: &mut Screen) -> Result
 }
 
 /// Has a daemon of this version take the place of an older one. If it cannot, the older one goes on, as far as it is understood.
-fn succeed(home: &Home, older: Client, screen: &mut Screen) -> Result<(), Failure> {
+///
+/// False when somebody else has started a daemon meanwhile, which may be an older one again: whoever waited for an answer of the
+/// one that has left, and is older too, is sometimes faster.
+fn succeed(home: &Home, older: Client, screen: &mut Screen) -> Result<bool, Failure> {
     let Hello { version, pid: older_pid, .. } = older.daemon().clone();
     let start = start_daemon(home, &[SUCCEED]);
     let failure = match start {
@@ -108,10 +112,9 @@ fn succeed(home: &Home, older: Client, screen: &mut Screen) -> Result<(), Failur
             screen.note(&format!(
                 "locald {own} has taken over from locald {version} (daemon: pid {pid}); services run on"
             ));
-            return Ok(());
+            return Ok(true);
         }
-        // Somebody else was faster.
-        Ok(DaemonStart::AlreadyRunning { .. }) => return Ok(()),
+        Ok(DaemonStart::AlreadyRunning { .. }) => return Ok(false),
         Ok(DaemonStart::Failed { failure }) | Err(failure) => failure,
     };
     older.checked().map_err(|_| failure.clone())?;
@@ -120,7 +123,7 @@ fn succeed(home: &Home, older: Client, screen: &mut Screen) -> Result<(), Failur
         return Err(failure);
     }
     screen.note(&format!("the daemon is still locald {version}, because this version could not take over: {failure}"));
-    Ok(())
+    Ok(true)
 }
 
 /// Has another daemon go on with a request whose daemon went away. One is started if nobody else does it.
