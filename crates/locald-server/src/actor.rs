@@ -148,6 +148,7 @@ pub(crate) fn adopt(
             socket: record.socket,
             run: record.run,
             open_files: None,
+            cgroup: None,
         };
         let (port, started_on, readiness) = (None, StartedOn::new(), None);
         let (stop, output, orders) = (None, None, inbox);

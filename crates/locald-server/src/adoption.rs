@@ -6,9 +6,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use locald_utils::paths::Home;
-use locald_utils::process::cgroup::Hierarchy;
+use locald_utils::process::cgroup::{Cgroup, Hierarchy};
+use locald_utils::process::ladder::ROUND;
 use locald_utils::record::{self, Ended, RunRef, ShimRecord};
 
 use crate::ledger::{Ledger, LedgerError, Left};
@@ -54,6 +56,20 @@ pub(crate) async fn look(home: &Home, ledger: &Ledger, boot: &str) -> Result<Inh
         tracing::info!(lost, "runs without a record were closed in the ledger");
     }
     Ok(Inheritance { left: ledger.left().await?, shims, ended })
+}
+
+/// 1 s: for an exec helper to be gone that was killed, or whose shim was. It takes a millisecond.
+const HELPER_LIMIT: Duration = Duration::from_secs(1);
+
+/// Takes away the cgroup of a run that came to nothing, with the exec helper that may still be in it.
+pub(crate) async fn clear_leaf(leaf: &Cgroup) {
+    // A kernel that cannot leaves it to the helper, which goes when its shim is gone.
+    let _ = leaf.kill();
+    let until = Instant::now() + HELPER_LIMIT;
+    while !leaf.processes().is_empty() && Instant::now() < until {
+        tokio::time::sleep(ROUND).await;
+    }
+    leaf.remove();
 }
 
 /// Takes away the cgroups of runs that are nobody's any more: those that have no record, and no process.

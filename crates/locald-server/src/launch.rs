@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use locald_utils::health::{HealthCheck, Probe};
 use locald_utils::name::RunId;
 use locald_utils::paths::service_dir;
+use locald_utils::process::cgroup::Cgroup;
 use locald_utils::process::{self, ProcessId, open_files};
 use locald_utils::record::{self, Executable, ExitStatus, RunRef, ShimRecord, StartFailure, StartStage};
 use locald_utils::shim_protocol::{Kept, ShimIdentity, Sign, StartOrder, StopOrder, ToShim};
@@ -20,6 +21,7 @@ use nix::errno::Errno;
 use tokio::sync::oneshot;
 
 use crate::actor::{Assignment, Context};
+use crate::adoption;
 use crate::ledger::Intent;
 use crate::shim_link::{self, ShimLink};
 
@@ -44,8 +46,7 @@ pub(crate) async fn set_up(
         number: *run,
         id,
     };
-    let cgroup = context.cgroups.as_ref().map(|place| place.leaf(run.id.as_str()).dir().to_owned());
-    let order = start_order(assignment, &run, port, cgroup, &context.home.notify_socket(&run.id))?;
+    let order = start_order(assignment, &run, port, &context.home.notify_socket(&run.id))?;
     let record = async {
         let executable = executable(&order).await;
         context.ledger.intend(intent(context, assignment, &run, &order, port, executable)).await
@@ -99,6 +100,7 @@ impl Newborn {
             service_dir,
             socket: context.home.shim_socket(&run.id),
             open_files: open_files::original(),
+            cgroup: leaf(context, &run.id).map(|leaf| leaf.dir().to_owned()),
         };
         let started = ShimLink::start(&context.shim_program, &identity, &context.log, context.home.state());
         let (pid, stream) = started.map_err(|error| StartFailure {
@@ -139,7 +141,15 @@ impl Newborn {
         }
         let _ = self.exit.await;
         forget(context, &self.identity);
+        if let Some(leaf) = leaf(context, &self.identity.run.id) {
+            adoption::clear_leaf(&leaf).await;
+        }
     }
+}
+
+/// The cgroup of a run, where it can have one.
+fn leaf(context: &Context, run: &RunId) -> Option<Cgroup> {
+    context.cgroups.as_ref().map(|place| place.leaf(run.as_str()))
 }
 
 /// Takes away what a shim that never started anything has left.
@@ -233,7 +243,6 @@ fn start_order(
     assignment: &Assignment,
     run: &RunRef,
     port: Option<u16>,
-    cgroup: Option<PathBuf>,
     notify_socket: &Path,
 ) -> Result<StartOrder, StartFailure> {
     let Assignment { spec, ports, .. } = assignment;
@@ -275,7 +284,6 @@ fn start_order(
                 .map_err(unknown)?,
         },
         log: spec.log,
-        cgroup,
         signs,
         probes: probes(&checks, ports).map_err(unknown)?,
         keep: Kept {

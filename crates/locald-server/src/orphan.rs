@@ -33,6 +33,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::actor::{Context, Order, Reporter, conclude};
+use crate::adoption;
 use crate::checkup::{self, Checkup, Turn};
 use crate::core::lifecycle::{News, StartedOn};
 use crate::probe::Subject;
@@ -111,7 +112,9 @@ impl Orphan {
         let Some(record) = self.recorded_processes().await else {
             // No instruction of the service ever ran; whatever the shim had started ends with it.
             self.end_shim().await;
-            self.clear_leaf().await;
+            if let Some(leaf) = self.leaf() {
+                adoption::clear_leaf(&leaf).await;
+            }
             let ended = self.ended(ExitStatus::Unknown, false, Account::default(), Duration::ZERO);
             return self.over(ended).await;
         };
@@ -229,18 +232,6 @@ impl Orphan {
         // By its identity: one that is gone, or whose number is another's, gets nothing.
         let _ = process::signal(self.shim, Signal::SIGKILL);
         let _ = tokio::time::timeout(SHIM_LIMIT, exited(self.shim)).await;
-    }
-
-    /// Takes away the cgroup of a run that came to nothing, with the exec helper that may still be in it.
-    async fn clear_leaf(&self) {
-        let Some(leaf) = self.leaf() else { return };
-        // A kernel that cannot leaves it to the helper, which goes when its shim is gone.
-        let _ = leaf.kill();
-        let until = Instant::now() + SHIM_LIMIT;
-        while !leaf.processes().is_empty() && Instant::now() < until {
-            tokio::time::sleep(ROUND).await;
-        }
-        leaf.remove();
     }
 
     fn members(&self, record: PidRecord) -> Members {

@@ -14,12 +14,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use locald_utils::process::cgroup::Cgroup;
-use locald_utils::process::{self, explain, mark, sys};
+use locald_utils::process::{self, descriptors, explain, mark, sys};
 use locald_utils::record::{StartFailure, StartStage};
 use locald_utils::{exports, frame};
 use nix::errno::Errno;
 
-use crate::spawn::{FromHelper, HELPER_FD, NOTIFICATION_FD, Plan};
+use crate::spawn::{FromHelper, HELPER_FD, Plan};
 
 /// Runs the helper. Returns only when the program could not be run.
 pub(crate) fn main() -> ExitCode {
@@ -28,12 +28,10 @@ pub(crate) fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let mut decoder = frame::Decoder::default();
+    // A run may come to nothing before there is a plan: then its shim hangs up.
+    let Ok((1, descriptors)) = descriptors::receive(&stream, &mut [0]) else { return ExitCode::FAILURE };
     let Ok(Some(plan)) = frame::read_message::<Plan>(&mut stream, &mut decoder) else { return ExitCode::FAILURE };
-    let notification = match plan.notification.map(|number| keep_notification(number, &mut stream)).transpose() {
-        Ok(notification) => notification,
-        Err(_) => return ExitCode::FAILURE,
-    };
-    let failure = match become_program(&plan, notification, &mut stream) {
+    let failure = match become_program(&plan, descriptors, &mut stream) {
         Ok(never) => match never {},
         Err(Some(failure)) => failure,
         // The shim closed the gate: nobody waits for an answer.
@@ -44,20 +42,35 @@ pub(crate) fn main() -> ExitCode {
     ExitCode::from(127)
 }
 
-/// Takes what the program is to say that it is ready on, and everything of ours, away from the number where it shall be.
-fn keep_notification(number: i32, stream: &mut UnixStream) -> io::Result<(OwnedFd, i32)> {
+/// Takes descriptors 0, 1 and 2. Returns what the program is to say that it is ready on, and the number where it shall be;
+/// everything of ours is moved away from there.
+fn take_descriptors(
+    plan: &Plan,
+    descriptors: Vec<OwnedFd>,
+    stream: &mut UnixStream,
+) -> io::Result<Option<(OwnedFd, i32)>> {
     /// Above every number that can be asked for.
     const ABOVE: i32 = 16;
-    let notification = sys::duplicate_above(sys::inherited(NOTIFICATION_FD)?, ABOVE)?;
+    // One that is at its limit gets fewer than were sent (unix(7), MSG_CTRUNC).
+    if descriptors.len() != 3 + usize::from(plan.notification.is_some()) {
+        return Err(Errno::EMFILE.into());
+    }
+    for (descriptor, number) in descriptors.iter().zip(0..3) {
+        sys::place(descriptor.as_fd(), number)?;
+    }
+    let Some(number) = plan.notification else { return Ok(None) };
+    let notification = sys::duplicate_above(&descriptors[3], ABOVE)?;
     *stream = sys::duplicate_above(&*stream, ABOVE)?.into();
-    Ok((notification, number))
+    Ok(Some((notification, number)))
 }
 
 fn become_program(
     plan: &Plan,
-    notification: Option<(OwnedFd, i32)>,
+    descriptors: Vec<OwnedFd>,
     stream: &mut UnixStream,
 ) -> Result<std::convert::Infallible, Option<StartFailure>> {
+    let notification = take_descriptors(plan, descriptors, stream)
+        .map_err(|error| explain::step(StartStage::Helper, &error, "could not take its descriptors"))?;
     if plan.takes_terminal {
         sys::take_controlling_terminal(io::stdin().as_fd())
             .map_err(|error| explain::step(StartStage::Session, &error, "could not take the terminal"))?;

@@ -87,6 +87,7 @@ fn set_up(identity: &ShimIdentity) -> std::io::Result<pump::Pump> {
     // A log that grows over a file size limit is an error to be counted, not the end of the shim (setrlimit(2)).
     sys::ignore(nix::sys::signal::Signal::SIGXFSZ)?;
     let signals = pump::SignalPipe::install()?;
+    let spare = spawn::Spare::bring_up(identity.cgroup.clone());
     std::fs::create_dir_all(&identity.service_dir)?;
     let link = link::Link::listen(&identity.socket, control)?;
     fail::point("the shim listens");
@@ -100,7 +101,7 @@ fn set_up(identity: &ShimIdentity) -> std::io::Result<pump::Pump> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let record_dir = record::begin(&identity.service_dir, &record)?;
-    Ok(pump::Pump::new(identity.clone(), record_dir, record.boot, shim, link, signals))
+    Ok(pump::Pump::new(identity.clone(), record_dir, record.boot, shim, link, signals, spare))
 }
 
 /// Sets a descriptor to return EAGAIN rather than wait.

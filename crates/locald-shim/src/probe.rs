@@ -250,5 +250,5 @@ fn start(live: &Live, run: &RunId, check: u32) -> io::Result<(Helper, OwnedFd)> 
         notification: None,
     };
     let null = File::open("/dev/null")?;
-    Ok((Helper::start(plan, [null.as_fd(), writer.as_fd(), writer.as_fd()], None)?, reader))
+    Ok((Helper::start(plan, [null.as_fd(), writer.as_fd(), writer.as_fd()])?, reader))
 }

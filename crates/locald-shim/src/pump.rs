@@ -34,8 +34,8 @@ use signal_hook::iterator::exfiltrator::SignalOnly;
 use crate::link::{Incoming, Link, Viewer};
 use crate::output::Output;
 use crate::probe::Probe;
-use crate::signs::{Ear, Signs};
-use crate::spawn::{Helper, Plan, Progress, failure};
+use crate::signs::{Ear, Notification, Signs};
+use crate::spawn::{Helper, Plan, Progress, Spare, failure};
 
 /// 10 s: how long a shim waits to be told what to run, and how long to be told that its last word was heard.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -148,8 +148,8 @@ impl Live {
 
 /// How far the shim is.
 pub(crate) enum State {
-    /// Waits for Start.
-    Idle,
+    /// Waits for Start, with the helper that will be the leader.
+    Idle(Spare),
     /// Carries the run.
     Live(Box<Live>),
     /// Has told how it ended and waits for the acknowledgement.
@@ -192,6 +192,7 @@ impl Pump {
         shim: ProcessId,
         link: Link,
         signals: SignalPipe,
+        spare: Spare,
     ) -> Self {
         Self {
             identity,
@@ -202,7 +203,7 @@ impl Pump {
             link,
             signals,
             origin: Instant::now(),
-            state: State::Idle,
+            state: State::Idle(spare),
             output: None,
             signs: Signs::default(),
             ready: None,
@@ -231,7 +232,7 @@ impl Pump {
     /// When something is due even if nothing happens.
     fn deadline(&self) -> Option<Duration> {
         match &self.state {
-            State::Idle => Some(PATIENCE),
+            State::Idle(_) => Some(PATIENCE),
             State::Live(live) => {
                 let stop = live.stop.as_ref().and_then(|stop| stop.deadline(self.now()));
                 live.probes.iter().filter_map(Probe::until).chain(stop).chain(live.look_at).min()
@@ -315,9 +316,9 @@ impl Pump {
     fn step(&mut self) {
         self.drop_ended_connections();
         match &self.state {
-            State::Idle => {
+            State::Idle(_) => {
                 if !self.link.has_connection() || self.now() >= PATIENCE {
-                    self.state = State::Over;
+                    self.give_up();
                 }
             }
             State::Live(_) => {
@@ -393,7 +394,7 @@ impl Pump {
 
     fn snapshot(&mut self, index: usize) {
         let (phase, live) = match &self.state {
-            State::Idle => (Phase::Idle, None),
+            State::Idle(_) => (Phase::Idle, None),
             State::Live(live) => (self.phase(live), Some(live)),
             State::Told(..) | State::Over => (Phase::Ended, None),
         };
@@ -451,46 +452,36 @@ impl Pump {
     // ---- start
 
     fn start(&mut self, order: StartOrder) {
-        if !matches!(self.state, State::Idle) {
-            return;
-        }
-        match self.prepare(order) {
+        let spare = match std::mem::replace(&mut self.state, State::Over) {
+            State::Idle(spare) => spare,
+            other => return self.state = other,
+        };
+        match self.prepare(order, spare) {
             Ok(live) => self.state = State::Live(Box::new(live)),
             Err(failure) => self.tell_failure(failure),
         }
     }
 
-    fn prepare(&mut self, order: StartOrder) -> Result<Live, StartFailure> {
-        let log = LogWriter::open(&self.identity.service_dir, self.identity.run.number, &order.log, UnixMillis::now())
-            .map_err(|error| failure(StartStage::Log, &error, "could not open its log"))?;
-        let output = if order.tty {
-            Output::terminal(log).map_err(|error| failure(StartStage::Terminal, &error, "could not open a terminal"))?
-        } else {
-            // A run that could not be ended and was given up, and the one that began beside it, have records in two places.
-            let is_alone = record::places(&self.identity.service_dir) == [self.record_dir.as_path()];
-            Output::pipes(log, is_alone)
-                .map_err(|error| failure(StartStage::Terminal, &error, "could not open pipes for its output"))?
+    fn prepare(&mut self, order: StartOrder, spare: Spare) -> Result<Live, StartFailure> {
+        let (output, watch, notification) = match self.outfit(&order) {
+            Ok(outfit) => outfit,
+            Err(failure) => {
+                spare.dismiss();
+                return Err(failure);
+            }
         };
-        let watch = MemberWatch::new()
-            .map_err(|error| failure(StartStage::Helper, &error, "could not watch for its processes"))?;
-        let (signs, notification) = Signs::open(&order.signs)
-            .map_err(|error| failure(StartStage::Helper, &error, "could not listen for its readiness"))?;
-        // From here on it is to be closed.
-        self.signs = signs;
-        // Where none can be made the run has none.
-        let cgroup = order.cgroup.clone().map(Cgroup::at).filter(|cgroup| cgroup.make().is_ok());
         let plan = Plan {
             command: order.command.clone(),
             workdir: order.workdir.clone(),
             environment: order.environment.clone(),
             takes_terminal: order.tty,
             run: self.identity.run.id.clone(),
-            cgroup: cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
+            cgroup: None,
             notification: notification.as_ref().map(|notification| notification.number),
         };
         let writer = notification.as_ref().map(|notification| notification.writer.as_fd());
-        let helper = Helper::start(plan, output.stdio(), writer)
-            .inspect_err(|_| cgroup.iter().for_each(Cgroup::remove))
+        let (helper, cgroup) = spare
+            .take(plan, output.stdio(), writer)
             .map_err(|error| failure(StartStage::Helper, &error, "could not start the exec helper"))?;
         fail::point("the helper is started");
         let terminal = output.terminal_number();
@@ -516,6 +507,27 @@ impl Pump {
             probe_sessions: VecDeque::new(),
             survivors: Vec::new(),
         })
+    }
+
+    /// What a run needs beside its processes: the log and what leads to it, the watch over its members, and the ears for its signs.
+    fn outfit(&mut self, order: &StartOrder) -> Result<(Output, MemberWatch, Option<Notification>), StartFailure> {
+        let log = LogWriter::open(&self.identity.service_dir, self.identity.run.number, &order.log, UnixMillis::now())
+            .map_err(|error| failure(StartStage::Log, &error, "could not open its log"))?;
+        let output = if order.tty {
+            Output::terminal(log).map_err(|error| failure(StartStage::Terminal, &error, "could not open a terminal"))?
+        } else {
+            // A run that could not be ended and was given up, and the one that began beside it, have records in two places.
+            let is_alone = record::places(&self.identity.service_dir) == [self.record_dir.as_path()];
+            Output::pipes(log, is_alone)
+                .map_err(|error| failure(StartStage::Terminal, &error, "could not open pipes for its output"))?
+        };
+        let watch = MemberWatch::new()
+            .map_err(|error| failure(StartStage::Helper, &error, "could not watch for its processes"))?;
+        let (signs, notification) = Signs::open(&order.signs)
+            .map_err(|error| failure(StartStage::Helper, &error, "could not listen for its readiness"))?;
+        // From here on it is to be closed.
+        self.signs = signs;
+        Ok((output, watch, notification))
     }
 
     pub(crate) fn hear_helper(&mut self) {
@@ -753,6 +765,13 @@ impl Pump {
         let _ = record::leave(&self.record_dir);
         self.signs.close();
         self.link.close();
+    }
+
+    /// Nobody says what to run, or nobody wants it any more.
+    fn give_up(&mut self) {
+        if let State::Idle(spare) = std::mem::replace(&mut self.state, State::Over) {
+            spare.dismiss();
+        }
     }
 
     fn leave(mut self) {

@@ -1,19 +1,24 @@
 //! Starting the leader: its terminal, and the exec helper at its gate.
 //!
 //! The helper does everything between spawn and exec in a fresh image; this side only hands it a plan and three
-//! descriptors, hears how far it came, and opens the gate.
+//! descriptors, hears how far it came, and opens the gate. A fresh image takes its time, so the leader's comes up before
+//! there is a plan, beside all else that a start needs.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use locald_utils::frame;
 use locald_utils::name::RunId;
-use locald_utils::process::{self, ProcessId, Spawn, sys};
+use locald_utils::process::cgroup::Cgroup;
+use locald_utils::process::{self, ProcessId, Spawn, descriptors, sys};
 use locald_utils::record::{StartFailure, StartStage};
 use locald_utils::spec::{Environment, Invocation};
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 use portable_pty::{PtySize, native_pty_system};
 use serde::{Deserialize, Serialize};
 
@@ -21,9 +26,6 @@ use crate::{HELPER_ROLE, set_nonblocking};
 
 /// The descriptor on which the helper talks to the shim.
 pub(crate) const HELPER_FD: i32 = 3;
-
-/// The descriptor on which the helper has what the program is to say that it is ready on.
-pub(crate) const NOTIFICATION_FD: i32 = 4;
 
 /// 24 rows of 80 columns: the size every program can handle, until somebody attaches with another.
 const SIZE: PtySize = PtySize { rows: 24, cols: 80, pixel_width: 0, pixel_height: 0 };
@@ -43,7 +45,7 @@ pub(crate) struct Plan {
     pub(crate) run: RunId,
     /// The cgroup it has to enter, when it was not started there.
     pub(crate) cgroup: Option<PathBuf>,
-    /// The number at which it keeps what it has as [`NOTIFICATION_FD`].
+    /// The number at which the program finds what it is to say that it is ready on: the fourth descriptor.
     pub(crate) notification: Option<i32>,
 }
 
@@ -89,9 +91,58 @@ impl Terminal {
 /// A helper on its way to becoming a program. It is a child of the shim.
 pub(crate) struct Helper {
     pub(crate) process: ProcessId,
+    /// Whether it was started in the cgroup that it belongs to.
+    is_inside: bool,
     /// Until there is nothing more to hear.
     stream: Option<UnixStream>,
     decoder: frame::Decoder,
+}
+
+/// The leader's helper before there is a plan for it, and the cgroup of the run.
+pub(crate) struct Spare {
+    helper: io::Result<Helper>,
+    cgroup: Option<Cgroup>,
+}
+
+impl Spare {
+    /// Makes the cgroup, and starts a helper there. What keeps it from that is told by [`Spare::take`].
+    pub(crate) fn bring_up(cgroup: Option<PathBuf>) -> Self {
+        // Where none can be made the run has none.
+        let cgroup = cgroup.map(Cgroup::at).filter(|cgroup| cgroup.make().is_ok());
+        Self { helper: Helper::bring_up(cgroup.as_ref().map(Cgroup::dir)), cgroup }
+    }
+
+    /// Hands the helper its plan, and its descriptors. `notification` goes with the number in the plan.
+    pub(crate) fn take(
+        mut self,
+        plan: Plan,
+        stdio: [BorrowedFd<'_>; 3],
+        notification: Option<BorrowedFd<'_>>,
+    ) -> io::Result<(Helper, Option<Cgroup>)> {
+        let plan = Plan { cgroup: self.cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()), ..plan };
+        let handed = match &mut self.helper {
+            Ok(helper) => helper.hand(plan, stdio, notification),
+            Err(error) => Err(std::mem::replace(error, io::ErrorKind::NotFound.into())),
+        };
+        match (handed, self) {
+            (Ok(()), Self { helper: Ok(helper), cgroup }) => Ok((helper, cgroup)),
+            (handed, spare) => {
+                spare.dismiss();
+                Err(handed.err().unwrap_or_else(|| io::ErrorKind::NotFound.into()))
+            }
+        }
+    }
+
+    /// Nothing comes of the run: ends the helper, and takes the cgroup away.
+    pub(crate) fn dismiss(self) {
+        if let Ok(helper) = self.helper {
+            let _ = process::signal(helper.process, Signal::SIGKILL);
+            let _ = waitpid(Pid::from_raw(helper.process.pid), None);
+        }
+        if let Some(cgroup) = self.cgroup {
+            cgroup.remove();
+        }
+    }
 }
 
 /// How far a helper has come.
@@ -107,31 +158,35 @@ pub(crate) enum Progress {
 }
 
 impl Helper {
-    /// Starts a helper with these descriptors 0, 1 and 2, and hands it the plan. `notification` goes with the number in the plan.
-    pub(crate) fn start(
-        plan: Plan,
-        [stdin, stdout, stderr]: [BorrowedFd<'_>; 3],
-        notification: Option<BorrowedFd<'_>>,
-    ) -> io::Result<Self> {
-        let (mut ours, theirs) = UnixStream::pair()?;
-        let mut spawn = Spawn::new(process::own_executable()?)
-            .cgroup(plan.cgroup.as_deref())
+    /// Starts a helper with these descriptors 0, 1 and 2, and hands it the plan.
+    pub(crate) fn start(plan: Plan, stdio: [BorrowedFd<'_>; 3]) -> io::Result<Self> {
+        let mut helper = Self::bring_up(plan.cgroup.as_deref())?;
+        helper.hand(plan, stdio, None)?;
+        Ok(helper)
+    }
+
+    /// Starts a helper that waits for its plan. It ends when the shim does.
+    fn bring_up(cgroup: Option<&Path>) -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let (pid, is_inside) = Spawn::new(process::own_executable()?)
+            .cgroup(cgroup)
             .arg0("locald-exec")
             .arg(HELPER_ROLE)
             .env([])
-            .descriptor(stdin, 0)?
-            .descriptor(stdout, 1)?
-            .descriptor(stderr, 2)?
-            .descriptor(theirs, HELPER_FD)?;
-        if let Some(notification) = notification {
-            spawn = spawn.descriptor(notification, NOTIFICATION_FD)?;
-        }
-        let (pid, is_inside) = spawn.start_anywhere()?;
+            .descriptor(theirs, HELPER_FD)?
+            .start_anywhere()?;
         let process = ProcessId::of(pid).ok_or_else(|| io::Error::other("the helper vanished"))?;
+        Ok(Self { process, is_inside, stream: Some(ours), decoder: frame::Decoder::default() })
+    }
+
+    /// Hands it the plan, and its descriptors. `notification` goes with the number in the plan.
+    fn hand(&mut self, plan: Plan, stdio: [BorrowedFd<'_>; 3], notification: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let stream = self.stream.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        let handed: Vec<_> = stdio.into_iter().chain(notification).collect();
+        descriptors::send(&*stream, b"d", &handed)?;
         // The helper reads at once, so a plan larger than the socket's buffer does not stall.
-        frame::write_message(&mut ours, &Plan { cgroup: plan.cgroup.filter(|_| !is_inside), ..plan })?;
-        ours.set_nonblocking(true)?;
-        Ok(Self { process, stream: Some(ours), decoder: frame::Decoder::default() })
+        frame::write_message(stream, &Plan { cgroup: plan.cgroup.filter(|_| !self.is_inside), ..plan })?;
+        stream.set_nonblocking(true)
     }
 
     /// What to poll for news of it.

@@ -240,7 +240,7 @@ impl Pump {
             notification: None,
         };
         let null = std::fs::File::open("/dev/null");
-        Some(null.and_then(|null| Helper::start(plan, [null.as_fd(), stdout, stderr], None)))
+        Some(null.and_then(|null| Helper::start(plan, [null.as_fd(), stdout, stderr])))
     }
 
     /// Hears how far the stop command has come.

@@ -44,6 +44,9 @@ pub struct ShimIdentity {
     /// How many descriptors it and its service may have (RLIMIT_NOFILE), where the daemon has raised that for itself.
     #[serde(default)]
     pub open_files: Option<u64>,
+    /// The cgroup to make for the run, where one can be had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
 }
 
 /// What the daemon says.
@@ -122,9 +125,6 @@ pub struct StartOrder {
     /// How much of the service's output is kept. A daemon that does not say leaves it to the default.
     #[serde(default)]
     pub log: LogPolicy,
-    /// The cgroup to make for the run, where one can be had.
-    #[serde(default)]
-    pub cgroup: Option<PathBuf>,
     /// What to look for in what the run says of itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signs: Vec<Sign>,
