@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 PROJECT = """
 [services.db]
@@ -29,6 +30,23 @@ stop_grace = "200ms"
 [services.crash]
 command = 'echo no; exit 3'
 restart = "no"
+[services.checked]
+command = 'echo is up; exec sleep 600'
+port = "auto"
+health_check = [{ type = "log", pattern = "is up" }, { type = "command", command = "true", interval = "100ms" }]
+watch = ["*.toml"]
+[services.once]
+type = "job"
+command = 'exit 0'
+inputs = ["*.toml"]
+[services.launched]
+type = "forking"
+command = 'setsid sleep 600 & :'
+[services.piped]
+command = 'exec sleep 600'
+tty = false
+profiles = ["extra"]
+env = { COLOUR = "${COLOUR:-blue}" }
 [services.nothing]
 command = ["./no-such-program"]
 [services.fussy]
@@ -41,8 +59,14 @@ DAY = """
 up db
 status
 status --json
-up
+up --profile extra
+up --dry-run
+up piped --owner ada --lease 30m
+ls --json
+ports
+run db -- true
 wait db
+down --owner ada
 restart web
 screen db
 daemon status --json
@@ -50,6 +74,7 @@ stop deaf
 stop db --now
 up db
 KILL-DAEMON
+KILL-SERVICE web
 status
 up
 KILL-SHIM fussy
@@ -72,19 +97,27 @@ def main():
     env = {"PATH": "/usr/bin:/bin", "HOME": root, "LOCALD_HOME": home, "LANG": "C.UTF-8"}
     locald = os.path.join(programs, "locald")
 
+    # It ends when the last tracer has.
+    all_have_ended, held = os.pipe()
+
     def run(words, number):
-        strace = ["strace", "-f", "-yy", "-xx", "--decode-pids=comm", "-s", "1000000", "-o", f"{trace}.{number:02}"]
+        # A tracer that is no parent goes on for as long as whoever the command has started does.
+        strace = ["strace", "-D", "-f", "-yy", "-xx", "--decode-pids=comm", "-s", "1000000", "-o", f"{trace}.{number:02}"]
         strace += ["-e", "trace=write,writev,sendto,sendmsg", "-e", "signal=none", locald, *words]
-        return subprocess.Popen(strace, cwd=project, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        null = subprocess.DEVNULL
+        return subprocess.Popen(strace, cwd=project, env=env, stdin=null, stdout=null, stderr=null, pass_fds=[held])
 
     def records():
         for path in sorted(glob.glob(f"{home}/projects/*/services/*/*")):
             name = os.path.basename(path).split(".")[0]
             if name in ("pid", "shim", "exit", "stop"):
-                with open(path) as text:
-                    yield path.split("/")[-2], name, json.load(text)
+                try:
+                    with open(path) as text:
+                        yield path.split("/")[-2], name, json.load(text)
+                except FileNotFoundError:
+                    pass  # It has just been taken away.
 
-    running, keep, seen = [], [], set()
+    keep, seen = [], set()
 
     def add(sender, message):
         form = (sender, shape(message))
@@ -92,50 +125,46 @@ def main():
             seen.add(form)
             keep.append({"from": sender, "message": tame(message, root)})
 
+    def see():
+        for _, name, written in records():
+            add(f"record {name}", written)
+
+    def pid_of(service, record):
+        written = next(written for of, name, written in records() if (of, name) == (service, record))
+        return written["shim" if record == "shim" else "leader"]["pid"]
+
     for number, line in enumerate(DAY.strip().splitlines()):
         words = line.split()
         if words[0] == "KILL-DAEMON":
             status = subprocess.run([locald, "daemon", "status", "--json"], cwd=project, env=env, capture_output=True)
             os.kill(json.loads(status.stdout)["daemon"]["pid"], 9)
         elif words[0] == "KILL-SHIM":
-            pids = [record["shim"]["pid"] for of, name, record in records() if (of, name) == (words[1], "shim")]
-            os.kill(pids[0], 9)
+            os.kill(pid_of(words[1], "shim"), 9)
+        elif words[0] == "KILL-SERVICE":
+            os.kill(pid_of(words[1], "pid"), 9)
+            # Nobody is there to take its record.
+            while not any((of, name) == (words[1], "exit") for of, name, _ in records()):
+                time.sleep(0.01)
         else:
-            running.append(run(words, number))
-            # strace goes on for as long as whoever was started does; the command itself has ended when it says so.
-            wait_for_command(f"{trace}.{number:02}", running[-1])
-        for _, name, written in records():
-            add(f"record {name}", written)
-    for one in running:
-        one.wait()
+            command = run(words, number)
+            while command.poll() is None:
+                see()
+                time.sleep(0.02)
+        see()
+    os.close(held)
+    os.read(all_have_ended, 1)
 
     for name in sorted(os.listdir(root)):
         if name.startswith("trace."):
             for sender, message in messages(os.path.join(root, name)):
                 # A shim and its exec helper are one program, and speak no protocol.
-                if sender.startswith("locald") and "workdir" not in message:
+                if sender.startswith("locald") and "plan" not in message:
                     add(sender, message)
     with open(file, "w") as out:
         for one in keep:
             out.write(json.dumps(one, separators=(",", ":")) + "\n")
     shutil.rmtree(root)
     print(f"{len(keep)} messages")
-
-
-def wait_for_command(trace, strace):
-    """Waits until the first process of a trace has exited, or all have."""
-    first = None
-    while strace.poll() is None:
-        if os.path.exists(trace):
-            with open(trace) as lines:
-                for line in lines:
-                    first = first or line.split("<", 1)[0]
-                    if line.startswith(f"{first}<") and "+++ exited" in line:
-                        return
-        try:
-            strace.wait(0.1)
-        except subprocess.TimeoutExpired:
-            pass
 
 
 def messages(trace):

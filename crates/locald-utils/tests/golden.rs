@@ -83,7 +83,9 @@ fn what_every_release_said_and_wrote_is_understood_and_means_the_same() {
             said.insert((from.clone(), name));
         }
         // A recording in which somebody is silent would prove nothing of them.
-        for from in ["locald", "locald-server", "locald-shim", "record pid", "record shim", "record exit"] {
+        for from in
+            ["locald", "locald-server", "locald-shim", "record pid", "record shim", "record stop", "record exit"]
+        {
             for (name, _) in readings(from) {
                 assert!(said.contains(&(from.to_owned(), name)), "{version}.jsonl has no {name} of {from}");
             }
@@ -117,7 +119,7 @@ fn a_message_of_a_later_version_that_says_more_is_understood() {
 
 /// The same message with a field more wherever fields have fixed names. (A field alone may be the name of a variant.)
 fn with_more(message: &Value) -> Value {
-    const MAPS: [&str; 3] = ["env", "environment", "before"];
+    const MAPS: [&str; 8] = ["env", "environment", "before", "started_on", "origins", "ports", "probes", "headers"];
     match message {
         Value::Object(fields) => {
             let more = fields.iter().map(|(name, field)| {
