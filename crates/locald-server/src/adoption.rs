@@ -74,7 +74,8 @@ pub(crate) async fn clear_leaf(leaf: &Cgroup) {
 
 /// Takes away the cgroups of runs that are nobody's any more: those that have no record, and no process.
 ///
-/// A shim records itself before it makes one, so none is taken from under a run that begins.
+/// A shim makes its own before it records itself. One that is not recorded yet was asked for by a daemon that is gone, so
+/// nothing comes of its run.
 pub(crate) fn clear_leaves(cgroups: &Hierarchy, shims: &[(PathBuf, ShimRecord)]) {
     let leaves = cgroups.leaves();
     let orphaned = leaves.iter().filter(|(run, _)| !shims.iter().any(|(_, shim)| shim.run.id.as_str() == run));

@@ -1,8 +1,9 @@
 //! The exec helper: the fresh, single-threaded image between spawn and exec, where anything may be allocated or asked.
 //!
-//! It leads a session already (posix_spawn made it). It takes the terminal, enters the run's cgroup, changes directory, finds the program,
-//! reports ready, waits at the gate, and becomes the program. Any step that fails is reported as (stage, errno, path)
-//! with an explanation; the exit code of a service is never one that a helper made up.
+//! It leads a session already (posix_spawn made it). It waits for a plan and the descriptors that come with it, takes the
+//! terminal, enters the run's cgroup, changes directory, finds the program, reports ready, waits at the gate, and becomes the
+//! program. Any step that fails is reported as (stage, errno, path) with an explanation; the exit code of a service is never
+//! one that a helper made up.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, Read};
@@ -19,7 +20,7 @@ use locald_utils::record::{StartFailure, StartStage};
 use locald_utils::{exports, frame};
 use nix::errno::Errno;
 
-use crate::spawn::{FromHelper, HELPER_FD, Plan};
+use crate::spawn::{FromHelper, HELPER_FD, Order, Plan};
 
 /// Runs the helper. Returns only when the program could not be run.
 pub(crate) fn main() -> ExitCode {
@@ -30,7 +31,13 @@ pub(crate) fn main() -> ExitCode {
     let mut decoder = frame::Decoder::default();
     // A run may come to nothing before there is a plan: then its shim hangs up.
     let Ok((1, descriptors)) = descriptors::receive(&stream, &mut [0]) else { return ExitCode::FAILURE };
-    let Ok(Some(plan)) = frame::read_message::<Plan>(&mut stream, &mut decoder) else { return ExitCode::FAILURE };
+    let Ok(Some(Order { plan, enter })) = frame::read_message(&mut stream, &mut decoder) else {
+        return ExitCode::FAILURE;
+    };
+    if let Some(cgroup) = enter {
+        // One that cannot be entered is one kind of evidence less; `locald doctor` tells.
+        let _ = Cgroup::at(cgroup).enter();
+    }
     let failure = match become_program(&plan, descriptors, &mut stream) {
         Ok(never) => match never {},
         Err(Some(failure)) => failure,
@@ -74,10 +81,6 @@ fn become_program(
     if plan.takes_terminal {
         sys::take_controlling_terminal(io::stdin().as_fd())
             .map_err(|error| explain::step(StartStage::Session, &error, "could not take the terminal"))?;
-    }
-    if let Some(cgroup) = &plan.cgroup {
-        // One that cannot be entered is one kind of evidence less; `locald doctor` tells.
-        let _ = Cgroup::at(cgroup.clone()).enter();
     }
     mark::put_on(&plan.run);
     std::env::set_current_dir(&plan.workdir).map_err(|error| explain::workdir(&plan.workdir, &error))?;

@@ -246,9 +246,8 @@ fn start(live: &Live, run: &RunId, check: u32) -> io::Result<(Helper, OwnedFd)> 
         environment,
         takes_terminal: false,
         run: run.clone(),
-        cgroup: live.cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
         notification: None,
     };
     let null = File::open("/dev/null")?;
-    Ok((Helper::start(plan, [null.as_fd(), writer.as_fd(), writer.as_fd()])?, reader))
+    Ok((Helper::start(plan, live.cgroup.as_ref(), [null.as_fd(), writer.as_fd(), writer.as_fd()])?, reader))
 }

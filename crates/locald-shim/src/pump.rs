@@ -476,7 +476,6 @@ impl Pump {
             environment: order.environment.clone(),
             takes_terminal: order.tty,
             run: self.identity.run.id.clone(),
-            cgroup: None,
             notification: notification.as_ref().map(|notification| notification.number),
         };
         let writer = notification.as_ref().map(|notification| notification.writer.as_fd());

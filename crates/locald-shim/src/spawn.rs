@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use locald_utils::frame;
 use locald_utils::name::RunId;
@@ -43,10 +43,17 @@ pub(crate) struct Plan {
     pub(crate) takes_terminal: bool,
     /// The run whose marks it carries.
     pub(crate) run: RunId,
-    /// The cgroup it has to enter, when it was not started there.
-    pub(crate) cgroup: Option<PathBuf>,
     /// The number at which the program finds what it is to say that it is ready on: the fourth descriptor.
     pub(crate) notification: Option<i32>,
+}
+
+/// What a helper is told, together with its descriptors.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// What it is to become.
+    pub(crate) plan: Plan,
+    /// The cgroup it has to enter first.
+    pub(crate) enter: Option<PathBuf>,
 }
 
 /// What a helper says.
@@ -91,8 +98,8 @@ impl Terminal {
 /// A helper on its way to becoming a program. It is a child of the shim.
 pub(crate) struct Helper {
     pub(crate) process: ProcessId,
-    /// Whether it was started in the cgroup that it belongs to.
-    is_inside: bool,
+    /// The cgroup that it belongs to, when it could not be started there.
+    enter: Option<PathBuf>,
     /// Until there is nothing more to hear.
     stream: Option<UnixStream>,
     decoder: frame::Decoder,
@@ -109,26 +116,21 @@ impl Spare {
     pub(crate) fn bring_up(cgroup: Option<PathBuf>) -> Self {
         // Where none can be made the run has none.
         let cgroup = cgroup.map(Cgroup::at).filter(|cgroup| cgroup.make().is_ok());
-        Self { helper: Helper::bring_up(cgroup.as_ref().map(Cgroup::dir)), cgroup }
+        Self { helper: Helper::bring_up(cgroup.as_ref()), cgroup }
     }
 
     /// Hands the helper its plan, and its descriptors. `notification` goes with the number in the plan.
     pub(crate) fn take(
-        mut self,
+        self,
         plan: Plan,
         stdio: [BorrowedFd<'_>; 3],
         notification: Option<BorrowedFd<'_>>,
     ) -> io::Result<(Helper, Option<Cgroup>)> {
-        let plan = Plan { cgroup: self.cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()), ..plan };
-        let handed = match &mut self.helper {
-            Ok(helper) => helper.hand(plan, stdio, notification),
-            Err(error) => Err(std::mem::replace(error, io::ErrorKind::NotFound.into())),
-        };
-        match (handed, self) {
-            (Ok(()), Self { helper: Ok(helper), cgroup }) => Ok((helper, cgroup)),
-            (handed, spare) => {
-                spare.dismiss();
-                Err(handed.err().unwrap_or_else(|| io::ErrorKind::NotFound.into()))
+        match self.helper.and_then(|helper| helper.take(plan, stdio, notification)) {
+            Ok(helper) => Ok((helper, self.cgroup)),
+            Err(error) => {
+                self.cgroup.inspect(Cgroup::remove);
+                Err(error)
             }
         }
     }
@@ -136,12 +138,9 @@ impl Spare {
     /// Nothing comes of the run: ends the helper, and takes the cgroup away.
     pub(crate) fn dismiss(self) {
         if let Ok(helper) = self.helper {
-            let _ = process::signal(helper.process, Signal::SIGKILL);
-            let _ = waitpid(Pid::from_raw(helper.process.pid), None);
+            helper.dismiss();
         }
-        if let Some(cgroup) = self.cgroup {
-            cgroup.remove();
-        }
+        self.cgroup.inspect(Cgroup::remove);
     }
 }
 
@@ -158,35 +157,62 @@ pub(crate) enum Progress {
 }
 
 impl Helper {
-    /// Starts a helper with these descriptors 0, 1 and 2, and hands it the plan.
-    pub(crate) fn start(plan: Plan, stdio: [BorrowedFd<'_>; 3]) -> io::Result<Self> {
-        let mut helper = Self::bring_up(plan.cgroup.as_deref())?;
-        helper.hand(plan, stdio, None)?;
-        Ok(helper)
+    /// Starts a helper in this cgroup, and hands it the plan and its descriptors 0, 1 and 2.
+    pub(crate) fn start(plan: Plan, cgroup: Option<&Cgroup>, stdio: [BorrowedFd<'_>; 3]) -> io::Result<Self> {
+        Self::bring_up(cgroup)?.take(plan, stdio, None)
     }
 
     /// Starts a helper that waits for its plan. It ends when the shim does.
-    fn bring_up(cgroup: Option<&Path>) -> io::Result<Self> {
+    fn bring_up(cgroup: Option<&Cgroup>) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
+        // Descriptors 0 to 2 come with the plan; until then the program's runtime opens what is closed.
         let (pid, is_inside) = Spawn::new(process::own_executable()?)
-            .cgroup(cgroup)
+            .cgroup(cgroup.map(Cgroup::dir))
             .arg0("locald-exec")
             .arg(HELPER_ROLE)
             .env([])
             .descriptor(theirs, HELPER_FD)?
             .start_anywhere()?;
         let process = ProcessId::of(pid).ok_or_else(|| io::Error::other("the helper vanished"))?;
-        Ok(Self { process, is_inside, stream: Some(ours), decoder: frame::Decoder::default() })
+        let enter = cgroup.filter(|_| !is_inside).map(|cgroup| cgroup.dir().to_owned());
+        Ok(Self { process, enter, stream: Some(ours), decoder: frame::Decoder::default() })
     }
 
     /// Hands it the plan, and its descriptors. `notification` goes with the number in the plan.
-    fn hand(&mut self, plan: Plan, stdio: [BorrowedFd<'_>; 3], notification: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    fn take(
+        mut self,
+        plan: Plan,
+        stdio: [BorrowedFd<'_>; 3],
+        notification: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Self> {
+        let order = Order { plan, enter: self.enter.take() };
+        match self.tell(&order, stdio, notification) {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                self.dismiss();
+                Err(error)
+            }
+        }
+    }
+
+    fn tell(
+        &mut self,
+        order: &Order,
+        stdio: [BorrowedFd<'_>; 3],
+        notification: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
         let stream = self.stream.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
         let handed: Vec<_> = stdio.into_iter().chain(notification).collect();
         descriptors::send(&*stream, b"d", &handed)?;
         // The helper reads at once, so a plan larger than the socket's buffer does not stall.
-        frame::write_message(stream, &Plan { cgroup: plan.cgroup.filter(|_| !self.is_inside), ..plan })?;
+        frame::write_message(stream, order)?;
         stream.set_nonblocking(true)
+    }
+
+    /// Ends it, and waits until it has ended.
+    fn dismiss(self) {
+        let _ = process::signal(self.process, Signal::SIGKILL);
+        let _ = waitpid(Pid::from_raw(self.process.pid), None);
     }
 
     /// What to poll for news of it.

@@ -236,11 +236,10 @@ impl Pump {
             environment: live.order.environment.clone(),
             takes_terminal: false,
             run: self.identity.run.id.clone(),
-            cgroup: live.cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
             notification: None,
         };
         let null = std::fs::File::open("/dev/null");
-        Some(null.and_then(|null| Helper::start(plan, [null.as_fd(), stdout, stderr])))
+        Some(null.and_then(|null| Helper::start(plan, live.cgroup.as_ref(), [null.as_fd(), stdout, stderr])))
     }
 
     /// Hears how far the stop command has come.
