@@ -101,6 +101,27 @@ fn a_crash_loop_is_given_up_and_called_so() {
 }
 
 #[test]
+fn a_crash_loop_of_what_never_got_healthy_says_so_and_not_how_it_was_stopped() {
+    let site = Site::new(
+        "[services.web]\ncommand = 'exec sleep 600'\n\
+         health_check = { type = \"command\", command = \"exit 3\", start_period = \"50ms\", interval = \"20ms\" }\n\
+         restart = { policy = \"always\", backoff = \"10ms\", max_backoff = \"10ms\", limit = 2 }\n",
+    );
+    let why = "last: not healthy, not within 50ms: `exit 3`: exit 3";
+    let up = site.locald("up").run().code(1).says("crash loop, 2 starts in").says(why);
+    assert!(!up.stderr.contains("SIGTERM"), "{}", up.stderr);
+    let is_told = || site.service("web")["notes"] == serde_json::json!([why]);
+    assert!(is_told(), "{}", site.service("web"));
+    // The next daemon knows as well.
+    let daemon = site.daemon();
+    send(daemon, Signal::SIGKILL);
+    site.await_end(daemon);
+    site.locald("daemon start").run().ok();
+    site.await_state("web", "failed");
+    assert!(is_told(), "{}", site.service("web"));
+}
+
+#[test]
 fn a_stop_while_the_next_attempt_is_due_is_immediate() {
     let site = Site::new(
         "[services.web]\ncommand = 'echo run >> $EVENTS; exit 1'\n\

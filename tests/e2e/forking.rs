@@ -206,6 +206,17 @@ fn what_a_launcher_has_left_has_not_strayed_from_the_service() {
     assert_eq!(service_of(&down, "web")["ended"]["strays"], json!([]), "{down}");
 }
 
+// It counted although it had ended long before, in `status --wide` and in the numbers of the stop.
+#[test]
+fn a_launcher_that_has_ended_counts_no_more() {
+    let site = Site::new(&service("", "\"$ZOO\" daemonize sleep 600\n"));
+    site.up();
+    let wide = site.locald("status --wide --json").run().ok().json();
+    assert_eq!(service_of(&wide, "web")["usage"]["processes"], 1, "{wide}");
+    let down = site.locald("down --json").run().ok().json();
+    assert_eq!(service_of(&down, "web")["ended"]["processes"], 1, "{down}");
+}
+
 #[test]
 fn a_launcher_whose_shim_dies_leaves_the_service_behind_as_ever() {
     let site = site("", &format!("while [ ! -e go ]; do sleep 0.02; done\n{LAUNCH}"));

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use locald_utils::protocol::ServiceStatus;
-use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+use sysinfo::{Pid, ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System};
 
 /// 200 ms: the shortest time over which `sysinfo` gives a CPU figure on every system.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -43,6 +43,7 @@ pub(crate) fn usage<'a>(services: impl Iterator<Item = &'a ServiceStatus>) -> Ve
             pid: process.pid(),
             parent: process.parent(),
             session: process.session_id(),
+            has_ended: matches!(process.status(), ProcessStatus::Zombie | ProcessStatus::Dead),
             cpu_percent: process.cpu_usage(),
             memory_bytes: process.memory(),
         })
@@ -71,6 +72,8 @@ struct Process {
     pid: Pid,
     parent: Option<Pid>,
     session: Option<Pid>,
+    /// Whether nobody has heard of its end yet; a launcher's is heard of when its run is over.
+    has_ended: bool,
     cpu_percent: f32,
     memory_bytes: u64,
 }
@@ -93,7 +96,7 @@ fn sum(table: &[Process], root: Root) -> Usage {
         }
     }
     let mut usage = Usage::default();
-    for process in table.iter().filter(|process| members.contains(&process.pid)) {
+    for process in table.iter().filter(|process| members.contains(&process.pid) && !process.has_ended) {
         usage.processes += 1;
         usage.cpu_percent += process.cpu_percent;
         usage.memory_bytes += process.memory_bytes;
@@ -111,7 +114,14 @@ mod tests {
 
     fn process(pid: u32, parent: u32, session: u32) -> Process {
         let [pid, parent, session] = [pid, parent, session].map(Pid::from_u32);
-        Process { pid, parent: Some(parent), session: Some(session), cpu_percent: 1.5, memory_bytes: 1 << 20 }
+        Process {
+            pid,
+            parent: Some(parent),
+            session: Some(session),
+            has_ended: false,
+            cpu_percent: 1.5,
+            memory_bytes: 1 << 20,
+        }
     }
 
     #[test]
@@ -125,10 +135,13 @@ mod tests {
             process(13, shim, 13),
             // Left for init, which macOS allows, and is still in the session.
             process(14, 1, 11),
+            // Has ended, and counts no more; what it has left does.
+            Process { has_ended: true, ..process(15, 11, 11) },
+            process(16, 15, 16),
             process(99, 1, 99),
         ];
         let root = Root { shim: Some(Pid::from_u32(shim)), leader: Some(Pid::from_u32(11)) };
-        assert_eq!(sum(&table, root), Usage { processes: 4, cpu_percent: 6.0, memory_bytes: 4 << 20 });
+        assert_eq!(sum(&table, root), Usage { processes: 5, cpu_percent: 7.5, memory_bytes: 5 << 20 });
     }
 
     #[test]

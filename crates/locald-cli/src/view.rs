@@ -63,7 +63,7 @@ fn failed_word(reason: &FailedReason, last: Option<&Ended>, now: UnixMillis) -> 
             format!("{}, {ago}", exit_words(ended))
         }
         (FailedReason::Exited, None) => "failed".to_owned(),
-        (FailedReason::CrashLoop { starts, within_ms }, _) => {
+        (FailedReason::CrashLoop { starts, within_ms, .. }, _) => {
             format!("failed: crash loop, {starts} starts in {}", human(Duration::from_millis(*within_ms)))
         }
         (FailedReason::Start(_), _) => "failed to start".to_owned(),
@@ -141,7 +141,10 @@ pub(crate) fn failure_note(service: &ServiceStatus) -> Option<String> {
     let State::Failed { reason } = &service.state else { return None };
     match reason {
         FailedReason::Exited => None,
-        FailedReason::CrashLoop { .. } => service.last.as_ref().map(|ended| format!("last: {}", exit_words(ended))),
+        FailedReason::CrashLoop { why: Some(why), .. } => Some(format!("last: {why}")),
+        FailedReason::CrashLoop { why: None, .. } => {
+            service.last.as_ref().map(|ended| format!("last: {}", exit_words(ended)))
+        }
         FailedReason::Start(failure) => Some(match &failure.hint {
             Some(hint) => format!("{}; {hint}", failure.message),
             None => failure.message.clone(),
@@ -597,7 +600,7 @@ mod tests {
         };
         for (reason, text, note) in [
             (
-                FailedReason::CrashLoop { starts: 10, within_ms: 12_000 },
+                FailedReason::CrashLoop { starts: 10, within_ms: 12_000, why: None },
                 "failed: crash loop, 10 starts in 12s",
                 Some("last: failed: exit 1"),
             ),

@@ -166,14 +166,7 @@ impl Checkup {
     fn take(&mut self, index: usize, answer: Answer) {
         let verdict = self.health.answer(self.origin.elapsed(), index, answer);
         let report = self.health.report(self.origin.elapsed(), UnixMillis::now());
-        let says = |report: &[CheckStatus]| {
-            let said = report.iter().map(|check| (check.passes, check.answer.clone()));
-            said.collect::<Vec<_>>()
-        };
-        let is_told = says(&report) == says(&self.told.0);
-        let is_fine = report.iter().all(|check| check.answer.is_none());
-        // That all goes on well is no news, and that nothing changes is news once in a while.
-        if !is_told || (!is_fine && self.told.1.elapsed() >= PATIENCE) {
+        if is_news(&self.told.0, &report, self.told.1.elapsed()) {
             self.told = (report.clone(), Instant::now());
             self.news.push(News::Checked(Arc::new(report)));
         }
@@ -189,6 +182,18 @@ impl Checkup {
             Verdict::Late(why) => News::Late(why),
         });
     }
+}
+
+/// Whether what the checks have come to is to be told, when that was told so long ago: where an answer is another. That all goes on
+/// well is no news; that nothing changes is news once in a while, and before that when it has been asked twice as often.
+fn is_news(told: &[CheckStatus], report: &[CheckStatus], ago: Duration) -> bool {
+    let says = |report: &[CheckStatus]| {
+        let said = report.iter().map(|check| (check.passes, check.answer.clone()));
+        said.collect::<Vec<_>>()
+    };
+    let is_fine = report.iter().all(|check| check.answer.is_none());
+    let is_asked_again = report.iter().zip(told).any(|(now, told)| now.tries / 2 >= told.tries.max(1));
+    says(report) != says(told) || (!is_fine && (is_asked_again || ago >= PATIENCE))
 }
 
 /// What the checks of a run, if it has any, need next.
@@ -224,6 +229,29 @@ async fn sleep_until(deadline: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // For a second it said "asked once" of what had been asked twenty times.
+    #[test]
+    fn how_often_it_was_asked_is_told_soon_and_that_all_is_well_is_not() {
+        let checks = |tries, answer: Option<&str>| {
+            let (probe, answer, since) = ("`true`".to_owned(), answer.map(str::to_owned), UnixMillis(0));
+            [CheckStatus { probe, passes: answer.is_none(), tries, answer, since }]
+        };
+        let soon = Duration::from_millis(10);
+        let refused = |tries| checks(tries, Some("refused"));
+        let mut told = checks(0, None);
+        let mut news = Vec::new();
+        for tries in 1..100 {
+            if is_news(&told, &refused(tries), soon) {
+                told = refused(tries);
+                news.push(tries);
+            }
+        }
+        assert_eq!(news, [1, 2, 4, 8, 16, 32, 64]);
+        assert!(is_news(&told, &refused(65), PATIENCE));
+        assert!(is_news(&told, &checks(100, Some("closed")), soon) && is_news(&told, &checks(100, None), soon));
+        assert!(!is_news(&checks(1, None), &checks(100, None), PATIENCE), "all is well");
+    }
 
     #[test]
     fn what_became_of_a_command_is_told_with_its_last_line() {

@@ -84,7 +84,7 @@ fn note(service: &Service) -> Option<String> {
     let degraded = "degraded: its shim died or cannot be reached; restart it when convenient";
     let degraded = life.is_degraded.then(|| degraded.to_owned());
     // A failure says it by itself.
-    let is_told = matches!(life.actual, Actual::Failed(Reason::Unhealthy(_)));
+    let is_told = matches!(life.actual, Actual::Failed(Reason::Unhealthy(_) | Reason::CrashLoop { .. }));
     let complaint = life.complaint.as_ref().filter(|_| !is_told);
     let complaint = complaint.map(|why| format!("the last run was not healthy: {why}"));
     let watching = &service.watching;
@@ -132,9 +132,10 @@ fn state(now: Now, fleet: &Fleet, key: &ServiceKey, service: &Service) -> State 
         Actual::Failed(reason) => State::Failed {
             reason: match reason {
                 Reason::Exited => FailedReason::Exited,
-                Reason::CrashLoop { starts, within } => FailedReason::CrashLoop {
+                Reason::CrashLoop { starts, within, why } => FailedReason::CrashLoop {
                     starts: *starts,
                     within_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
+                    why: why.clone(),
                 },
                 Reason::Start(failure) => FailedReason::Start(failure.clone()),
                 Reason::Unhealthy(why) => FailedReason::Unhealthy { why: why.clone() },

@@ -709,7 +709,10 @@ impl Pump {
         let (status, exited_at) = exit.unwrap_or((ExitStatus::Unknown, UnixMillis::now()));
         let (began, requested) = stop.as_ref().map_or((now, false), |stop| (stop.began, stop.requested));
         let Account { processes, killed, strays, holders } = stop.map_or_else(Account::default, |mut stop| {
-            stop.reaped(leader.pid);
+            // A launcher has ended long since.
+            if !has_forked {
+                stop.reaped(leader.pid);
+            }
             stop.account()
         });
         // Who is left by a launcher is the service, and has not strayed from it.

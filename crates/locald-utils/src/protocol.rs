@@ -542,6 +542,9 @@ pub enum FailedReason {
         starts: u32,
         /// Within this time.
         within_ms: u64,
+        /// Why the last of them came to nothing, where [`ServiceStatus::last`] does not tell: it was not healthy, or never started.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
     },
     /// It could not be started.
     Start(StartFailure),

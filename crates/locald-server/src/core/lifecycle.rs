@@ -88,8 +88,16 @@ pub(crate) struct Ahead {
 pub(crate) enum Reason {
     /// It exited.
     Exited,
-    /// It exited too often.
-    CrashLoop { starts: u32, within: Duration },
+    /// It was started too often.
+    CrashLoop {
+        /// So many starts.
+        starts: u32,
+        /// Within this time.
+        within: Duration,
+        /// Why the last of them came to nothing, where its exit does not tell.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
+    },
     /// It could not be started.
     Start(StartFailure),
     /// It was not healthy: which check did not pass, and its last answer.
@@ -631,15 +639,18 @@ impl Lifecycle {
             Ending::Exited(_) if !again => Actual::Failed(Reason::Exited),
             Ending::NotStarted(failure) if !again || is_permanent => Actual::Failed(Reason::Start(failure)),
             Ending::Unhealthy(why) if !again => Actual::Failed(Reason::Unhealthy(why)),
-            Ending::Exited(_) | Ending::NotStarted(_) | Ending::Unhealthy(_) => self.retry(now, policy),
+            Ending::Exited(_) => self.retry(now, policy, None),
+            Ending::NotStarted(failure) => self.retry(now, policy, Some(failure.message)),
+            Ending::Unhealthy(why) => self.retry(now, policy, Some(format!("not healthy, {why}"))),
         };
     }
 
-    fn retry(&mut self, now: Time, policy: &RestartPolicy) -> Actual {
+    /// The next attempt, or none. `why` is what is to be said of this one besides how it ended.
+    fn retry(&mut self, now: Time, policy: &RestartPolicy, why: Option<String>) -> Actual {
         match self.attempts.next(now, policy, self.ready_for, self.newest) {
             Attempt::Now => Actual::Waiting,
             Attempt::At { starts, until } => Actual::Backoff { starts, until },
-            Attempt::Never { starts, within } => Actual::Failed(Reason::CrashLoop { starts, within }),
+            Attempt::Never { starts, within } => Actual::Failed(Reason::CrashLoop { starts, within, why }),
         }
     }
 

@@ -223,6 +223,8 @@ pub(super) enum ServiceFailure<'a> {
     CrashLoop {
         starts: u32,
         within_ms: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        why: Option<&'a str>,
     },
     Start {
         #[serde(flatten)]
@@ -244,7 +246,9 @@ impl<'a> ServiceFailure<'a> {
     pub(super) fn of(reason: &'a FailedReason) -> Self {
         match reason {
             FailedReason::Exited => Self::Exited,
-            FailedReason::CrashLoop { starts, within_ms } => Self::CrashLoop { starts: *starts, within_ms: *within_ms },
+            FailedReason::CrashLoop { starts, within_ms, why } => {
+                Self::CrashLoop { starts: *starts, within_ms: *within_ms, why: why.as_deref() }
+            }
             FailedReason::Start(failure) => Self::Start { failure },
             FailedReason::Unhealthy { why } => Self::Unhealthy { why },
             FailedReason::Dependency { chain, cause } => {

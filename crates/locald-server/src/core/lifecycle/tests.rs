@@ -207,7 +207,7 @@ fn ten_starts_in_a_minute_are_a_crash_loop_and_a_person_starts_afresh() {
         life.hear(now, life.newest, News::Ended(ended(life.newest, ExitStatus::Code(1))));
         match life.actual {
             Actual::Backoff { until, .. } => now = until,
-            Actual::Failed(Reason::CrashLoop { starts, within }) => {
+            Actual::Failed(Reason::CrashLoop { starts, within, .. }) => {
                 assert_eq!(starts, 10);
                 assert!(within <= RestartPolicy::CRASH_LOOP_WINDOW);
                 break;
