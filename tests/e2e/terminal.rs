@@ -102,6 +102,7 @@ fn an_interrupt_while_following_stops_only_what_was_named() {
     await_shown(&site, &terminal, "hello");
     terminal.types("\x03");
     assert_eq!(terminal.finish(), Some(0), "{}", terminal.shown());
+    await_shown(&site, &terminal, "not named, and still wanted: idle; `locald down` ends all");
     await_shown(&site, &terminal, "1 service stopped");
     assert_eq!([&site.service("web")["state"], &site.service("idle")["state"]], ["stopped", "ready"]);
     site.down();
@@ -237,6 +238,36 @@ fn following_ends_when_all_services_have_ended() {
     let ran = following.finish().code(1).says("nothing runs any more");
     assert_eq!(ran.stdout.matches("last words").count(), 3, "{ran}");
     site.down();
+}
+
+#[test]
+fn an_interrupt_while_following_as_an_owner_says_what_stays_and_for_whom() {
+    let site = Site::new(POLITE);
+    site.locald("up idle --owner ci").run().ok();
+    let mut terminal = Terminal::locald(&site, "up -f --owner ada");
+    await_shown(&site, &terminal, "hello");
+    terminal.types("\x03");
+    assert_eq!(terminal.finish(), Some(0), "{}", terminal.shown());
+    for text in [
+        "ada leaves; press Ctrl-C again to kill",
+        "others want what stays without ada:",
+        "idle: ci",
+        "1 service stopped",
+    ] {
+        await_shown(&site, &terminal, text);
+    }
+    assert_eq!([&site.service("web")["state"], &site.service("idle")["state"]], ["stopped", "ready"]);
+    let web = site.service("web");
+    assert_eq!(web["notes"], serde_json::json!(["nobody wants it without ada, who left or whose lease is over"]));
+    site.down();
+}
+
+#[test]
+fn following_tells_that_a_lease_is_over() {
+    let site = Site::new(POLITE);
+    let following = site.locald("up -f --owner ci --lease 1500ms").run().ok();
+    following.says("nothing runs any more, for nobody wants it without ci, who left or whose lease is over");
+    site.assert_no_service_is_left();
 }
 
 #[test]

@@ -92,6 +92,7 @@ fn orphan(home: &Home, dir: &Path) -> Option<(ShimRecord, ServiceStatus)> {
         left: Vec::new(),
         profiles: Vec::new(),
         owners: Vec::new(),
+        forsaken_by: Vec::new(),
         is_leaving: false,
     };
     Some((shim, status))

@@ -58,6 +58,7 @@ pub(crate) fn service(service: &str, state: State) -> ServiceStatus {
         left: Vec::new(),
         profiles: Vec::new(),
         owners: Vec::new(),
+        forsaken_by: Vec::new(),
         is_leaving: false,
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! `render` draws what this file decides. Read [`word`] first; it is the vocabulary of `status`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use locald_utils::name::{ProfileName, ServiceName};
+use locald_utils::name::{OwnerName, ProfileName, ServiceName};
 use locald_utils::protocol::{
     Desired, FailedReason, Outcome, OutcomeResult, OwnerStatus, ProjectStatus, ServiceOutcome, ServiceStatus, State,
 };
@@ -226,6 +227,7 @@ impl Row {
             notes.push(format!("only with profile {}", profiles.join(" or ")));
         }
         notes.extend(owners_note(&self.status, now));
+        notes.extend(forsaken_note([&self.status]).map(|note| format!("nobody wants it {note}")));
         notes.extend(failure_note(&self.status));
         notes.extend(health_note(&self.status, now));
         notes.extend(self.listening.clone());
@@ -256,6 +258,13 @@ fn owners_note(service: &ServiceStatus, now: UnixMillis) -> Option<String> {
     };
     let owners: Vec<String> = service.owners.iter().map(owner).collect();
     (!owners.is_empty()).then(|| format!("for {}", owners.join(", ")))
+}
+
+/// Without whom nobody wants some services, if that is why they have ended: `without ci, who left or whose lease is over`.
+pub(crate) fn forsaken_note<'a>(services: impl IntoIterator<Item = &'a ServiceStatus>) -> Option<String> {
+    let names: BTreeSet<&str> = services.into_iter().flat_map(|one| &one.forsaken_by).map(OwnerName::as_str).collect();
+    let names: Vec<&str> = names.into_iter().collect();
+    (!names.is_empty()).then(|| format!("without {}, who left or whose lease is over", names.join(", ")))
 }
 
 fn is_alive(state: &State) -> bool {
@@ -352,6 +361,7 @@ pub(crate) fn never_started(name: ServiceName, kind: Kind) -> ServiceStatus {
         left: Vec::new(),
         profiles: Vec::new(),
         owners: Vec::new(),
+        forsaken_by: Vec::new(),
         is_leaving: false,
     }
 }

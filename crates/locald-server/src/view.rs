@@ -67,6 +67,7 @@ pub(crate) fn service(
         left: life.abandoned.values().flatten().cloned().collect(),
         profiles: service.spec.profiles.clone(),
         owners: owners(now, service),
+        forsaken_by: forsaken_by(service),
         is_leaving: life.is_occupied() && life.is_leaving(),
     }
 }
@@ -77,6 +78,11 @@ fn owners(now: Now, service: &Service) -> Vec<OwnerStatus> {
         until: until.map(|until| now.wall(until)),
     };
     service.owners.leases().map(status).collect()
+}
+
+fn forsaken_by(service: &Service) -> Vec<OwnerName> {
+    let gone = service.owners.gone().filter(|_| service.life.desired == Desired::Down);
+    gone.cloned().collect()
 }
 
 fn note(service: &Service) -> Option<String> {
@@ -99,12 +105,8 @@ fn note(service: &Service) -> Option<String> {
         Some(NO_FILES) => "not run: its inputs name no file, as when it last succeeded".to_owned(),
         Some(_) | None => "not run: its inputs are as when it last succeeded".to_owned(),
     });
-    let gone: Vec<&str> = service.owners.gone().map(OwnerName::as_str).collect();
-    let is_unwanted = life.desired == Desired::Down && life.is_occupied() && !gone.is_empty();
-    let unwanted =
-        is_unwanted.then(|| format!("nobody wants it without {}, who left or whose lease is over", gone.join(", ")));
     let notes: Vec<String> =
-        degraded.into_iter().chain(unwanted).chain(complaint).chain(renewed).chain(unwatched).chain(recalled).collect();
+        degraded.into_iter().chain(complaint).chain(renewed).chain(unwatched).chain(recalled).collect();
     (!notes.is_empty()).then(|| notes.join("; "))
 }
 

@@ -447,6 +447,9 @@ pub struct ServiceStatus {
     /// Who wants it by name. It is ended when all of them have left, unless somebody without a name wants it as well.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub owners: Vec<OwnerStatus>,
+    /// Those whose leaving, or the end of whose lease, has ended it or is about to: nobody else wants it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forsaken_by: Vec<OwnerName>,
     /// Whether its run is to be ended, or replaced, whatever state it is in now.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_leaving: bool,

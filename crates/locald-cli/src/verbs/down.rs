@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use locald_utils::name::OwnerName;
-use locald_utils::protocol::{Desired, OutcomeResult, ProjectStatus, Request, ServiceStatus};
+use locald_utils::protocol::{Desired, Outcome, OutcomeResult, ProjectStatus, Request, ServiceStatus};
 
 use super::{KILL_ADVICE, Wait, carry_out_stop, show_nothing_runs, show_stop, width};
 use crate::args::DownArgs;
@@ -41,13 +41,12 @@ pub(super) fn run(args: &DownArgs, context: &Context, screen: &mut Screen) -> Re
         return Ok(0);
     };
     if let Some(owner) = &args.owner {
-        // What somebody else wants by now is not what its owner has left behind.
-        outcome.services.retain(|service| service.result != OutcomeResult::Superseded);
+        retain_own(&mut outcome);
         let owns = |service: &ServiceStatus| service.owners.iter().any(|one| one.name == *owner);
         if outcome.services.is_empty() && !project.services.iter().any(owns) {
             screen.note(&format!("{owner} owns nothing here"));
         }
-        show_stays(owner, place.known(&mut client)?.as_ref(), screen);
+        show_left_by(owner, place.known(&mut client)?.as_ref(), screen);
         if outcome.services.is_empty() && !screen.json() {
             return Ok(0);
         }
@@ -55,10 +54,20 @@ pub(super) fn run(args: &DownArgs, context: &Context, screen: &mut Screen) -> Re
     Ok(show_stop("down", Some(&json::Project::of_status(&project)), &outcome, screen))
 }
 
-/// Says what stays when an owner leaves, and for whom.
-fn show_stays(owner: &OwnerName, project: Option<&ProjectStatus>, screen: &mut Screen) {
-    let stays = project.map_or(&[] as &[ServiceStatus], |project| &project.services);
-    let mut stays = stays.iter().filter(|service| service.desired == Desired::Up).peekable();
+/// The services of a project that somebody wants.
+pub(super) fn wanted(project: Option<&ProjectStatus>) -> impl Iterator<Item = &ServiceStatus> {
+    let services = project.map_or(&[] as &[ServiceStatus], |project| &project.services);
+    services.iter().filter(|service| service.desired == Desired::Up)
+}
+
+/// What somebody else wants by now is not what an owner has left behind.
+pub(super) fn retain_own(outcome: &mut Outcome) {
+    outcome.services.retain(|service| service.result != OutcomeResult::Superseded);
+}
+
+/// Says what stays when an owner has left, and for whom.
+pub(super) fn show_left_by(owner: &OwnerName, project: Option<&ProjectStatus>, screen: &mut Screen) {
+    let mut stays = wanted(project).peekable();
     if stays.peek().is_none() {
         return;
     }

@@ -17,6 +17,7 @@ use locald_utils::selection;
 use locald_utils::spec::ProjectSpec;
 use locald_utils::time::UnixMillis;
 
+use super::down::{retain_own, show_left_by, wanted};
 use super::logs::{self, LogsArgs, Output, Source};
 use super::{Limit, Start, attend, show_stop, width, with_daemon};
 use crate::client::Client;
@@ -291,7 +292,10 @@ impl Following {
             screen.say(&format!("{name}: {}", view::word(service, UnixMillis::now()).text));
             code = 1;
         }
-        screen.say("nothing runs any more");
+        match view::forsaken_note(services) {
+            Some(note) => screen.say(&format!("nothing runs any more, for nobody wants it {note}")),
+            None => screen.say("nothing runs any more"),
+        }
         Ok(code)
     }
 
@@ -304,13 +308,16 @@ impl Following {
 
     /// Ends what it is about, and sooner with each Ctrl-C.
     fn stop(mut self, screen: &mut Screen) -> Result<u8, Problem> {
-        let running = self.running()?;
+        let going = match &self.owner {
+            Some(owner) => format!("{owner} leaves; press Ctrl-C again to kill what nobody else wants"),
+            None => format!("stopping {}; press Ctrl-C again to kill them", view::count(self.running()?, "service")),
+        };
         let services = (!self.named.is_empty()).then(|| self.named.clone());
         let owner = self.owner.clone();
         self.client.send(Request::Stop { project: self.project.id.clone(), services, now: false, owner })?;
-        screen.say(&format!("stopping {}; press Ctrl-C again to kill them", view::count(running, "service")));
+        screen.say(&going);
         let mut is_hurried = false;
-        let outcome = loop {
+        let mut outcome = loop {
             // Where a log is shown, it shows the ends as well.
             let mut reporter = match self.logs.as_slice() {
                 [] => Reporter::new(screen, Goal::Down, width(&self.about)),
@@ -336,9 +343,25 @@ impl Following {
         if let Some(code) = self.end_log(screen)? {
             return Ok(code);
         }
+        self.show_stays(&mut outcome, screen)?;
         let code = show_stop("up", None, &outcome, screen);
         let was_forced = outcome.services.iter().any(|service| service.ended.as_ref().is_some_and(|end| end.forced));
         Ok(stop_code(code, is_hurried, was_forced))
+    }
+
+    /// Says what stays although it has been asked to end what it is about: what others want as well, and what was not named.
+    fn show_stays(&mut self, outcome: &mut Outcome, screen: &mut Screen) -> Result<(), Failure> {
+        let projects = self.client.status(Some(&self.project.id))?;
+        if let Some(owner) = &self.owner {
+            retain_own(outcome);
+            show_left_by(owner, projects.first(), screen);
+            return Ok(());
+        }
+        let stays: Vec<&str> = wanted(projects.first()).map(|service| service.name.as_str()).collect();
+        if !stays.is_empty() {
+            screen.note(&format!("not named, and still wanted: {}; `locald down` ends all", stays.join(", ")));
+        }
+        Ok(())
     }
 
     /// How many of the services it is about run, or are to.
