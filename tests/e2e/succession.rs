@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::support::{Site, send, service_of};
 
@@ -79,6 +80,18 @@ fn a_down_is_told_how_it_ended_although_everything_had_before_the_next_daemon_be
     site.eventually("the project to be forgotten", || {
         site.locald("ls --json").run().ok().json()["projects"].as_array().expect("a list").is_empty().then_some(())
     });
+}
+
+// It was shown for the seconds that its end is remembered, with the port that it had.
+#[test]
+fn what_was_ended_after_a_succession_is_over_at_once() {
+    let site = Site::new("[services.web]\ncommand = 'exec sleep 600'\nport = \"auto\"\nhealth_check = \"true\"\n");
+    site.up();
+    crash(&site);
+    site.down();
+    site.locald("ls").run().ok().says_nothing_of("shop");
+    let status = site.locald("status --json").run().ok().json();
+    assert_eq!((&status["services"][0]["state"], &status["services"][0]["port"]), (&"stopped".into(), &Value::Null));
 }
 
 #[test]

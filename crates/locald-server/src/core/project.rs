@@ -175,11 +175,15 @@ impl Project {
             }
             is_time_for_ends |= !moved;
         }
-        let is_over =
-            self.services.values().all(|service| service.life.desired == Desired::Down && !service.life.has_left());
-        if self.is_ending && is_over {
+        if self.is_over() {
             effects.push(Effect::Over(id.clone()));
         }
+    }
+
+    /// Whether somebody has ended all of it, and nothing is left.
+    pub(crate) fn is_over(&self) -> bool {
+        let is_gone = |service: &Service| service.life.desired == Desired::Down && !service.life.has_left();
+        self.is_ending && self.services.values().all(is_gone)
     }
 
     /// When nobody wants anything of it any more, and somebody has just left, it is over as by `down`.

@@ -98,8 +98,9 @@ impl Supervisor {
                 self.await_outcome(client, id, project, goals, Some(timeout));
             }
             Request::Status { project } => {
-                let ids = self.fleet.projects().keys();
-                let ids = ids.filter(|id| project.as_ref().is_none_or(|wanted| wanted == *id));
+                // What is remembered for those who wait for its end is over all the same.
+                let known = self.fleet.projects().iter().filter(|(_, known)| !known.is_over()).map(|(id, _)| id);
+                let ids = known.filter(|id| project.as_ref().is_none_or(|wanted| wanted == *id));
                 let projects = ids.filter_map(|id| self.project_status(id)).collect();
                 self.report(client.clone(), id, projects);
             }
