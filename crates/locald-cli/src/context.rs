@@ -167,6 +167,10 @@ impl Place {
     /// # Errors
     /// When nothing is known of a project here, or a pattern matches nothing.
     pub(crate) fn logs(&self, home: &Home, patterns: &[String]) -> Result<Vec<(ServiceName, PathBuf)>, Problem> {
+        // Who named a file that is not there, beside one that is, does not mean what that one has run.
+        if self.is_named && self.file().is_none() && self.start.join(FILE_NAME).exists() {
+            return Err(self.not_found().into());
+        }
         let spec = self.file().map(config::load);
         let named = spec.as_ref().and_then(|spec| spec.as_ref().ok());
         let mut names: Vec<ServiceName> =
@@ -363,6 +367,11 @@ mod tests {
         assert_eq!(place.logs(&home, &["w*".into()]).expect("found"), found);
         let Err(Problem::Failure(failure)) = place.logs(&home, &["db".into()]) else { panic!("found") };
         assert_eq!(failure.code, FailureCode::NotFound);
+        let named = Place::of_file(&root.join("dev.toml")).expect("a place");
+        assert_eq!(named.logs(&home, &[]).expect("found"), found, "it may be that file which is gone");
+        std::fs::write(root.join(FILE_NAME), "").expect("writes");
+        let Err(Problem::Failure(failure)) = named.logs(&home, &[]) else { panic!("of another file") };
+        assert_eq!(failure.message, format!("there is no project file {}", root.join("dev.toml").display()));
     }
 
     #[test]
