@@ -86,7 +86,7 @@ fn a_port_counts_only_when_one_of_its_own_processes_listens_on_it() {
     ));
     nix::unistd::mkfifo(&site.project().join("gate"), nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
     let (up, web) = begin(&site, "web");
-    assert_eq!(check(&web)["answer"], format!("none of its processes listens on port {port}"));
+    assert_eq!(check(&web)["answer"], format!("none of its processes listens on TCP port {port}"));
     // A process that another test is about to start may have it for a moment longer.
     drop(stranger);
     site.write("gate", "go\n");

@@ -7,7 +7,7 @@ use locald_utils::config::origin::{Origins, Source};
 use locald_utils::health::Probe;
 use locald_utils::process::{RUN_MARKER, SERVICE_MARKER};
 use locald_utils::spec::{Environment, Ports, ProjectSpec, ServiceSpec};
-use locald_utils::{environment, exports};
+use locald_utils::{environment, exports, redaction};
 
 use crate::environment::TERM;
 use crate::secrets;
@@ -142,7 +142,7 @@ fn variables(known: Known<'_>, service: &ServiceSpec) -> Vec<Variable> {
             origins.reverse();
             let shown = value.as_deref().map(|value| match known.reveal {
                 true => value.to_owned(),
-                false => secrets::shown(&name, value).into_owned(),
+                false => redaction::shown(&name, value).into_owned(),
             });
             Some(Variable { is_redacted: shown != value, value: shown, name, origin, over: origins })
         })

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::redaction;
 use crate::spec::CommandSpec;
 
 /// One check of a service. A service is ready when all of its checks pass.
@@ -156,17 +157,17 @@ impl Probe {
         }
     }
 
-    /// What is asked, in words: "GET http://localhost:8080/healthz".
+    /// What is asked, in words, without secrets: "GET http://localhost:8080/healthz".
     #[must_use]
     pub fn describe(&self, own: Option<u16>) -> String {
         let port = self.port(own);
         let shown = port.map_or_else(|| "its port".to_owned(), |port| format!("port {port}"));
         match self {
             Self::Listen => format!("listening on {shown}"),
-            Self::Http(http) => format!("GET {}", http.url(port.unwrap_or(0))),
+            Self::Http(http) => format!("GET {}", redaction::line(&http.url(port.unwrap_or(0)))),
             Self::Tcp { .. } => format!("connecting to {shown}"),
-            Self::Command { command } => format!("`{command}`"),
-            Self::Log { pattern } => format!("output matching /{pattern}/"),
+            Self::Command { command } => format!("`{}`", redaction::line(&command.to_string())),
+            Self::Log { pattern } => format!("output matching /{}/", redaction::line(pattern)),
             Self::Notify { fd: None } => "READY=1 to $NOTIFY_SOCKET".to_owned(),
             Self::Notify { fd: Some(fd) } => format!("a newline on descriptor {fd}"),
         }
@@ -196,6 +197,8 @@ mod tests {
     #[test]
     fn a_probe_says_what_it_asks() {
         assert_eq!(Probe::Http(http(&[])).describe(Some(8080)), "GET http://localhost:8080/healthz?full");
+        let secret = HttpProbe { path: "/?token=abc&full".to_owned(), ..http(&[]) };
+        assert_eq!(Probe::Http(secret).describe(Some(80)), "GET http://localhost:80/?token=***&full");
         assert_eq!(Probe::Tcp { port: Some(9090) }.describe(Some(8080)), "connecting to port 9090");
         assert_eq!(Probe::Listen.describe(Some(8080)), "listening on port 8080");
         assert_eq!(Probe::Notify { fd: Some(4) }.describe(None), "a newline on descriptor 4");

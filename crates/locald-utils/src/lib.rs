@@ -18,6 +18,7 @@ pub mod paths;
 pub mod process;
 pub mod protocol;
 pub mod record;
+pub mod redaction;
 pub mod selection;
 pub mod shim_protocol;
 pub mod spec;

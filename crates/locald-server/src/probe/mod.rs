@@ -43,7 +43,7 @@ pub(crate) async fn ask(subject: Subject, check: HealthCheck) -> Answer {
         return Answer::Unasked("it has no port".to_owned());
     };
     let families = match subject.listens_on(port) {
-        (false, false) => return Answer::Bad(format!("none of its processes listens on port {port}")),
+        (false, false) => return Answer::Bad(format!("none of its processes listens on TCP port {port}")),
         families => families,
     };
     let answer = async {
