@@ -14,13 +14,16 @@ use locald_utils::process::{self, ProcessId, open_files, sys};
 use locald_utils::record::{self, ShimRecord};
 use locald_utils::shim_protocol::{CONTROL_FD, ShimIdentity};
 
+mod end;
 mod exec_helper;
 mod link;
+mod live;
 mod output;
 mod probe;
 mod pump;
 mod signs;
 mod spawn;
+mod start;
 mod stop;
 
 /// The argument that makes an exec helper of this program.

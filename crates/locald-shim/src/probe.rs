@@ -15,7 +15,8 @@ use locald_utils::shim_protocol::{FromShim, ProbeOutcome};
 use locald_utils::spec::OsText;
 use nix::sys::signal::Signal;
 
-use crate::pump::{Live, Pump, State};
+use crate::live::Live;
+use crate::pump::{Pump, State};
 use crate::set_nonblocking;
 use crate::signs::READS_PER_TURN;
 use crate::spawn::{Helper, Plan, Progress, failure};

@@ -4,7 +4,6 @@
 //! step; no turn waits for anything but `poll`. Output has priority: it is read in every phase, because a service that
 //! cannot write does not end.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd;
@@ -13,16 +12,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use locald_utils::fail;
-use locald_utils::log::LogWriter;
-use locald_utils::process::cgroup::Cgroup;
 use locald_utils::process::mark::SUPERVISOR_MARKER;
-use locald_utils::process::membership::Memory;
-use locald_utils::process::sweep::{Account, Sweep};
-use locald_utils::process::watch::MemberWatch;
 use locald_utils::process::{self, ProcessId, sys};
-use locald_utils::record::{self, Ended, ExitStatus, PidRecord, StartFailure, StartStage};
-use locald_utils::shim_protocol::{FromShim, PROTOCOL, Phase, ShimIdentity, Snapshot, StartOrder, ToShim};
-use locald_utils::spec::Environment;
+use locald_utils::record::ExitStatus;
+use locald_utils::shim_protocol::{FromShim, PROTOCOL, Phase, ShimIdentity, Snapshot, ToShim};
 use locald_utils::time::UnixMillis;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -32,13 +25,14 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
 use crate::link::{Incoming, Link, Viewer};
+use crate::live::Live;
 use crate::output::Output;
 use crate::probe::Probe;
-use crate::signs::{Ear, Notification, Signs};
-use crate::spawn::{Helper, Plan, Progress, Spare, failure};
+use crate::signs::{Ear, Signs};
+use crate::spawn::Spare;
 
 /// 10 s: how long a shim waits to be told what to run, and how long to be told that its last word was heard.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Signals of this process, as something to poll.
 pub(crate) struct SignalPipe(SignalDelivery<UnixStream, SignalOnly>);
@@ -68,84 +62,6 @@ enum Source {
     ProbeOutput(usize),
 }
 
-/// The run from the helper's start to the last process.
-pub(crate) struct Live {
-    pub(crate) order: StartOrder,
-    pub(crate) leader: ProcessId,
-    /// The number of its terminal in the process table, if it has one.
-    pub(crate) terminal: Option<u64>,
-    /// Its cgroup, where one could be made.
-    pub(crate) cgroup: Option<Cgroup>,
-    /// The helper until it has become the leader, and whether its gate is open.
-    pub(crate) helper: Option<(Helper, bool)>,
-    failed: Option<StartFailure>,
-    pub(crate) started_at: Option<UnixMillis>,
-    /// How and when the leader exited. Its zombie stays until the run is over.
-    pub(crate) exit: Option<(ExitStatus, UnixMillis)>,
-    /// What a launcher has left behind, once it has exited with code 0.
-    pub(crate) forked: Option<Forked>,
-    /// Whether somebody has ended since it was last looked whether anybody is left.
-    pub(crate) has_ends: bool,
-    /// When to look although nothing has happened: an end may be told a little before it shows (macOS).
-    pub(crate) look_at: Option<Duration>,
-    /// Who has been seen of the run before its stop began.
-    pub(crate) memory: Memory,
-    /// Tells when members fork or end, on systems where their orphans do not come to the shim.
-    pub(crate) watch: MemberWatch,
-    pub(crate) stop: Option<Sweep>,
-    pub(crate) command: Option<Helper>,
-    pub(crate) probes: Vec<Probe>,
-    /// The leaders of those probes.
-    pub(crate) probe_leaders: Vec<ProcessId>,
-    /// The sessions of the last probes, whose processes are none of the service's. Only for the count.
-    pub(crate) probe_sessions: VecDeque<i32>,
-    pub(crate) survivors: Vec<record::Survivor>,
-}
-
-/// What a launcher has left behind.
-#[derive(Default)]
-pub(crate) struct Forked {
-    /// Who stands for it: the oldest of those whose parents are gone. `None` when that one has ended, until there is another.
-    pub(crate) main: Option<ProcessId>,
-    /// How the first of those ended that did not end with exit code 0, or else the last.
-    pub(crate) exit: Option<(ExitStatus, UnixMillis)>,
-}
-
-impl Forked {
-    /// Takes note of an end. Whoever ends while nobody stands for it has been about to.
-    pub(crate) fn ended(&mut self, pid: i32, status: ExitStatus) {
-        if self.main.is_some_and(|main| main.pid != pid) {
-            return;
-        }
-        self.main = None;
-        if self.exit.is_none_or(|(before, _)| before.is_success()) {
-            self.exit = Some((status, UnixMillis::now()));
-        }
-    }
-}
-
-impl Live {
-    /// Whether the service runs, and is not being ended: its leader does, or what a launcher has left.
-    pub(crate) fn is_running(&self) -> bool {
-        self.helper.is_none() && self.stop.is_none() && (self.exit.is_none() || self.forked.is_some())
-    }
-
-    /// The record of its processes.
-    fn record(&self, identity: &ShimIdentity, boot: &str, shim: ProcessId) -> PidRecord {
-        PidRecord {
-            run: identity.run.clone(),
-            boot: boot.to_owned(),
-            leader: self.leader,
-            pgid: self.leader.pid,
-            sid: self.leader.pid,
-            shim,
-            reapers: process::reapers(),
-            cgroup: self.cgroup.as_ref().map(|cgroup| cgroup.dir().to_owned()),
-            main: self.forked.as_ref().and_then(|forked| forked.main),
-        }
-    }
-}
-
 /// How far the shim is.
 pub(crate) enum State {
     /// Waits for Start, with the helper that will be the leader.
@@ -163,7 +79,7 @@ pub(crate) struct Pump {
     pub(crate) identity: ShimIdentity,
     /// Where the run's records are.
     pub(crate) record_dir: PathBuf,
-    boot: String,
+    pub(crate) boot: String,
     pub(crate) shim: ProcessId,
     /// The mark of the home that this shim and its daemon carry.
     pub(crate) home: Option<OsString>,
@@ -173,14 +89,13 @@ pub(crate) struct Pump {
     pub(crate) state: State,
     /// From the start until all of it has been read.
     pub(crate) output: Option<Output>,
-    signs: Signs,
+    pub(crate) signs: Signs,
     /// What a daemon has found last: that the run is ready, or is not any more.
     ready: Option<bool>,
-    lost_output: u64,
     /// Whether nothing on disk speaks of this shim any more.
-    is_forgotten: bool,
+    pub(crate) is_forgotten: bool,
     /// Whether the program runs since this turn, and all that starting it took can be given back.
-    is_settled: bool,
+    pub(crate) is_settled: bool,
 }
 
 impl Pump {
@@ -207,7 +122,6 @@ impl Pump {
             output: None,
             signs: Signs::default(),
             ready: None,
-            lost_output: 0,
             is_forgotten: false,
             is_settled: false,
         }
@@ -449,149 +363,6 @@ impl Pump {
         UnixMillis(UnixMillis::now().0 + u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX / 2))
     }
 
-    // ---- start
-
-    fn start(&mut self, order: StartOrder) {
-        let spare = match std::mem::replace(&mut self.state, State::Over) {
-            State::Idle(spare) => spare,
-            other => return self.state = other,
-        };
-        match self.prepare(order, spare) {
-            Ok(live) => self.state = State::Live(Box::new(live)),
-            Err(failure) => self.tell_failure(failure),
-        }
-    }
-
-    fn prepare(&mut self, order: StartOrder, spare: Spare) -> Result<Live, StartFailure> {
-        let (output, watch, notification) = match self.outfit(&order) {
-            Ok(outfit) => outfit,
-            Err(failure) => {
-                spare.dismiss();
-                return Err(failure);
-            }
-        };
-        let plan = Plan {
-            command: order.command.clone(),
-            workdir: order.workdir.clone(),
-            environment: order.environment.clone(),
-            takes_terminal: order.tty,
-            run: self.identity.run.id.clone(),
-            notification: notification.as_ref().map(|notification| notification.number),
-        };
-        let writer = notification.as_ref().map(|notification| notification.writer.as_fd());
-        let (helper, cgroup) = spare
-            .take(plan, output.stdio(), writer)
-            .map_err(|error| failure(StartStage::Helper, &error, "could not start the exec helper"))?;
-        fail::point("the helper is started");
-        let terminal = output.terminal_number();
-        self.output = Some(output);
-        Ok(Live {
-            order,
-            leader: helper.process,
-            terminal,
-            cgroup,
-            helper: Some((helper, false)),
-            failed: None,
-            started_at: None,
-            exit: None,
-            forked: None,
-            has_ends: false,
-            look_at: None,
-            memory: Memory::default(),
-            watch,
-            stop: None,
-            command: None,
-            probes: Vec::new(),
-            probe_leaders: Vec::new(),
-            probe_sessions: VecDeque::new(),
-            survivors: Vec::new(),
-        })
-    }
-
-    /// What a run needs beside its processes: the log and what leads to it, the watch over its members, and the ears for its signs.
-    fn outfit(&mut self, order: &StartOrder) -> Result<(Output, MemberWatch, Option<Notification>), StartFailure> {
-        let log = LogWriter::open(&self.identity.service_dir, self.identity.run.number, &order.log, UnixMillis::now())
-            .map_err(|error| failure(StartStage::Log, &error, "could not open its log"))?;
-        let output = if order.tty {
-            Output::terminal(log).map_err(|error| failure(StartStage::Terminal, &error, "could not open a terminal"))?
-        } else {
-            // A run that could not be ended and was given up, and the one that began beside it, have records in two places.
-            let is_alone = record::places(&self.identity.service_dir) == [self.record_dir.as_path()];
-            Output::pipes(log, is_alone)
-                .map_err(|error| failure(StartStage::Terminal, &error, "could not open pipes for its output"))?
-        };
-        let watch = MemberWatch::new()
-            .map_err(|error| failure(StartStage::Helper, &error, "could not watch for its processes"))?;
-        let (signs, notification) = Signs::open(&order.signs)
-            .map_err(|error| failure(StartStage::Helper, &error, "could not listen for its readiness"))?;
-        // From here on it is to be closed.
-        self.signs = signs;
-        Ok((output, watch, notification))
-    }
-
-    pub(crate) fn hear_helper(&mut self) {
-        let State::Live(live) = &mut self.state else { return };
-        let Some((helper, gate_open)) = &mut live.helper else { return };
-        match helper.progress() {
-            Progress::Waiting => {}
-            Progress::Ready => self.open_gate(),
-            Progress::Running if *gate_open => {
-                live.helper = None;
-                let started = FromShim::Started { leader: live.leader, at: live.started_at.unwrap_or_default() };
-                let descriptors = self.output.as_ref().map(Output::descriptors).unwrap_or_default();
-                self.link.tell(&started, &descriptors);
-                for &check in self.signs.seen() {
-                    self.link.tell(&FromShim::Sign { check }, &[]);
-                }
-                // From here on it mostly waits. Only a stop command, or probes, will need the environment once more.
-                if live.order.stop.command.is_none() && live.order.probes.is_empty() {
-                    live.order.environment = Environment::new();
-                }
-                self.is_settled = true;
-            }
-            Progress::Running => {
-                live.failed = Some(StartFailure {
-                    stage: StartStage::Helper,
-                    errno: 0,
-                    path: None,
-                    message: "its exec helper was ended before it could run anything".to_owned(),
-                    hint: None,
-                    permanent: false,
-                });
-                live.helper = None;
-            }
-            Progress::Failed(failure) => {
-                live.failed = Some(failure);
-                live.helper = None;
-            }
-        }
-    }
-
-    /// Writes down who the processes of the run are, and lets the helper become the program.
-    fn open_gate(&mut self) {
-        let State::Live(live) = &mut self.state else { return };
-        let record = live.record(&self.identity, &self.boot, self.shim);
-        let Some((helper, gate_open)) = &mut live.helper else { return };
-        let gate = record::store(&self.record_dir, record::PID, &record)
-            .map_err(|error| failure(StartStage::Record, &error, "could not write the record of the run"))
-            .and_then(|()| {
-                live.started_at = Some(UnixMillis::now());
-                helper.open_gate().map_err(|error| failure(StartStage::Helper, &error, "could not open the gate"))
-            });
-        match gate {
-            Ok(()) => {
-                fail::point("the gate is open");
-                *gate_open = true;
-                self.see_members();
-            }
-            // Dropping the helper closes the gate for good: it exits.
-            Err(failure) => {
-                live.failed = Some(failure);
-                live.helper = None;
-            }
-        }
-    }
-
     // ---- output
 
     fn read_output(&mut self, channel: usize) {
@@ -602,12 +373,19 @@ impl Pump {
     }
 
     /// Tells of signs. Those that come before it is known that the program runs are told after that.
-    fn tell_signs(&mut self, checks: impl IntoIterator<Item = u32>) {
+    pub(crate) fn tell_signs(&mut self, checks: impl IntoIterator<Item = u32>) {
         if matches!(&self.state, State::Live(live) if live.helper.is_none()) {
             for check in checks {
                 self.link.tell(&FromShim::Sign { check }, &[]);
             }
         }
+    }
+
+    /// Writes a line of locald's own to the log, behind what the service has written so far.
+    pub(crate) fn note(&mut self, text: &str) {
+        let Some(output) = &mut self.output else { return };
+        let found = output.note(text, &mut self.signs);
+        self.tell_signs(found);
     }
 
     // ---- signals and children
@@ -670,113 +448,5 @@ impl Pump {
                 stop.ladder().hurry(now);
             }
         }
-    }
-
-    // ---- the end
-
-    /// Writes a line of locald's own to the log, behind what the service has written so far.
-    pub(crate) fn note(&mut self, text: &str) {
-        let Some(output) = &mut self.output else { return };
-        let found = output.note(text, &mut self.signs);
-        self.tell_signs(found);
-    }
-
-    /// Writes down anew who the processes of the run are.
-    pub(crate) fn store_record(&self) {
-        let State::Live(live) = &self.state else { return };
-        // The one before is true as well, and says less.
-        let _ = record::store(&self.record_dir, record::PID, &live.record(&self.identity, &self.boot, self.shim));
-    }
-
-    pub(crate) fn finish(&mut self) {
-        fail::point("nobody is left");
-        self.lost_output = self.output.take().map_or(0, Output::drain);
-        fail::point("the output is drained");
-        let now = self.now();
-        let State::Live(live) = std::mem::replace(&mut self.state, State::Over) else { return };
-        let Live { leader, cgroup, failed, started_at, exit, forked, stop, .. } = *live;
-        // Nothing else bears the leader's number any more: its zombie may go.
-        let _ = waitpid(Pid::from_raw(leader.pid), None);
-        fail::point("the leader is reaped");
-        if let Some(cgroup) = cgroup {
-            cgroup.remove();
-        }
-        if let Some(failure) = failed {
-            return self.tell_failure(failure);
-        }
-        let has_forked = forked.is_some();
-        let exit = forked.map_or(exit, |forked| forked.exit);
-        let (status, exited_at) = exit.unwrap_or((ExitStatus::Unknown, UnixMillis::now()));
-        let (began, requested) = stop.as_ref().map_or((now, false), |stop| (stop.began, stop.requested));
-        let Account { processes, killed, strays, holders } = stop.map_or_else(Account::default, |mut stop| {
-            // A launcher has ended long since.
-            if !has_forked {
-                stop.reaped(leader.pid);
-            }
-            stop.account()
-        });
-        // Who is left by a launcher is the service, and has not strayed from it.
-        let strays = if has_forked && requested { Vec::new() } else { strays };
-        let ended = Ended {
-            run: self.identity.run.clone(),
-            status,
-            forked: has_forked,
-            started_at,
-            exited_at,
-            ended_at: UnixMillis::now(),
-            stopped: requested,
-            forced: killed > 0,
-            processes: processes.max(1),
-            killed,
-            strays,
-            survivors: holders,
-            stop_took: now.saturating_sub(began),
-            lost_output: self.lost_output,
-        };
-        // Without this record only a connected daemon will know; it is told all the same.
-        if let Err(error) = record::store(&self.record_dir, &record::exit(&ended.run.id), &ended) {
-            crate::say(&format!("locald-shim: could not record how {} ended: {error}", self.identity.run.service));
-        }
-        self.forget_records();
-        fail::point("the records of the run are gone");
-        self.tell_last(FromShim::Ended(Box::new(ended)));
-        fail::point("the end is told");
-    }
-
-    fn tell_failure(&mut self, failure: StartFailure) {
-        self.forget_records();
-        self.tell_last(FromShim::StartFailed(failure));
-    }
-
-    fn tell_last(&mut self, message: FromShim) {
-        self.link.tell_viewers(&message);
-        let is_heard = self.link.tell(&message, &[]);
-        self.state = if is_heard { State::Told(Box::new(message), self.now() + PATIENCE) } else { State::Over };
-    }
-
-    /// Takes away the records that say a run is on, and the socket. Once: after that they may be the next run's.
-    fn forget_records(&mut self) {
-        if std::mem::replace(&mut self.is_forgotten, true) {
-            return;
-        }
-        for name in [record::PID, record::STOP, record::SHIM] {
-            // A record that stays is cleared by the next daemon: its processes are gone.
-            let _ = record::remove(&self.record_dir, name);
-        }
-        // As above.
-        let _ = record::leave(&self.record_dir);
-        self.signs.close();
-        self.link.close();
-    }
-
-    /// Nobody says what to run, or nobody wants it any more.
-    fn give_up(&mut self) {
-        if let State::Idle(spare) = std::mem::replace(&mut self.state, State::Over) {
-            spare.dismiss();
-        }
-    }
-
-    fn leave(mut self) {
-        self.forget_records();
     }
 }

@@ -17,7 +17,8 @@ use locald_utils::record::{self, StopRecord};
 use locald_utils::shim_protocol::FromShim;
 use nix::sys::signal::Signal;
 
-use crate::pump::{Live, Pump, State};
+use crate::live::Live;
+use crate::pump::{Pump, State};
 use crate::spawn::{Helper, Plan, Progress};
 
 impl Pump {
