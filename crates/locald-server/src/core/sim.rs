@@ -11,25 +11,27 @@ use std::time::Duration;
 
 use locald_utils::name::{ProjectId, RunNumber, ServiceKey, ServiceName};
 use locald_utils::process::ProcessId;
-use locald_utils::protocol::{Action, Desired, OutcomeResult};
-use locald_utils::record::{Ended, ExitStatus, StartFailure, StartStage};
-use locald_utils::spec::{Condition, Dependency, Kind, PortSpec, ProjectSpec, RestartWhen, ServiceSpec};
+use locald_utils::protocol::Desired;
+use locald_utils::record::{ExitStatus, StartFailure, StartStage};
+use locald_utils::spec::{Kind, PortSpec, ProjectSpec, ServiceSpec};
 use locald_utils::time::UnixMillis;
 
 use super::Time;
 use super::attempts::Tally;
-use super::fleet::{Effect, Ending, Fleet, Found, How, Meant, Remembered};
-use super::goal::{Goal, Want, judge};
+use super::fleet::{Effect, Fleet};
+use super::goal::Goal;
 use super::lifecycle::tests::{ended, spec};
 use super::lifecycle::{Actual, Ahead, News, Resting};
 use super::ownership::Kept;
 use super::watching::Sight;
 
 mod chance;
+mod promises;
 mod requests;
+mod succession;
 
 use chance::{Dice, some_dependencies, some_health, some_policy, some_watch};
-use requests::{Asked, What};
+use requests::Asked;
 
 /// Each schedule is short, so that a failure can be read; there are many.
 const SCHEDULES: u64 = 4000;
@@ -282,27 +284,6 @@ impl World {
         self.obey(effects);
     }
 
-    /// Whoever runs, or has come to rest, has seen the files as they are.
-    fn check_files(&self) {
-        for spec in &self.specs {
-            let Some(service) = self.fleet.service(&self.key(&spec.name)) else { continue };
-            let Some(run) = self.runs.get(&(spec.name.clone(), service.life.newest)) else { continue };
-            let counts = match service.life.actual {
-                Actual::Starting { .. } | Actual::Ready { .. } | Actual::Unready => !service.life.is_leaving(),
-                Actual::Completed | Actual::Failed(_) => service.life.newest >= service.life.at_least,
-                _ => false,
-            };
-            let is_watched = service.is_watching() && service.watching.problem().is_none();
-            // What has never run its first instruction tells no time with which a file could be compared.
-            let first = self.lookouts.get(&spec.name).map_or(0, |lookout| lookout.first);
-            let is_told = run.has_started || run.version >= first;
-            if counts && is_watched && is_told && run.version != self.version(&spec.name) {
-                let (seen, is) = (run.version, self.version(&spec.name));
-                self.fail(&format!("{} has seen version {seen} of its files, which are at {is}", spec.name));
-            }
-        }
-    }
-
     fn spawn(&mut self, name: &ServiceName, run: RunNumber) {
         self.tell(format!("spawn {name}{run}"));
         if self.runs.iter().any(|((other, _), run)| other == name && !run.is_over && !run.is_abandoned) {
@@ -335,29 +316,6 @@ impl World {
             has_started: false,
         };
         self.runs.insert((name.clone(), run), made);
-    }
-
-    /// From the world's books: the dependency's newest run has been told ready and nothing since, or told completed.
-    fn check_dependency(&self, name: &ServiceName, dependency: &Dependency) {
-        let number = self.newest(&dependency.service);
-        let Some(run) = self.runs.get(&(dependency.service.clone(), number)) else {
-            self.fail(&format!("{name} was started before {} ever was", dependency.service));
-        };
-        let runs = !run.is_over && !run.is_known_to_stop;
-        let is_healthy = run.spec.checks().is_empty() || run.is_known_healthy;
-        let has_completed = run.is_over && run.end == Some(ExitStatus::Code(0));
-        // Without checks, the end of the launcher makes it ready.
-        let is_healthy =
-            is_healthy && (run.spec.kind != Kind::Forking || !run.spec.checks().is_empty() || run.is_known_to_fork);
-        let holds = match (dependency.condition, run.spec.kind) {
-            (Condition::Ready, Kind::Service | Kind::Forking) => runs && is_healthy,
-            (Condition::Started, Kind::Service | Kind::Forking) => runs,
-            (Condition::Ready | Condition::Completed, _) => has_completed,
-            (Condition::Started, Kind::Job) => runs || has_completed,
-        };
-        if !holds {
-            self.fail(&format!("{name} was started although {} is not {:?}", dependency.service, dependency.condition));
-        }
     }
 
     fn stop(&mut self, name: &ServiceName, number: RunNumber, at_once: bool) {
@@ -494,20 +452,6 @@ impl World {
         }
     }
 
-    /// A run that is not healthy is ended, if it is late or its policy says so, as soon as nobody who leaves needs it.
-    fn check_verdict(&self, key: &(ServiceName, RunNumber), is_late: bool) {
-        let run = &self.runs[key];
-        let is_to_end = is_late || run.spec.restart.when != RestartWhen::No;
-        let is_needed = self.specs.iter().any(|other| {
-            let depends = other.depends_on.iter().any(|dependency| dependency.service == key.0);
-            depends && self.fleet.service(&self.key(&other.name)).is_some_and(|service| service.life.has_left())
-        });
-        let is_unknown = matches!(fleet_state(&self.fleet, &self.id, &key.0), Some(Actual::Unknown | Actual::Spawning));
-        if is_to_end && !run.is_stopping && !is_needed && !is_unknown && !run.is_abandoned {
-            self.fail(&format!("{}{} is not healthy and goes on", key.0, key.1));
-        }
-    }
-
     fn pass_time(&mut self) {
         let most =
             self.fleet.deadline().map_or(Duration::from_millis(50), |deadline| deadline.saturating_sub(self.now));
@@ -518,166 +462,7 @@ impl World {
         self.check_owners();
     }
 
-    /// The daemon is killed and another one started: it knows what the ledger holds, and finds the runs.
-    fn daemon_dies(&mut self) {
-        self.tell("the daemon dies".into());
-        let before = std::mem::take(&mut self.fleet);
-        self.lookouts.clear();
-        let asks_again = self.dice.one_in(2);
-        let has_started = self.asked.as_ref().is_some_and(|asked| matches!(asked.what, What::Start { .. }));
-        if asks_again && has_started && self.kept_before.0 == self.now {
-            // It died before it could write down by whom it was asked.
-            self.kept = self.kept_before.1.clone();
-        }
-        let Some(saved) = self.saved.clone() else { return };
-        let remembered: Vec<Remembered> = self
-            .desired
-            .iter()
-            .map(|(name, desired)| Remembered {
-                name: name.clone(),
-                newest: self.newest(name),
-                desired: *desired,
-                resting: self.resting.get(name).cloned().flatten(),
-                last: self.last_of(name),
-                ran: None,
-                tally: self.tallies.get(name).cloned().unwrap_or_default(),
-                ahead: self.ahead.get(name).cloned().unwrap_or_default(),
-                owners: self.kept.get(name).cloned().unwrap_or_default(),
-            })
-            .collect();
-        self.fleet.restore(saved, remembered, |at| Duration::from_millis(at.0));
-        let mut effects = Vec::new();
-        // The newest first, as the daemon takes them over.
-        let open: Vec<_> = self.runs.iter().rev().filter(|(_, run)| !run.is_over).map(|(key, _)| key.clone()).collect();
-        for key in &open {
-            let newest = self.newest(&key.0);
-            let Some(run) = self.runs.get_mut(key) else { continue };
-            // Given up for a newer run that was never begun: it is the current one again, and in everybody's way.
-            run.is_abandoned &= key.1 < newest;
-            let (spec, end) = (run.spec.clone(), run.end);
-            // What was under way to the old daemon is lost; how the run stands is asked of its shim, and of its checks anew.
-            run.untold.clear();
-            (run.is_healthy, run.is_known_healthy, run.is_known_to_fork) = (None, false, false);
-            if let Some(status) = end {
-                run.is_over = true;
-                let version = run.version;
-                let has_forked = run.has_forked;
-                let mut over = self.ended(key, status, version);
-                Arc::make_mut(&mut over).forked = has_forked;
-                self.fleet.replay(self.now, over, &mut effects);
-                continue;
-            }
-            let (was_stopping, has_forked) = (run.is_stopping, run.has_forked && !run.is_stopping && !run.is_abandoned);
-            run.untold.push_back(if run.is_abandoned {
-                News::Survivors(Vec::new())
-            } else if was_stopping {
-                News::Stopping { kill_at: UnixMillis(0) }
-            } else {
-                News::Found {
-                    spec: spec.clone(),
-                    leader: None,
-                    shim: ProcessId { pid: 9, start: 1 },
-                    started_at: Some(UnixMillis(run.version)),
-                    ran_for: Duration::ZERO,
-                    started_on: run.started_on.clone(),
-                }
-            });
-            run.untold.extend(has_forked.then(forked));
-            self.fleet.adopt(&Found {
-                key: ServiceKey { project: self.id.clone(), service: key.0.clone() },
-                run: key.1,
-                project_name: "p".parse().expect("valid"),
-                project_dir: "/p".into(),
-            });
-        }
-        self.fleet.settle(self.now, &self.id.clone(), &mut effects);
-        for effect in &effects {
-            let Effect::Spawn(key, _) = effect else { continue };
-            if self.resting.get(&key.service).is_some_and(Option::is_some) {
-                self.fail(&format!("{} had come to rest, and the next daemon started it", key.service));
-            }
-            if matches!(fleet_state(&before, &self.id, &key.service), Some(Actual::Backoff { until, .. }) if *until > self.now)
-            {
-                self.fail(&format!("{} was to wait for its next attempt, and the next daemon started it", key.service));
-            }
-        }
-        for name in self.desired.keys() {
-            let of = |fleet: &Fleet| {
-                fleet.service(&self.key(name)).map(|service| {
-                    let life = &service.life;
-                    (life.newest, life.desired == Desired::Up && life.is_occupied() && life.newest < life.at_least)
-                })
-            };
-            if let (Some((run, true)), Some((same, false))) = (of(&before), of(&self.fleet))
-                && run == same
-                && !matches!(fleet_state(&self.fleet, &self.id, name), Some(Actual::Waiting | Actual::Blocked { .. }))
-            {
-                self.fail(&format!("{name}{run} was to be replaced, and the next daemon does not know"));
-            }
-        }
-        self.obey(effects);
-        if asks_again {
-            self.ask_again();
-        }
-    }
-
-    fn ended(&self, key: &(ServiceName, RunNumber), status: ExitStatus, version: u64) -> Arc<Ended> {
-        let mut over = ended(key.1, status);
-        let made = Arc::make_mut(&mut over);
-        (made.run.project, made.run.service) = (self.id.clone(), key.0.clone());
-        made.started_at = Some(UnixMillis(version));
-        over
-    }
-
-    /// How the newest run of a service ended, as the ledger has it.
-    fn last_of(&self, name: &ServiceName) -> Option<Arc<Ended>> {
-        let key = (name.clone(), self.newest(name));
-        let run = self.runs.get(&key).filter(|run| run.is_over)?;
-        let mut over = self.ended(&key, run.end?, run.version);
-        Arc::make_mut(&mut over).forked = run.has_forked;
-        Some(over)
-    }
-
     // ---- promises
-
-    fn check(&self) {
-        for spec in &self.specs {
-            let Some(service) = self.fleet.service(&self.key(&spec.name)) else { continue };
-            let is_blocked =
-                |name: &ServiceName| matches!(fleet_state(&self.fleet, &self.id, name), Some(Actual::Blocked { .. }));
-            let on_blocked = service.spec.depends_on.iter().any(|dependency| is_blocked(&dependency.service));
-            if service.life.actual == Actual::Waiting && on_blocked {
-                self.fail(&format!("{} waits for what can never be", spec.name));
-            }
-            if is_blocked(&spec.name) && judge(Want::Up, &service.spec, &service.life).is_none() {
-                self.fail(&format!("whoever asks for {} waits for what can never be", spec.name));
-            }
-        }
-        for ((name, number), run) in &self.runs {
-            if run.is_over {
-                continue;
-            }
-            let Some(service) = self.fleet.service(&self.key(name)) else {
-                self.fail(&format!("{name}{number} is alive and the daemon has forgotten it"));
-            };
-            if run.is_abandoned && !service.life.abandoned.contains_key(number) {
-                self.fail(&format!("what is left of {name}{number} is not shown"));
-            }
-            // A new run of what it was started on is followed, if the file says so now.
-            let is_current = !run.is_abandoned
-                && matches!(service.life.actual, Actual::Starting { .. } | Actual::Ready { .. } | Actual::Unready);
-            for dependency in service.spec.depends_on.iter().filter(|dependency| dependency.restart && is_current) {
-                let is_newer =
-                    run.started_on.get(&dependency.service).is_some_and(|run| self.newest(&dependency.service) > *run);
-                if is_newer && !service.life.is_leaving() {
-                    self.fail(&format!("{name}{number} stays although {} has been run again", dependency.service));
-                }
-            }
-            if !run.is_abandoned && (service.life.newest != *number || !service.life.is_occupied()) {
-                self.fail(&format!("{name}{number} is alive and counts as {:?}", service.life.actual));
-            }
-        }
-    }
 
     /// Lets the world go on until all goals are decided and everything has been told, for at most so many turns.
     fn go_on(&mut self, goals: &[Goal]) {
@@ -698,45 +483,6 @@ impl World {
             }
             self.something_happens_to_a_run();
             self.pass_time();
-        }
-    }
-
-    /// Nothing fails any more: whatever is asked now must come about.
-    fn finish(mut self) {
-        self.is_rough = false;
-        // What has already gone wrong is told first, and what could not be ended ends after all.
-        self.go_on(&[]);
-        while self.runs.values().any(|run| run.is_alive && run.is_stopping) {
-            self.something_happens_to_a_run();
-        }
-        self.go_on(&[]);
-        self.check_files();
-        self.tell("restart, and nothing fails".into());
-        let (action, done, meant) = (Action::Restart, BTreeMap::new(), Meant::Themselves);
-        let how = How { action, force: false, resumes: None, done: &done, owner: None, meant };
-        let goals = self.apply_to(&[], how);
-        self.go_on(&goals);
-        for goal in &goals {
-            let result = self.fleet.judge(&self.id, goal);
-            if result != Some(OutcomeResult::Done) {
-                let state = fleet_state(&self.fleet, &self.id, &goal.service);
-                self.fail(&format!("{} was asked to be up and is {result:?}: {state:?}", goal.service));
-            }
-        }
-        self.tell("down for good".into());
-        self.wanted_by.clear();
-        let mut effects = Vec::new();
-        let id = self.id.clone();
-        let goals = self.fleet.stop(self.now, &id, None, Ending::default(), &mut effects).expect("it is known");
-        self.obey(effects);
-        self.go_on(&goals);
-        if self.runs.values().any(|run| run.is_alive || !run.is_over) {
-            self.fail("something is left after down");
-        }
-        if !self.fleet.is_idle()
-            || goals.iter().any(|goal| self.fleet.judge(&self.id, goal) != Some(OutcomeResult::Done))
-        {
-            self.fail("down has not come about");
         }
     }
 }
