@@ -18,6 +18,7 @@ use locald_utils::record::{self, PidRecord, ShimRecord};
 use locald_utils::spec::{Kind, ProjectSpec};
 
 use crate::daemon;
+use crate::view::never_started;
 
 /// What to do about a run without a daemon.
 const NOTE: &str = "it runs without a daemon; `locald daemon start` takes it over";
@@ -74,26 +75,13 @@ fn orphan(home: &Home, dir: &Path) -> Option<(ShimRecord, ServiceStatus)> {
         is_alive.then_some((shim, pid))
     })?;
     let status = ServiceStatus {
-        name: shim.run.service.clone(),
-        kind: Kind::Service,
         desired: Desired::Up,
         state: State::Unknown,
         run: Some(shim.run.number),
         leader: pid.map(|pid| pid.main()).filter(|leader| leader.pid > 0),
         shim: Some(shim.shim),
-        started_at: None,
-        ready_at: None,
-        restarts: 0,
-        port: None,
-        health: Vec::new(),
-        last: None,
-        spec_digest: None,
         note: Some(NOTE.to_owned()),
-        left: Vec::new(),
-        profiles: Vec::new(),
-        owners: Vec::new(),
-        forsaken_by: Vec::new(),
-        is_leaving: false,
+        ..never_started(shim.run.service.clone(), Kind::Service)
     };
     Some((shim, status))
 }

@@ -23,6 +23,7 @@ use locald_utils::time::UnixMillis;
 
 use crate::client::Client;
 use crate::screen::Screen;
+use crate::view::never_started;
 
 /// The time at which the protocol's values in tests are looked at.
 pub(crate) const NOW: UnixMillis = UnixMillis(1_000_000);
@@ -39,28 +40,7 @@ pub(crate) fn name(name: &str) -> ServiceName {
 
 /// A service in a state, without a history.
 pub(crate) fn service(service: &str, state: State) -> ServiceStatus {
-    ServiceStatus {
-        name: name(service),
-        kind: Kind::Service,
-        desired: Desired::Up,
-        state,
-        run: None,
-        leader: None,
-        shim: None,
-        started_at: None,
-        ready_at: None,
-        restarts: 0,
-        port: None,
-        health: Vec::new(),
-        last: None,
-        spec_digest: None,
-        note: None,
-        left: Vec::new(),
-        profiles: Vec::new(),
-        owners: Vec::new(),
-        forsaken_by: Vec::new(),
-        is_leaving: false,
-    }
+    ServiceStatus { desired: Desired::Up, state, ..never_started(name(service), Kind::Service) }
 }
 
 /// A service that was ready after 1.2 s and runs for 3 minutes.
