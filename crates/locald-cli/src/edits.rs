@@ -8,12 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 
-use locald_utils::fileset::{FileSet, Sight};
+use locald_utils::fileset::{FILES_AS_WELL, FileSet, Sight};
 use locald_utils::spec::Watch;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-
-/// kqueue tells of a directory only that names came or went.
-const FILES_AS_WELL: bool = !cfg!(target_os = "linux");
 
 /// Files that are watched as long as this is there.
 #[derive(Debug)]

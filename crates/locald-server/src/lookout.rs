@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 
-use locald_utils::fileset::{FileSet, Sight as Files};
+use locald_utils::fileset::{FILES_AS_WELL, FileSet, Sight as Files};
 use locald_utils::name::{ProjectId, RunNumber, ServiceKey};
 use locald_utils::spec::{Inputs, ServiceSpec, Watch};
 use locald_utils::time::UnixMillis;
@@ -18,9 +18,6 @@ use notify::{ErrorKind, Event, EventKind, RecursiveMode, Watcher};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::core::watching::Sight;
-
-/// kqueue tells of a directory only that a name came or went, so its files are watched as well. inotify tells of them anyway.
-const FILES_AS_WELL: bool = cfg!(not(target_os = "linux"));
 
 /// What the lookout reports.
 #[derive(Debug)]

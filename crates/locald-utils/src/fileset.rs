@@ -27,6 +27,10 @@ const MOST_DIRECTORIES: usize = 20_000;
 /// 200,000: more files than that are not remembered.
 const MOST_FILES: usize = 200_000;
 
+/// Whether the files of a watched directory are to be watched as well: kqueue(2) tells of a directory only that a name came or went.
+/// inotify(7) tells of writes to its files anyway.
+pub const FILES_AS_WELL: bool = cfg!(not(target_os = "linux"));
+
 /// The digest of no files at all.
 pub const NO_FILES: &str = "none";
 

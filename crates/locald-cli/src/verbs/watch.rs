@@ -13,14 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
+use locald_utils::fileset::FILES_AS_WELL;
 use locald_utils::log::latest_files;
 use locald_utils::protocol::{Failure, FailureCode};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use notify::{Error, ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-
-/// inotify reports writes to the files of a watched directory. kqueue reports new and deleted ones only, so each file is
-/// watched as well.
-const WATCHES_FILES: bool = !cfg!(target_os = "linux");
 
 /// Watches the log directories of some services.
 pub(super) struct Watch {
@@ -159,7 +156,7 @@ fn targets(dir: &Path) -> Vec<(PathBuf, Identity)> {
     let identified = |path: &Path| Some((path.to_owned(), identify(path)?));
     let mut targets = Vec::new();
     targets.extend(dir.ancestors().filter_map(identified).take(2));
-    if WATCHES_FILES {
+    if FILES_AS_WELL {
         // Only the newest grows; that there is a newer one is reported of the directory.
         targets.extend(latest_files(dir).iter().filter_map(|file| identified(file)));
     }
