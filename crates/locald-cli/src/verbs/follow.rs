@@ -343,25 +343,25 @@ impl Following {
         if let Some(code) = self.end_log(screen)? {
             return Ok(code);
         }
-        self.show_stays(&mut outcome, screen)?;
+        self.show_stays(&mut outcome, screen);
         let code = show_stop("up", None, &outcome, screen);
         let was_forced = outcome.services.iter().any(|service| service.ended.as_ref().is_some_and(|end| end.forced));
         Ok(stop_code(code, is_hurried, was_forced))
     }
 
     /// Says what stays although it has been asked to end what it is about: what others want as well, and what was not named.
-    fn show_stays(&mut self, outcome: &mut Outcome, screen: &mut Screen) -> Result<(), Failure> {
-        let projects = self.client.status(Some(&self.project.id))?;
+    fn show_stays(&mut self, outcome: &mut Outcome, screen: &mut Screen) {
+        // On the side: what was asked for is done.
+        let projects = self.client.status(Some(&self.project.id)).unwrap_or_default();
         if let Some(owner) = &self.owner {
             retain_own(outcome);
             show_left_by(owner, projects.first(), screen);
-            return Ok(());
+            return;
         }
         let stays: Vec<&str> = wanted(projects.first()).map(|service| service.name.as_str()).collect();
         if !stays.is_empty() {
             screen.note(&format!("not named, and still wanted: {}; `locald down` ends all", stays.join(", ")));
         }
-        Ok(())
     }
 
     /// How many of the services it is about run, or are to.
