@@ -122,6 +122,55 @@ fn an_assigned_port_gives_way_to_a_number_in_its_own_file() {
     assert_ne!(site.service("web")["port"], port);
 }
 
+// `up` said that the port was held by the very service that it was ending.
+#[test]
+fn ports_that_change_hands_are_given_back_before_they_are_taken() {
+    let service = |name: &str, port: u16| {
+        format!(
+            "[services.{name}]\ncommand = '''\ntrap 'sleep 0.3; exit 0' TERM\n\"$ZOO\" listen $PORT & wait'''\nport = {port}\n"
+        )
+    };
+    let (first, second, third) = (free_port(), free_port(), free_port());
+    let site = Site::new(&(service("a", first) + &service("b", second)));
+    site.up();
+    site.write("locald.toml", &(service("a", second) + &service("b", first)));
+    let up = site.locald("up").run().ok();
+    up.says("2 services ready");
+    // Of what it waits for there is a note meanwhile.
+    site.write("locald.toml", &(service("a", third) + &service("b", first) + &service("c", second)));
+    let up = site.locald("up").start();
+    let note = site.eventually("c to wait", || {
+        let c = site.service("c");
+        (c["state"] == "waiting").then(|| c["notes"].to_string())
+    });
+    assert!(note.contains("its port is that of a, which is about to end"), "{note}");
+    up.finish().ok();
+    for (name, port) in [("a", third), ("b", first), ("c", second)] {
+        let service = site.service(name);
+        assert_eq!((&service["state"], &service["port"]), (&"ready".into(), &port.into()), "{service}");
+    }
+    site.down();
+}
+
+// The one that had it went on with it, and `up` with the other failed for ever.
+#[test]
+fn an_assigned_port_gives_way_to_a_number_in_its_own_file_although_it_is_in_use() {
+    let a = "[services.a]\ncommand = '\"$ZOO\" listen $PORT'\nport = \"auto\"\n\
+             [services.c]\ncommand = 'echo c ${services.a.port} >> $EVENTS; exec sleep 600'\n";
+    let site = Site::new(a);
+    site.up();
+    let port = site.service("a")["port"].as_u64().expect("a port");
+    site.write("locald.toml", &format!("{a}[services.b]\ncommand = '\"$ZOO\" listen $PORT'\nport = {port}\n"));
+    let dry_run = site.locald("up --dry-run").run().ok();
+    dry_run.says("its port, or one that it mentions, is another now");
+    site.locald("up").run().ok().says("3 services ready");
+    let other = site.service("a")["port"].as_u64().expect("a port");
+    assert_ne!(other, port);
+    assert_eq!(site.service("b")["port"], port);
+    assert_eq!(site.said(), [format!("c {port}"), format!("c {other}")]);
+    site.down();
+}
+
 #[test]
 fn an_assigned_port_that_a_stranger_took_is_refused_with_the_way_out() {
     let site = Site::new(AUTO);

@@ -152,6 +152,7 @@ pub(crate) fn why(planned: &Planned) -> String {
     for because in &preview.because {
         parts.push(match because {
             Because::Changed => "it has changed".to_owned(),
+            Because::Ports => "its port, or one that it mentions, is another now".to_owned(),
             Because::Inputs => "its inputs have changed".to_owned(),
             Because::Asked => "it was asked for".to_owned(),
             Because::Follows(service) => format!("it follows {service}"),

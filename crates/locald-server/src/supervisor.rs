@@ -135,7 +135,8 @@ impl Supervisor {
             }
             let started_at = self.started_at;
             let time = |at: UnixMillis| (HEAD_START + at.since(started_at)).saturating_sub(started_at.since(at));
-            self.fleet.restore(spec, services.into_iter().map(|(remembered, _)| remembered), time);
+            let ports = self.ports[&id].clone();
+            self.fleet.restore(spec, &ports, services.into_iter().map(|(remembered, _)| remembered), time);
         }
         // Ends come first: what follows from them must not be taken for what is running.
         let mut effects = Vec::new();

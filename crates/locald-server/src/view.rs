@@ -63,7 +63,7 @@ pub(crate) fn service(
         health: life.health.as_ref().clone(),
         last: life.last.as_ref().map(|last| last.as_ref().clone()),
         spec_digest: life.running.as_ref().map(|spec| spec.digest()),
-        note: note(service),
+        note: note(fleet, key, service),
         left: life.abandoned.values().flatten().cloned().collect(),
         profiles: service.spec.profiles.clone(),
         owners: owners(now, service),
@@ -85,8 +85,11 @@ fn forsaken_by(service: &Service) -> Vec<OwnerName> {
     gone.cloned().collect()
 }
 
-fn note(service: &Service) -> Option<String> {
+fn note(fleet: &Fleet, key: &ServiceKey, service: &Service) -> Option<String> {
     let life = &service.life;
+    let holder = fleet.projects().get(&key.project).filter(|_| life.actual == Actual::Waiting);
+    let holder = holder.and_then(|project| project.holder_that_leaves(&key.service));
+    let holder = holder.map(|holder| format!("its port is that of {holder}, which is about to end"));
     let degraded = "degraded: its shim died or cannot be reached; restart it when convenient";
     let degraded = life.is_degraded.then(|| degraded.to_owned());
     // A failure says it by itself.
@@ -106,7 +109,7 @@ fn note(service: &Service) -> Option<String> {
         Some(_) | None => "not run: its inputs are as when it last succeeded".to_owned(),
     });
     let notes: Vec<String> =
-        degraded.into_iter().chain(complaint).chain(renewed).chain(unwatched).chain(recalled).collect();
+        holder.into_iter().chain(degraded).chain(complaint).chain(renewed).chain(unwatched).chain(recalled).collect();
     (!notes.is_empty()).then(|| notes.join("; "))
 }
 

@@ -327,6 +327,8 @@ pub enum Step {
 pub enum Because {
     /// It is written otherwise than it runs.
     Changed,
+    /// Its port, or one that it mentions, is another now.
+    Ports,
     /// It is a job, and its inputs are others than those of its last run.
     Inputs,
     /// That was asked for.

@@ -155,6 +155,20 @@ impl ServiceSpec {
         }
     }
 
+    /// Those of `ports` that make a difference to a run of it: its own, and those that it mentions.
+    #[must_use]
+    pub fn concerned(&self, ports: &Ports) -> Ports {
+        let checks = self.health.iter().filter_map(|check| match &check.probe {
+            Probe::Command { command } => Some(command),
+            Probe::Listen | Probe::Http(_) | Probe::Tcp { .. } | Probe::Log { .. } | Probe::Notify { .. } => None,
+        });
+        let commands = std::iter::once(&self.command).chain(&self.stop.command).chain(checks);
+        let templates = commands.flat_map(CommandSpec::templates).chain(self.env.values());
+        let own = self.port.map(|_| &self.name);
+        let names = templates.flat_map(Template::references).chain(own);
+        names.filter_map(|name| Some((name.clone(), *ports.get(name)?))).collect()
+    }
+
     /// Whether only the name is known.
     #[must_use]
     pub fn is_unknown(&self) -> bool {
@@ -235,6 +249,13 @@ pub enum CommandSpec {
 }
 
 impl CommandSpec {
+    fn templates(&self) -> &[Template] {
+        match self {
+            Self::Shell(line) => std::slice::from_ref(line),
+            Self::Argv(argv) => argv,
+        }
+    }
+
     /// Makes what is to be executed, with every port filled in.
     ///
     /// A shell line is run by `/bin/sh -c`. Where that changes nothing but the process count, `exec` is put before it
@@ -346,6 +367,17 @@ pub enum PortSpec {
     Fixed(u16),
     /// Assigned by the daemon, once per directory and service, and kept.
     Auto,
+}
+
+impl PortSpec {
+    /// The number that is written, if one is.
+    #[must_use]
+    pub fn number(self) -> Option<u16> {
+        match self {
+            Self::Fixed(port) => Some(port),
+            Self::Auto => None,
+        }
+    }
 }
 
 /// Port numbers by service, as they stand when a run starts.

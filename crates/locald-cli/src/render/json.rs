@@ -391,6 +391,7 @@ pub(crate) fn dry_run(verb: &str, project: &Project<'_>, planned: &[Planned], re
         fn of(because: &'a Because) -> Self {
             let (kind, service) = match because {
                 Because::Changed => ("changed", None),
+                Because::Ports => ("ports", None),
                 Because::Inputs => ("inputs", None),
                 Because::Asked => ("asked", None),
                 Because::Follows(service) => ("follows", Some(service.as_str())),

@@ -8,7 +8,7 @@ use locald_utils::name::{OwnerName, ProjectId, ProjectName, RunNumber, ServiceKe
 use locald_utils::protocol::{Action, Before, Desired, Failure, FailureCode, OutcomeResult, Owner, WaitFor, WaitingOn};
 use locald_utils::record::Ended;
 use locald_utils::selection;
-use locald_utils::spec::{ProjectSpec, ServiceSpec};
+use locald_utils::spec::{Ports, ProjectSpec, ServiceSpec};
 use locald_utils::time::UnixMillis;
 
 use super::attempts::{Attempts, Tally};
@@ -51,6 +51,8 @@ pub(crate) struct How<'a> {
     pub(crate) done: &'a BTreeMap<ServiceName, String>,
     /// As whom.
     pub(crate) owner: Option<&'a Owner>,
+    /// The ports of the services, as far as they are known.
+    pub(crate) ports: &'a Ports,
     /// Whether those that are named are meant themselves, or only what they depend on.
     pub(crate) meant: Meant,
 }
@@ -90,6 +92,8 @@ pub(crate) struct Remembered {
     pub(crate) last: Option<Arc<Ended>>,
     /// The digest of the spec of that run.
     pub(crate) ran: Option<String>,
+    /// The port that it was given.
+    pub(crate) port: Option<u16>,
     /// How often it was started of late.
     pub(crate) tally: Tally,
     /// What was to become of it.
@@ -202,18 +206,21 @@ impl Fleet {
     pub(crate) fn restore(
         &mut self,
         spec: ProjectSpec,
+        ports: &Ports,
         services: impl IntoIterator<Item = Remembered>,
         time: impl Fn(UnixMillis) -> Time,
     ) {
         let id = spec.id.clone();
-        self.write(spec, &BTreeMap::new(), &mut Vec::new());
+        self.write(spec, ports, &BTreeMap::new(), &mut Vec::new());
         let Some(project) = self.projects.get_mut(&id) else { return };
-        for Remembered { name, newest, desired, resting, last, ran, tally, ahead, owners } in services {
+        for Remembered { name, newest, desired, resting, last, ran, port, tally, ahead, owners } in services {
             if let Some(service) = project.services.get_mut(&name) {
                 service.life = Lifecycle::new(newest);
                 service.life.desired = desired;
                 service.life.restore(resting, last);
                 service.life.ran = ran;
+                service.life.ports = service.spec.concerned(ports);
+                service.life.ports.extend(port.map(|port| (name.clone(), port)));
                 service.life.attempts = Attempts::restore(&tally, &time);
                 service.life.resume(&ahead, &time);
                 service.owners = Owners::restore(&owners, &time);
@@ -233,6 +240,7 @@ impl Fleet {
             file: found.project_dir.join(locald_utils::config::FILE_NAME),
             order: Vec::new(),
             services: BTreeMap::new(),
+            ports: Ports::new(),
             is_ending: false,
         });
         let name = &found.key.service;
@@ -262,7 +270,13 @@ impl Fleet {
     }
 
     /// Takes the project as it is written now. `newest` has the last run number of services seen for the first time.
-    fn write(&mut self, spec: ProjectSpec, newest: &BTreeMap<ServiceName, RunNumber>, effects: &mut Vec<Effect>) {
+    fn write(
+        &mut self,
+        spec: ProjectSpec,
+        ports: &Ports,
+        newest: &BTreeMap<ServiceName, RunNumber>,
+        effects: &mut Vec<Effect>,
+    ) {
         let ProjectSpec { id, name, dir, file, services } = spec;
         let old = self.projects.remove(&id);
         let (mut old_services, old_order) = old.map(|old| (old.services, old.order)).unwrap_or_default();
@@ -294,7 +308,8 @@ impl Fleet {
                 kept.insert(name, service);
             }
         }
-        self.projects.insert(id, Project { name, dir, file, order, services: kept, is_ending: false });
+        let ports = ports.clone();
+        self.projects.insert(id, Project { name, dir, file, order, services: kept, ports, is_ending: false });
     }
 
     /// Starts services and what they depend on. Returns what has to come about.
@@ -321,7 +336,7 @@ impl Fleet {
             }
             Meant::Themselves => {}
         }
-        self.write(spec, newest, effects);
+        self.write(spec, how.ports, newest, effects);
         let Some(project) = self.projects.get_mut(&id) else { return Ok(Vec::new()) };
         let mut goals = Vec::new();
         for name in project.order.clone() {
@@ -348,7 +363,7 @@ impl Fleet {
                 if how.action == Action::Up || !is_named {
                     service.recall(how.done.get(&name));
                 }
-                service.ask_up(how.action, is_named);
+                service.ask_up(how.action, is_named, how.ports);
             }
             // Who only needs it for a while, and finds it running, does not keep it.
             let is_lost = before.is_some() && service.owners.is_empty();

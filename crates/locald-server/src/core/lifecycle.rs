@@ -21,7 +21,7 @@ use locald_utils::name::{RunNumber, ServiceName};
 use locald_utils::process::ProcessId;
 use locald_utils::protocol::{CheckStatus, Desired};
 use locald_utils::record::{Ended, ExitStatus, StartFailure, StartStage, Survivor};
-use locald_utils::spec::{Kind, RestartPolicy, RestartWhen, ServiceSpec};
+use locald_utils::spec::{Kind, Ports, RestartPolicy, RestartWhen, ServiceSpec};
 use locald_utils::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
@@ -190,6 +190,8 @@ pub(crate) struct Lifecycle {
     pub(crate) is_recalled: bool,
     /// When the newest run was begun, if this daemon has begun it.
     pub(crate) spawned: Option<Time>,
+    /// The ports that make a difference to the newest run, as it was given them.
+    pub(crate) ports: Ports,
     /// What the newest run was started on, as far as it is known.
     pub(crate) started_on: StartedOn,
     /// The spec of the current or newest run.
@@ -229,6 +231,7 @@ impl Lifecycle {
             ran: None,
             is_recalled: false,
             spawned: None,
+            ports: Ports::new(),
             started_on: StartedOn::new(),
             running: None,
             leader: None,
@@ -402,11 +405,18 @@ impl Lifecycle {
     }
 
     /// Begins the next run, with `spec`, and returns its number.
-    pub(crate) fn spawn(&mut self, now: Time, spec: Arc<ServiceSpec>, started_on: StartedOn) -> RunNumber {
+    pub(crate) fn spawn(
+        &mut self,
+        now: Time,
+        spec: Arc<ServiceSpec>,
+        started_on: StartedOn,
+        ports: &Ports,
+    ) -> RunNumber {
         self.newest = self.newest.next();
         self.started_on = started_on;
         self.actual = Actual::Spawning;
         self.is_urgent = false;
+        self.ports = spec.concerned(ports);
         self.running = Some(spec);
         self.leader = None;
         self.shim = None;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use locald_utils::name::{ServiceKey, ServiceName};
 use locald_utils::protocol::{Action, Because, Desired, Failure, Preview, Step};
-use locald_utils::spec::ProjectSpec;
+use locald_utils::spec::{Ports, ProjectSpec};
 
 use super::Time;
 use super::fleet::{Fleet, How};
@@ -51,6 +51,8 @@ impl Fleet {
                 let is_changed = run.is_some_and(|run| is_changed(run, service));
                 let has_other_inputs = !is_changed && run.is_some_and(|run| has_other_inputs(run, service));
                 because.extend(is_changed.then_some(Because::Changed));
+                let has_other_ports = !is_changed && run.is_some_and(|run| has_other_ports(run, service, how.ports));
+                because.extend(has_other_ports.then_some(Because::Ports));
                 because.extend(has_other_inputs.then_some(Because::Inputs));
                 because.extend(asked.then_some(Because::Asked));
                 let followed = service.spec.depends_on.iter().filter(|dependency| dependency.restart);
@@ -87,6 +89,11 @@ fn has_other_inputs(run: &Service, written: &Service) -> bool {
     written.spec.work().is_some_and(|work| running.as_ref() != Some(&work))
 }
 
+/// Whether a port that makes a difference to it is another than its run was given.
+fn has_other_ports(run: &Service, written: &Service, ports: &Ports) -> bool {
+    run.life.is_occupied() && run.life.ports != written.spec.concerned(ports)
+}
+
 /// Whether it is written otherwise than it runs.
 fn is_changed(run: &Service, written: &Service) -> bool {
     run.life.running.as_ref().is_some_and(|running| running.digest() != written.spec.digest())
@@ -116,7 +123,7 @@ mod tests {
 
     use locald_utils::name::{ProjectId, RunNumber};
     use locald_utils::process::ProcessId;
-    use locald_utils::spec::{CommandSpec, Condition, Dependency, Kind, ServiceSpec, Template};
+    use locald_utils::spec::{CommandSpec, Condition, Dependency, Kind, Ports, ServiceSpec, Template};
     use locald_utils::time::UnixMillis;
 
     use super::super::fleet::{Effect, Meant};
@@ -146,8 +153,11 @@ mod tests {
 
     static NOTHING: BTreeMap<ServiceName, String> = BTreeMap::new();
 
+    static NO_PORTS: Ports = Ports::new();
+
     fn how(action: Action) -> How<'static> {
-        How { action, force: false, resumes: None, done: &NOTHING, owner: None, meant: Meant::Themselves }
+        let (ports, meant) = (&NO_PORTS, Meant::Themselves);
+        How { action, force: false, resumes: None, done: &NOTHING, owner: None, ports, meant }
     }
 
     fn seen(fleet: &Fleet, spec: &ProjectSpec, named: &[&str], action: Action) -> Vec<String> {

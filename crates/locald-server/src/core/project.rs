@@ -12,7 +12,7 @@ use locald_utils::name::{ProjectId, ProjectName, ServiceKey, ServiceName};
 use locald_utils::protocol::{Action, Desired, Failure, WaitingOn};
 use locald_utils::record::ExitStatus;
 use locald_utils::selection;
-use locald_utils::spec::{Condition, Kind, ServiceSpec};
+use locald_utils::spec::{Condition, Kind, Ports, ServiceSpec};
 
 use super::Time;
 use super::fleet::Effect;
@@ -46,6 +46,8 @@ pub(crate) struct Project {
     pub(crate) order: Vec<ServiceName>,
     /// The services.
     pub(crate) services: BTreeMap<ServiceName, Service>,
+    /// The ports of the services that have one, as far as they are known.
+    pub(crate) ports: Ports,
     /// Whether it is forgotten as soon as nothing of it is left.
     pub(crate) is_ending: bool,
 }
@@ -110,7 +112,7 @@ impl Service {
     }
 
     /// Somebody wants it to run; what that means depends on how it stands, and on what is written of it now.
-    pub(super) fn ask_up(&mut self, action: Action, is_named: bool) {
+    pub(super) fn ask_up(&mut self, action: Action, is_named: bool, ports: &Ports) {
         let life = &mut self.life;
         self.watching.forgive();
         let has_run = life.is_occupied() || life.actual == Actual::Completed;
@@ -119,12 +121,13 @@ impl Service {
                 // What it runs on was looked at by whoever asks.
                 || self.spec.work().is_some_and(|work| running.work().as_ref() != Some(&work))
         };
-        let is_changed = has_run
-            && match &life.running {
-                Some(running) => differs(running),
-                // An earlier daemon has seen it complete. What that worked on is told by what is recalled, and nothing else.
-                None => self.spec.work().is_some() || life.ran.as_ref().is_some_and(|ran| *ran != self.spec.digest()),
-            };
+        let has_other_ports = life.is_occupied() && life.ports != self.spec.concerned(ports);
+        let is_written_otherwise = || match &life.running {
+            Some(running) => differs(running),
+            // An earlier daemon has seen it complete. What that worked on is told by what is recalled, and nothing else.
+            None => self.spec.work().is_some() || life.ran.as_ref().is_some_and(|ran| *ran != self.spec.digest()),
+        };
+        let is_changed = has_run && (has_other_ports || is_written_otherwise());
         match action {
             // Unlike a job, a service that ended has not done what it is for.
             _ if life.actual == Actual::Completed && self.spec.kind != Kind::Job => life.want_new_run(),
@@ -158,7 +161,7 @@ impl Project {
                 let Some(service) = self.services.get_mut(&key.service) else { continue };
                 match step {
                     Step::Spawn(started_on) => {
-                        let run = service.life.spawn(now, service.spec.clone(), started_on);
+                        let run = service.life.spawn(now, service.spec.clone(), started_on, &self.ports);
                         effects.push(Effect::Spawn(key.clone(), run));
                     }
                     Step::Stop => {
@@ -224,13 +227,28 @@ impl Project {
             }
             Actual::Waiting | Actual::Blocked { .. } => {
                 let next = match self.dependencies_hold(&service.spec) {
-                    Holds::Yes => return Some(Step::Spawn(self.newest_of(&service.spec))),
-                    Holds::NotYet => Actual::Waiting,
+                    Holds::Yes if self.holder_that_leaves(name).is_none() => {
+                        return Some(Step::Spawn(self.newest_of(&service.spec)));
+                    }
+                    Holds::Yes | Holds::NotYet => Actual::Waiting,
                     Holds::Never { chain, cause } => Actual::Blocked { chain, cause },
                 };
                 (next != life.actual).then_some(Step::Become(next))
             }
         }
+    }
+
+    /// Who still has the port of a service, and is about to give it back.
+    pub(crate) fn holder_that_leaves(&self, name: &ServiceName) -> Option<&ServiceName> {
+        let port = self.ports.get(name)?;
+        let leaves = |life: &Lifecycle| {
+            // What cannot be ended keeps it, and whoever starts is told so.
+            life.is_occupied() && life.is_leaving() && !matches!(life.actual, Actual::Stuck { .. })
+        };
+        let has_it = |(other, service): &(&ServiceName, &Service)| {
+            *other != name && service.life.ports.get(*other) == Some(port) && leaves(&service.life)
+        };
+        self.services.iter().find(has_it).map(|(other, _)| other)
     }
 
     /// The newest runs of what a service depends on.

@@ -13,7 +13,7 @@ use locald_utils::name::{ProjectId, RunNumber, ServiceKey, ServiceName};
 use locald_utils::process::ProcessId;
 use locald_utils::protocol::Desired;
 use locald_utils::record::{ExitStatus, StartFailure, StartStage};
-use locald_utils::spec::{Kind, PortSpec, ProjectSpec, ServiceSpec};
+use locald_utils::spec::{Kind, PortSpec, Ports, ProjectSpec, ServiceSpec};
 use locald_utils::time::UnixMillis;
 
 use super::Time;
@@ -40,6 +40,8 @@ const STEPS: usize = 80;
 /// A run as the world has it.
 struct Run {
     spec: Arc<ServiceSpec>,
+    /// The port that it was given.
+    port: Option<u16>,
     /// The newest runs of the others when it was started.
     started_on: BTreeMap<ServiceName, RunNumber>,
     /// What the daemon has not been told yet, in order. Dies with the daemon, but for the end, which is on disk.
@@ -101,6 +103,8 @@ struct World {
     /// Those whose end somebody has asked for, whoever owned them.
     dismissed: BTreeSet<ServiceName>,
     saved: Option<ProjectSpec>,
+    /// The ports of the services that have one: those of all when somebody asked last.
+    ports: Ports,
     /// What somebody has asked for last, and still waits for.
     asked: Option<Asked>,
     /// The versions of the files that the services watch: each edit makes another.
@@ -148,6 +152,7 @@ impl World {
             left_by: BTreeMap::new(),
             dismissed: BTreeSet::new(),
             saved: None,
+            ports: Ports::new(),
             asked: None,
             files: BTreeMap::new(),
             lookouts: BTreeMap::new(),
@@ -294,6 +299,7 @@ impl World {
         }
         let spec = self.fleet.service(&self.key(name)).and_then(|service| service.life.running.clone());
         let Some(spec) = spec else { self.fail("a run without a spec") };
+        self.check_port(name);
         for dependency in &spec.depends_on {
             self.check_dependency(name, dependency);
         }
@@ -301,6 +307,7 @@ impl World {
         let made = Run {
             started_on: names.map(|name| (name.clone(), self.newest(name))).collect(),
             spec,
+            port: self.ports.get(name).copied(),
             untold: VecDeque::new(),
             is_alive: true,
             is_stopping: false,

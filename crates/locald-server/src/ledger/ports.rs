@@ -52,23 +52,16 @@ pub(super) fn ports(
     id: &ProjectId,
     wanted: Vec<(ServiceName, PortSpec)>,
 ) -> Result<Ports, LedgerError> {
-    let fixed: BTreeSet<u16> = wanted.iter().filter_map(|(_, spec)| number(*spec)).collect();
+    let fixed: BTreeSet<u16> = wanted.iter().filter_map(|(_, spec)| spec.number()).collect();
     let mut ports = Ports::new();
     for (service, spec) in &wanted {
-        let port = match number(*spec) {
+        let port = match spec.number() {
             Some(port) => port,
             None => auto_port(transaction, id, service, &fixed)?,
         };
         ports.insert(service.clone(), port);
     }
     Ok(ports)
-}
-
-fn number(spec: PortSpec) -> Option<u16> {
-    match spec {
-        PortSpec::Fixed(port) => Some(port),
-        PortSpec::Auto => None,
-    }
 }
 
 /// The port assigned to a service: once per directory, kept, and never given to another. `fixed` are the numbers in its own
@@ -114,7 +107,7 @@ fn taken(transaction: &Transaction<'_>) -> Result<BTreeSet<u16>, LedgerError> {
     for text in specs.query_map([], |row| row.get::<_, String>(0))? {
         // One that cannot be read is told of when its project is taken over.
         let Ok(spec) = serde_json::from_str::<ProjectSpec>(&text?) else { continue };
-        taken.extend(spec.services.iter().filter_map(|service| number(service.port?)));
+        taken.extend(spec.services.iter().filter_map(|service| service.port?.number()));
     }
     Ok(taken)
 }

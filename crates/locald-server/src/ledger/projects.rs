@@ -182,8 +182,9 @@ fn left_project(transaction: &Transaction<'_>, spec: ProjectSpec) -> Result<Left
         "SELECT service, desired, digest, variables, resting FROM services LEFT JOIN environments ON environment = digest
          WHERE project = ?1",
     )?;
-    let mut last = transaction
-        .prepare_cached("SELECT ended, spec_digest FROM runs WHERE project = ?1 AND service = ?2 AND number = ?3")?;
+    let mut last = transaction.prepare_cached(
+        "SELECT ended, spec_digest, port FROM runs WHERE project = ?1 AND service = ?2 AND number = ?3",
+    )?;
     let rows = statement.query_map([spec.id.as_str()], |row| {
         let desired = if row.get::<_, String>(1)? == "up" { Desired::Up } else { Desired::Down };
         Ok((
@@ -214,15 +215,16 @@ fn left_project(transaction: &Transaction<'_>, spec: ProjectSpec) -> Result<Left
         };
         let newest = newest.get(&name).copied().unwrap_or_default();
         let run = params![spec.id.as_str(), service, newest.0];
-        let run: Option<(Option<String>, String)> =
-            last.query_row(run, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-        let (ended, ran) = run.map_or((None, None), |(ended, digest)| (ended, Some(digest)));
+        let run: Option<(Option<String>, String, Option<u16>)> =
+            last.query_row(run, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+        let (ended, ran, port) = run.map_or((None, None, None), |(ended, digest, port)| (ended, Some(digest), port));
         let last = ended.map(|text| serde_json::from_str(&text)).transpose()?.map(Arc::new);
         let resting = resting.map(|text| serde_json::from_str(&text)).transpose()?;
         let tally = tallies.remove(&name).unwrap_or_default();
         let owners = owners.remove(&name).unwrap_or_default();
         let ahead = ahead.remove(&name).unwrap_or_default();
-        services.push((Remembered { name, newest, desired, resting, last, ran, tally, ahead, owners }, environment));
+        services
+            .push((Remembered { name, newest, desired, resting, last, ran, port, tally, ahead, owners }, environment));
     }
     Ok(Left { spec, services, ports })
 }

@@ -9,7 +9,7 @@ use locald_utils::protocol::{
     Action, Before, ClientMessage, Desired, Event, Failure, FailureCode, Preview, ProjectStatus, Reply, Request,
     ServerMessage, ServiceStatus, Step, WaitFor,
 };
-use locald_utils::spec::{Environment, ProjectSpec, ServiceSpec};
+use locald_utils::spec::{Environment, Ports, ProjectSpec, ServiceSpec};
 use locald_utils::{digest, environment, exports, selection};
 use tokio::time::Instant;
 
@@ -52,14 +52,16 @@ impl Supervisor {
                 let services = self.meant(&project, &services, &profiles)?;
                 let known = self.context.ledger.known(&project).await.map_err(|error| self.unusable(&error))?;
                 let (resumes, done, owner) = (resumes.as_ref(), &known.done, owner.as_ref());
-                let how = How { action, force, resumes, done, owner, meant: Meant::Themselves };
+                let (ports, meant) = (&known.ports, Meant::Themselves);
+                let how = How { action, force, resumes, done, owner, ports, meant };
                 let goals = self.apply((client, id), *project, environment, &services, how, &known)?;
                 self.await_outcome(client, id, project_id, goals, Some(timeout));
             }
             Request::Preview { project, environment, services, profiles, action, force } => {
                 let done = self.context.ledger.done(&project.id).await.map_err(|error| self.unusable(&error))?;
                 let (owner, meant) = (None, Meant::Themselves);
-                let how = How { action, force, resumes: None, done: &done, owner, meant };
+                let ports = &self.ports_to_be(&project);
+                let how = How { action, force, resumes: None, done: &done, owner, ports, meant };
                 let services = self.meant(&project, &services, &profiles)?;
                 let previews = self.fleet.preview(self.now(), &project, &services, how)?;
                 self.compare(client.clone(), id, &project, &environment, previews);
@@ -71,7 +73,8 @@ impl Supervisor {
                 let goals = if dependencies && project.services.iter().any(has_some) {
                     let (resumes, done) = (resumes.as_ref(), &known.done);
                     let (action, owner, meant) = (Action::Up, None, Meant::Dependencies);
-                    let how = How { action, force: false, resumes, done, owner, meant };
+                    let ports = &known.ports;
+                    let how = How { action, force: false, resumes, done, owner, ports, meant };
                     self.apply((client, id), *project, environment, &[service], how, &known)?
                 } else {
                     Vec::new()
@@ -129,6 +132,17 @@ impl Supervisor {
             known.and_then(|known| known.services.get(name)).is_some_and(|service| service.life.desired == Desired::Up)
         };
         selection::meant(project, services, profiles, is_wanted)
+    }
+
+    /// The ports that the services would have, as far as that is known before any is assigned.
+    fn ports_to_be(&self, project: &ProjectSpec) -> Ports {
+        let fixed: Ports =
+            project.services.iter().filter_map(|spec| Some((spec.name.clone(), spec.port?.number()?))).collect();
+        let mut ports = self.ports.get(&project.id).cloned().unwrap_or_default();
+        // One that somebody has written down since is not its any more.
+        ports.retain(|_, port| !fixed.values().any(|number| number == port));
+        ports.extend(fixed);
+        ports
     }
 
     /// Answers with how things stand, after the ledger was asked what the runs were made of. Nobody else waits for it.

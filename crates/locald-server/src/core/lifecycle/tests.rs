@@ -63,7 +63,7 @@ fn running(when: RestartWhen) -> (Lifecycle, Arc<ServiceSpec>) {
     let spec = Arc::new(spec);
     let mut life = Lifecycle::new(RunNumber(0));
     life.want_up();
-    assert_eq!(life.spawn(ms(0), spec.clone(), StartedOn::new()), RunNumber(1));
+    assert_eq!(life.spawn(ms(0), spec.clone(), StartedOn::new(), &Ports::new()), RunNumber(1));
     assert!(life.hear(ms(0), RunNumber(1), started()));
     (life, spec)
 }
@@ -129,7 +129,7 @@ fn launching(when: RestartWhen) -> Lifecycle {
     let spec = Arc::new(ServiceSpec { kind: Kind::Forking, ..spec.as_ref().clone() });
     life.hear(ms(0), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Code(1))));
     life.want_new_run();
-    life.spawn(ms(0), spec, StartedOn::new());
+    life.spawn(ms(0), spec, StartedOn::new(), &Ports::new());
     assert!(life.hear(ms(0), RunNumber(2), started()));
     life
 }
@@ -177,7 +177,7 @@ fn late_news_of_an_old_run_are_dropped() {
     let (mut life, spec) = running(RestartWhen::No);
     life.hear(ms(5), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Code(0))));
     life.want_new_run();
-    life.spawn(ms(10), spec, StartedOn::new());
+    life.spawn(ms(10), spec, StartedOn::new(), &Ports::new());
     assert!(!life.hear(ms(11), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Code(3)))));
     assert_eq!(life.actual, Actual::Spawning);
 }
@@ -188,7 +188,7 @@ fn a_run_that_was_ready_a_second_is_replaced_at_once_and_others_back_off() {
     life.tick(ms(100));
     life.hear(ms(1100), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Signal(9))));
     assert_eq!(life.actual, Actual::Waiting);
-    let run = life.spawn(ms(1100), spec, StartedOn::new());
+    let run = life.spawn(ms(1100), spec, StartedOn::new(), &Ports::new());
     life.hear(ms(1101), run, started());
     life.hear(ms(1102), run, News::Ended(ended(run, ExitStatus::Code(1))));
     let Actual::Backoff { starts: 2, until } = life.actual else { panic!("{:?}", life.actual) };
@@ -215,7 +215,7 @@ fn ten_starts_in_a_minute_are_a_crash_loop_and_a_person_starts_afresh() {
             ref other => panic!("{other:?}"),
         }
         life.tick(now);
-        life.spawn(now, spec.clone(), StartedOn::new());
+        life.spawn(now, spec.clone(), StartedOn::new(), &Ports::new());
         assert!(life.newest.0 < 12, "no crash loop was seen");
     }
     life.want_up();
@@ -228,7 +228,7 @@ fn a_permanent_start_failure_does_not_loop() {
     let (mut life, spec) = running(RestartWhen::Always);
     life.hear(ms(1), RunNumber(1), News::Ended(ended(RunNumber(1), ExitStatus::Code(1))));
     life.tick(ms(1000));
-    let run = life.spawn(ms(1000), spec, StartedOn::new());
+    let run = life.spawn(ms(1000), spec, StartedOn::new(), &Ports::new());
     let failure = StartFailure {
         stage: locald_utils::record::StartStage::Exec,
         errno: 2,

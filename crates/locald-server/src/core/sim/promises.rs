@@ -35,6 +35,19 @@ impl World {
     }
 
     /// From the world's books: the dependency's newest run has been told ready and nothing since, or told completed.
+    /// A port is not given to a service as long as another is about to give it back.
+    pub(super) fn check_port(&self, name: &ServiceName) {
+        let Some(port) = self.ports.get(name) else { return };
+        for ((other, number), run) in &self.runs {
+            let Some(service) = self.fleet.service(&self.key(other)) else { continue };
+            let leaves = service.life.is_leaving() && !matches!(service.life.actual, Actual::Stuck { .. });
+            let is_current = service.life.newest == *number && !run.is_over && !run.is_abandoned;
+            if other != name && run.port == Some(*port) && is_current && leaves {
+                self.fail(&format!("{name} is started although {other} leaves port {port}"));
+            }
+        }
+    }
+
     pub(super) fn check_dependency(&self, name: &ServiceName, dependency: &Dependency) {
         let number = self.newest(&dependency.service);
         let Some(run) = self.runs.get(&(dependency.service.clone(), number)) else {
@@ -122,7 +135,8 @@ impl World {
         self.check_files();
         self.tell("restart, and nothing fails".into());
         let (action, done, meant) = (Action::Restart, BTreeMap::new(), Meant::Themselves);
-        let how = How { action, force: false, resumes: None, done: &done, owner: None, meant };
+        let ports = self.ports.clone();
+        let how = How { action, force: false, resumes: None, done: &done, owner: None, ports: &ports, meant };
         let goals = self.apply_to(&[], how);
         self.go_on(&goals);
         for goal in &goals {

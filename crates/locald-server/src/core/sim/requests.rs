@@ -57,7 +57,8 @@ impl World {
         let who = owner.as_ref().map_or_else(String::new, |owner| format!(" for {} {:?}", owner.name, owner.lease));
         self.tell(format!("{action:?} {meant:?} {services:?}{}{who}", if force { " by force" } else { "" }));
         let done = BTreeMap::new();
-        let how = How { action, force, resumes: None, done: &done, owner: owner.as_ref(), meant };
+        let ports = self.ports.clone();
+        let how = How { action, force, resumes: None, done: &done, owner: owner.as_ref(), ports: &ports, meant };
         let goals = self.apply_to(&services, how);
         if meant == Meant::Dependencies && goals.iter().any(|goal| services.contains(&goal.service)) {
             self.fail("what was only to be prepared for is to be started");
@@ -71,7 +72,8 @@ impl World {
         let (earlier, rest) = self.specs.split_at_mut(index);
         let Some(edited) = rest.first_mut() else { return };
         let dice = &mut self.dice;
-        match dice.roll(5) {
+        match dice.roll(6) {
+            5 => return self.deal_ports(),
             0 => edited.depends_on = some_dependencies(dice, earlier),
             1 => edited.health = some_health(dice, edited.kind),
             2 => edited.restart.when = some_policy(dice),
@@ -79,6 +81,18 @@ impl World {
             _ => drop(edited.env.insert("X".into(), Template::text(dice.roll(3).to_string()))),
         }
         let line = format!("{} is written anew", edited.name);
+        self.tell(line);
+    }
+
+    /// Somebody gives the services other ports: each of them one of as many as there are services.
+    pub(super) fn deal_ports(&mut self) {
+        let mut numbers: Vec<u16> = (1..).take(self.specs.len()).collect();
+        self.ports.clear();
+        for spec in self.specs.iter().filter(|spec| spec.port.is_some()) {
+            let index = usize::try_from(self.dice.roll(numbers.len() as u64)).expect("small");
+            self.ports.insert(spec.name.clone(), numbers.swap_remove(index));
+        }
+        let line = format!("the ports are {:?}", self.ports);
         self.tell(line);
     }
 
@@ -259,7 +273,8 @@ impl World {
                 let begun: Vec<ServiceName> = before.iter().filter(is_begun).map(|(name, _)| name.clone()).collect();
                 let stood: Vec<_> = begun.iter().map(|name| stands(self, name)).collect();
                 let (done, owner) = (BTreeMap::new(), owner.as_ref());
-                let how = How { action, force, resumes: Some(&before), done: &done, owner, meant };
+                let ports = self.ports.clone();
+                let how = How { action, force, resumes: Some(&before), done: &done, owner, ports: &ports, meant };
                 self.apply_to(&services, how);
                 for (name, stood) in begun.iter().zip(stood) {
                     if stands(self, name) != stood && !self.has_to_follow(name) {

@@ -38,12 +38,13 @@ impl World {
                 resting: self.resting.get(name).cloned().flatten(),
                 last: self.last_of(name),
                 ran: None,
+                port: self.runs.get(&(name.clone(), self.newest(name))).and_then(|run| run.port),
                 tally: self.tallies.get(name).cloned().unwrap_or_default(),
                 ahead: self.ahead.get(name).cloned().unwrap_or_default(),
                 owners: self.kept.get(name).cloned().unwrap_or_default(),
             })
             .collect();
-        self.fleet.restore(saved, remembered, |at| Duration::from_millis(at.0));
+        self.fleet.restore(saved, &self.ports, remembered, |at| Duration::from_millis(at.0));
         let mut effects = Vec::new();
         // The newest first, as the daemon takes them over.
         let open: Vec<_> = self.runs.iter().rev().filter(|(_, run)| !run.is_over).map(|(key, _)| key.clone()).collect();
