@@ -236,6 +236,66 @@ fn the_next_daemon_knows_what_each_run_was_started_on() {
     site.down();
 }
 
+/// A job between two services, which runs whenever the first of them has; `more` belongs to the job.
+fn with_a_job_between(more: &str) -> String {
+    format!(
+        "[services.db]\ncommand = 'exec sleep 600'\nrestart = \"always\"\n\
+         [services.seed]\ntype = \"job\"\ncommand = 'echo seed >> $EVENTS'\ndepends_on = {{ db = {{ restart = true }} }}\n{more}\
+         [services.api]\ncommand = 'exec sleep 600'\ndepends_on = {{ seed = {{ restart = true }} }}\n"
+    )
+}
+
+// Only who ran was asked what it had been started on.
+#[test]
+fn a_job_that_has_completed_follows_under_the_next_daemon_too() {
+    let site = Site::new(&with_a_job_between(""));
+    let crash = |daemon| {
+        send(daemon, Signal::SIGKILL);
+        site.await_end(daemon);
+    };
+    site.up();
+    crash(site.daemon());
+    site.locald("restart db").run().ok();
+    site.await_events("seed", 2);
+    site.eventually("api to follow", || (site.service("api")["run"] == 2).then_some(()));
+    // And what it follows may end while nobody is there.
+    let db = site.leader("db");
+    crash(site.daemon());
+    send(db, Signal::SIGKILL);
+    site.await_end(db);
+    site.locald("daemon start").run().ok();
+    site.await_events("seed", 3);
+    site.eventually("api to follow again", || (site.service("api")["run"] == 3).then_some(()));
+    site.down();
+}
+
+#[test]
+fn a_job_that_had_not_to_be_done_again_follows_from_then_on() {
+    let site = Site::new(&with_a_job_between("inputs = [\"seed.in\"]\n"));
+    site.write("seed.in", "1");
+    site.up();
+    site.down();
+    site.up();
+    assert_eq!(site.said(), ["seed"], "its inputs are the same");
+    site.locald("restart db").run().ok();
+    site.await_events("seed", 2);
+    site.down();
+}
+
+// The restart was followed only by runs that had begun with that line in the file.
+#[test]
+fn an_edge_that_was_written_while_a_service_runs_counts_from_then_on() {
+    let services = "[services.db]\ncommand = 'exec sleep 600'\n[services.web]\ncommand = 'exec sleep 600'\n";
+    let site = Site::new(services);
+    site.up();
+    site.write("locald.toml", &format!("{services}depends_on = {{ db = {{ restart = true }} }}\n"));
+    site.locald("up").run().ok();
+    assert_eq!(site.service("web")["run"], 1);
+    site.locald("restart db").run().ok();
+    assert_eq!((&site.service("db")["run"], &site.service("web")["run"]), (&2.into(), &2.into()));
+    site.down();
+}
+
 #[test]
 fn stopping_what_is_followed_takes_the_followers_first() {
     let site = Site::new(

@@ -80,6 +80,9 @@ pub(crate) struct Ahead {
     replaces: Option<RunNumber>,
     /// Until when it waits for its next attempt.
     until: Option<UnixMillis>,
+    /// What its newest run was started on, so that it follows that still.
+    #[serde(default, skip_serializing_if = "StartedOn::is_empty")]
+    started_on: StartedOn,
 }
 
 /// Why a service failed.
@@ -373,6 +376,12 @@ impl Lifecycle {
         self.at_least = self.newest.next();
     }
 
+    /// Whether it has a run that another takes the place of, when what it depends on is run again.
+    pub(crate) fn may_follow(&self) -> bool {
+        let has_run = self.is_occupied() || matches!(self.actual, Actual::Completed | Actual::Failed(_));
+        self.desired == Desired::Up && has_run
+    }
+
     /// When the first instruction of the newest run ran, if it has.
     pub(crate) fn last_started_at(&self) -> Option<UnixMillis> {
         // How the run before began says nothing of one that is about to, or never did.
@@ -445,11 +454,12 @@ impl Lifecycle {
     pub(crate) fn ahead(&self, wall: impl Fn(Time) -> UnixMillis) -> Ahead {
         let until = if let Actual::Backoff { until, .. } = self.actual { Some(wall(until)) } else { None };
         let is_replaced = self.is_occupied() && self.newest < self.at_least;
-        Ahead { replaces: is_replaced.then_some(self.newest), until }
+        Ahead { replaces: is_replaced.then_some(self.newest), until, started_on: self.started_on.clone() }
     }
 
     /// Goes on with what an earlier daemon had in mind; `time` tells which moment that is.
     pub(crate) fn resume(&mut self, ahead: &Ahead, time: impl Fn(UnixMillis) -> Time) {
+        self.started_on.clone_from(&ahead.started_on);
         if ahead.replaces == Some(self.newest) {
             self.at_least = self.newest.next();
         }
@@ -574,7 +584,7 @@ impl Lifecycle {
             News::Silent => self.actual = Actual::Unknown,
             News::Degraded => self.is_degraded = true,
             News::Found { spec, leader, shim, started_at, ran_for, started_on } => {
-                self.started_on = started_on;
+                self.started_on.extend(started_on);
                 self.leader = leader;
                 self.shim = Some(shim);
                 self.started_at = started_at.or(self.started_at);

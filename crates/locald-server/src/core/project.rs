@@ -12,7 +12,7 @@ use locald_utils::name::{ProjectId, ProjectName, ServiceKey, ServiceName};
 use locald_utils::protocol::{Action, Desired, Failure, WaitingOn};
 use locald_utils::record::ExitStatus;
 use locald_utils::selection;
-use locald_utils::spec::{Condition, Kind, Ports, ServiceSpec};
+use locald_utils::spec::{Condition, Dependency, Kind, Ports, ServiceSpec};
 
 use super::Time;
 use super::fleet::Effect;
@@ -143,6 +143,7 @@ impl Service {
 impl Project {
     /// Takes every step that can be taken now.
     pub(super) fn settle(&mut self, now: Time, id: &ProjectId, effects: &mut Vec<Effect>) {
+        self.note_what_is_followed();
         // Whoever leaves as well is ended before what it depends on: so it has to be known first who follows.
         self.follow(id, effects);
         // A step can only enable steps of neighbours. Those that were passed over meanwhile are seen in the next round. Ends come
@@ -274,11 +275,32 @@ impl Project {
         }
     }
 
+    /// From now on a service follows what it was not started on: a dependency that was written since, or one of a job that did not
+    /// have to be done again.
+    fn note_what_is_followed(&mut self) {
+        let mut found = Vec::new();
+        for (name, service) in self.services.iter().filter(|(_, service)| service.life.may_follow()) {
+            let new = |dependency: &&Dependency| {
+                dependency.restart && !service.life.started_on.contains_key(&dependency.service)
+            };
+            for Dependency { service: other, condition, .. } in service.spec.depends_on.iter().filter(new) {
+                // Before that it gets the run that this one would have been started on.
+                if self.has_come_as_far(other, *condition) {
+                    found.push((name.clone(), other.clone(), self.services[other].life.newest));
+                }
+            }
+        }
+        for (name, other, run) in found {
+            if let Some(service) = self.services.get_mut(&name) {
+                service.life.started_on.insert(other, run);
+            }
+        }
+    }
+
     /// Whether a service is to be run again because one that it depends on was, or is about to be.
     fn has_to_follow(&self, service: &Service) -> bool {
         let life = &service.life;
-        let has_run = life.is_occupied() || matches!(life.actual, Actual::Completed | Actual::Failed(_));
-        if life.desired == Desired::Down || life.newest < life.at_least || !has_run {
+        if !life.may_follow() || life.newest < life.at_least {
             return false;
         }
         service.spec.depends_on.iter().filter(|dependency| dependency.restart).any(|dependency| {

@@ -7,7 +7,7 @@ use locald_utils::protocol::{Action, OutcomeResult};
 use locald_utils::record::ExitStatus;
 use locald_utils::spec::{Condition, Dependency, Kind, RestartWhen};
 
-use super::{World, fleet_state};
+use super::{Run, World, fleet_state};
 use crate::core::fleet::{Ending, How, Meant};
 use crate::core::goal::{Want, judge};
 use crate::core::lifecycle::Actual;
@@ -99,6 +99,7 @@ impl World {
         }
         for ((name, number), run) in &self.runs {
             if run.is_over {
+                self.check_what_rests(name, *number, run);
                 continue;
             }
             let Some(service) = self.fleet.service(&self.key(name)) else {
@@ -119,6 +120,21 @@ impl World {
             }
             if !run.is_abandoned && (service.life.newest != *number || !service.life.is_occupied()) {
                 self.fail(&format!("{name}{number} is alive and counts as {:?}", service.life.actual));
+            }
+        }
+    }
+
+    /// What has completed or failed follows as well.
+    fn check_what_rests(&self, name: &ServiceName, number: RunNumber, run: &Run) {
+        let Some(service) = self.fleet.service(&self.key(name)).filter(|service| service.life.newest == number) else {
+            return;
+        };
+        let rests = matches!(service.life.actual, Actual::Completed | Actual::Failed(_)) && service.life.may_follow();
+        for dependency in service.spec.depends_on.iter().filter(|dependency| dependency.restart && rests) {
+            let is_newer =
+                run.started_on.get(&dependency.service).is_some_and(|run| self.newest(&dependency.service) > *run);
+            if is_newer && service.life.newest >= service.life.at_least {
+                self.fail(&format!("{name}{number} rests although {} has been run again", dependency.service));
             }
         }
     }
