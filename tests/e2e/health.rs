@@ -475,6 +475,35 @@ fn a_run_that_has_lost_its_shim_is_still_asked() {
     site.down();
 }
 
+// Nobody could ask it any more, and so it counted as ready.
+#[test]
+fn a_run_that_loses_its_shim_before_it_is_ready_does_not_become_so_by_that() {
+    let checks = ["'test -e fine'", "{ type = 'log', pattern = 'fine' }", "{ type = 'notify' }"];
+    let service = |(name, check): (&str, &str)| {
+        format!("[services.{name}]\ncommand = 'exec sleep 600'\nhealth_check = {check}\n")
+    };
+    let site = Site::new(&["a", "b", "c"].into_iter().zip(checks).map(service).collect::<String>());
+    let up = site.locald("up --timeout 1m").start();
+    for name in ["a", "b", "c"] {
+        site.await_state(name, "starting");
+    }
+    for shim in site.processes().into_iter().filter(Seen::is_shim) {
+        send(shim.process, Signal::SIGKILL);
+        site.await_end(shim.process);
+    }
+    for name in ["a", "b", "c"] {
+        let note = site.eventually("the reason", || {
+            let service = site.service(name);
+            assert_eq!(service["state"], "starting", "{service}");
+            let notes = service["notes"].to_string();
+            (notes.contains("is gone: restart the service") && notes.contains("degraded")).then_some(notes)
+        });
+        assert!(note.contains("its shim, which would"), "{note}");
+    }
+    site.down();
+    up.finish().code(1);
+}
+
 #[test]
 fn what_was_not_ready_any_more_is_not_ready_for_the_next_daemon_either() {
     let site = http(free_port(), "{ type = 'http', interval = '20ms', retries = 1 }", "");

@@ -148,6 +148,15 @@ impl Checkup {
         }
     }
 
+    /// Nobody hears any more what the run says of itself, and this is why.
+    pub(crate) fn hear_no_more(&mut self, why: &str) {
+        let is_heard = |check: &HealthCheck| matches!(check.probe, Probe::Log { .. } | Probe::Notify { .. });
+        let heard: Vec<usize> = (0..self.checks.len()).filter(|&index| is_heard(&self.checks[index])).collect();
+        for index in heard {
+            self.take(index, Answer::Unasked(why.to_owned()));
+        }
+    }
+
     /// Takes what became of a command.
     pub(crate) fn take_outcome(&mut self, check: u32, outcome: ProbeOutcome) {
         self.silent.retain(|index| u32::try_from(*index) != Ok(check));

@@ -392,6 +392,9 @@ impl Orphan {
         tokio::pin!(exit);
         let subject = Subject { roots, port: self.port };
         let mut checkup = Checkup::begin(subject, self.checks(), Duration::MAX, self.readiness);
+        if let Some(checkup) = checkup.as_mut().filter(|_| self.readiness != Some(true)) {
+            checkup.hear_no_more("its shim, which would see that, is gone: restart the service");
+        }
         if checkup.is_none() && self.readiness.is_none() && self.spec.kind != Kind::Job && !is_launching {
             // It runs, and nobody is left who could say more.
             self.reporter.report(News::Ready);
@@ -420,17 +423,10 @@ impl Orphan {
         }
     }
 
-    /// The checks that a run without its shim can be asked by. As long as it is ready the others do not fail; once it is not, only
-    /// those count that can still pass. And nobody knows how long it may still take.
+    /// The checks of a run without its shim. Those that it would ask or hear can pass no more, and do not fail either: what was ready
+    /// stays so, and what was not is not called ready. And nobody knows how long it may still take.
     fn checks(&self) -> Vec<HealthCheck> {
-        let mut checks = self.spec.checks();
-        if self.readiness != Some(true) {
-            checks.retain(|check| check.probe.port(self.port).is_some());
-        }
-        for check in &mut checks {
-            check.start_period = None;
-        }
-        checks
+        self.spec.checks().into_iter().map(|check| HealthCheck { start_period: None, ..check }).collect()
     }
 
     async fn sweep(&mut self, mut members: Members, status: Option<ExitStatus>, stop_at_once: Option<bool>) -> Ended {
@@ -565,7 +561,7 @@ fn no_shim() -> StartFailure {
         stage: StartStage::Helper,
         errno: 0,
         path: None,
-        message: "its shim, which would run it, is gone".to_owned(),
+        message: "its shim, which would run it, is gone: restart the service".to_owned(),
         hint: None,
         permanent: false,
     }

@@ -277,7 +277,7 @@ fn draw(entry: &Entry<'_>, run: RunNumber, picture: &mut Picture, shown: &mut Ve
     match entry {
         Entry::Line(line) if line.run.is_none_or(|of| of == run) => picture.write(line.bytes, shown),
         Entry::Gap { run: of, lost, .. } if *of == run => {
-            picture.write(format!("\r\n--- {lost} bytes are missing here ---\r\n").as_bytes(), shown);
+            picture.write(format!("\r\n--- up to {lost} bytes are missing here ---\r\n").as_bytes(), shown);
         }
         Entry::Started { run: of, .. } => return *of > run,
         Entry::Line(_) | Entry::Gap { .. } | Entry::Continued { .. } | Entry::Ended { .. } | Entry::Restarted => {}

@@ -231,7 +231,7 @@ fn json_has_a_record_for_each_line_and_each_boundary() {
     let sources = [source(base.path(), "web")];
     assert_eq!(show_on(&["--json"], &sources, true, true).stdout, text);
 
-    let gap = "--- web#7: 12 bytes are missing here, they could not be kept in the log ---";
+    let gap = "--- web#7: up to 12 bytes are missing here, they could not be kept in the log ---";
     assert_eq!(show(&[], &sources).stdout, format!("tab\tbold �\n{gap}\nboom\n"));
 
     fs::remove_file(index_path(&base.path().join("web"), 1)).expect("the index is deleted");
@@ -509,7 +509,7 @@ fn follow_shows_boundaries_prompts_and_what_is_left_at_the_end_of_a_run() {
     web.write(b"again\n", at(3_000));
     // The run is the one that was shown before: that is no restart of the service. The 5 bytes before may be missing.
     let notice = "--- web: output is missing here, the log was deleted or emptied ---\n";
-    let gap = "--- web#2: 5 bytes are missing here, they could not be kept in the log ---\n";
+    let gap = "--- web#2: up to 5 bytes are missing here, they could not be kept in the log ---\n";
     let text = following.read(notice.len() + gap.len() + "web | again\n".len());
     let rest = text.strip_prefix(notice).expect("the notice comes first");
     assert_eq!(rest.replace(gap, ""), "web | again\n");
