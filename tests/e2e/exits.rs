@@ -107,7 +107,7 @@ fn a_crash_loop_of_what_never_got_healthy_says_so_and_not_how_it_was_stopped() {
          health_check = { type = \"command\", command = \"exit 3\", start_period = \"50ms\", interval = \"20ms\" }\n\
          restart = { policy = \"always\", backoff = \"10ms\", max_backoff = \"10ms\", limit = 2 }\n",
     );
-    let why = "last: not healthy, not within 50ms: `exit 3`: exit 3";
+    let why = "the last run was not healthy: not within 50ms: `exit 3`: exit 3";
     let up = site.locald("up").run().code(1).says("crash loop, 2 starts in").says(why);
     assert!(!up.stderr.contains("SIGTERM"), "{}", up.stderr);
     let is_told = || site.service("web")["notes"] == serde_json::json!([why]);
@@ -136,6 +136,25 @@ fn a_stop_while_the_next_attempt_is_due_is_immediate() {
     up.finish().code(1);
     site.down();
     assert_eq!(site.said(), ["run"]);
+}
+
+// It was told as the exit of the run before, or not at all.
+#[test]
+fn a_start_that_is_refused_is_told_as_that_while_the_next_attempt_is_due() {
+    let stranger = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = stranger.local_addr().expect("an address").port();
+    let site = Site::new(&format!(
+        "[services.web]\ncommand = 'exec sleep 600'\nport = {port}\n\
+         restart = {{ policy = \"on-failure\", backoff = \"1h\", max_backoff = \"1h\" }}\n"
+    ));
+    let up = site.locald("up").start();
+    let web = site.await_state("web", "backoff");
+    let why = format!("the last start failed: port {port} is held by pid {}", std::process::id());
+    assert!(web["notes"][0].as_str().is_some_and(|note| note.starts_with(&why)), "{web}");
+    site.locald("stop web").run().ok();
+    let up = up.finish().code(1);
+    up.says(&why).says("attempt 2 of 10 follows");
+    site.down();
 }
 
 #[test]

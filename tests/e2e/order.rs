@@ -288,7 +288,7 @@ fn an_edge_that_was_written_while_a_service_runs_counts_from_then_on() {
     let services = "[services.db]\ncommand = 'exec sleep 600'\n[services.web]\ncommand = 'exec sleep 600'\n";
     let site = Site::new(services);
     site.up();
-    site.write("locald.toml", &format!("{services}depends_on = {{ db = {{ restart = true }} }}\n"));
+    site.write("locald.toml", format!("{services}depends_on = {{ db = {{ restart = true }} }}\n"));
     site.locald("up").run().ok();
     assert_eq!(site.service("web")["run"], 1);
     site.locald("restart db").run().ok();

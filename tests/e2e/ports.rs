@@ -160,7 +160,7 @@ fn an_assigned_port_gives_way_to_a_number_in_its_own_file_although_it_is_in_use(
     let site = Site::new(a);
     site.up();
     let port = site.service("a")["port"].as_u64().expect("a port");
-    site.write("locald.toml", &format!("{a}[services.b]\ncommand = '\"$ZOO\" listen $PORT'\nport = {port}\n"));
+    site.write("locald.toml", format!("{a}[services.b]\ncommand = '\"$ZOO\" listen $PORT'\nport = {port}\n"));
     let dry_run = site.locald("up --dry-run").run().ok();
     dry_run.says("its port, or one that it mentions, is another now");
     site.locald("up").run().ok().says("3 services ready");

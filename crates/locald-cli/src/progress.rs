@@ -173,10 +173,9 @@ fn transition(status: &ServiceStatus, now: UnixMillis) -> Word {
             },
             (Kind::Job | Kind::Service | Kind::Forking, _) => word.text,
         },
-        State::Backoff { attempt, limit, .. } => {
-            // Who was ended because of its health did not end of itself; the note says so.
+        State::Backoff { attempt, limit, why, .. } => {
             let ended = || status.last.as_ref().map_or("ended".to_owned(), view::exit_words);
-            let cause = status.note.as_deref().map_or_else(ended, view::clean);
+            let cause = why.as_deref().map_or_else(ended, view::clean);
             format!("{cause}; attempt {attempt} of {limit} follows")
         }
         State::Failed { .. } => {
@@ -272,7 +271,7 @@ mod tests {
         let mut failed = service("web", State::Failed { reason: FailedReason::Exited });
         failed.last = Some(ended("web", ExitStatus::Code(7)));
         assert_eq!(transition(&failed, NOW).text, "failed: exit 7");
-        failed.state = State::Backoff { attempt: 2, limit: 10, until: later(500) };
+        failed.state = State::Backoff { attempt: 2, limit: 10, until: later(500), why: None };
         assert_eq!(transition(&failed, NOW).text, "failed: exit 7; attempt 2 of 10 follows");
         let job = ServiceStatus {
             kind: Kind::Job,

@@ -48,7 +48,7 @@ pub(crate) fn word(service: &ServiceStatus, now: UnixMillis) -> Word {
         State::Unready => said(Tone::Bad, "unready"),
         State::Stopping { kill_at: None } => said(Tone::Busy, "stopping"),
         State::Stopping { kill_at: Some(at) } => said(Tone::Busy, format!("stopping, kill in {}", countdown(*at, now))),
-        State::Backoff { attempt, limit, until } => {
+        State::Backoff { attempt, limit, until, .. } => {
             said(Tone::Bad, format!("backoff {attempt}/{limit}, next in {}", countdown(*until, now)))
         }
         State::Completed => said(Tone::Faint, "exited 0"),
@@ -139,10 +139,14 @@ pub(crate) fn with_failure_note(word: &str, service: &ServiceStatus) -> String {
 
 /// Says more about a failure than fits a word. `None` where the word says all.
 pub(crate) fn failure_note(service: &ServiceStatus) -> Option<String> {
-    let State::Failed { reason } = &service.state else { return None };
+    let reason = match &service.state {
+        State::Failed { reason } => reason,
+        State::Backoff { why, .. } => return why.as_deref().map(clean),
+        _ => return None,
+    };
     match reason {
         FailedReason::Exited => None,
-        FailedReason::CrashLoop { why: Some(why), .. } => Some(format!("last: {why}")),
+        FailedReason::CrashLoop { why: Some(why), .. } => Some(why.clone()),
         FailedReason::CrashLoop { why: None, .. } => {
             service.last.as_ref().map(|ended| format!("last: {}", exit_words(ended)))
         }
@@ -562,7 +566,7 @@ mod tests {
             (State::Stopping { kill_at: None }, "stopping"),
             (State::Stopping { kill_at: Some(until) }, "stopping, kill in 4s"),
             (State::Stopping { kill_at: Some(NOW) }, "stopping, kill in 0s"),
-            (State::Backoff { attempt: 3, limit: 10, until }, "backoff 3/10, next in 4s"),
+            (State::Backoff { attempt: 3, limit: 10, until, why: None }, "backoff 3/10, next in 4s"),
             (State::Completed, "exited 0"),
             (State::Unknown, "unknown"),
         ] {

@@ -93,9 +93,8 @@ fn note(fleet: &Fleet, key: &ServiceKey, service: &Service) -> Option<String> {
     let degraded = "degraded: its shim died or cannot be reached; restart it when convenient";
     let degraded = life.is_degraded.then(|| degraded.to_owned());
     // A failure says it by itself.
-    let is_told = matches!(life.actual, Actual::Failed(Reason::Unhealthy(_) | Reason::CrashLoop { .. }));
-    let complaint = life.complaint.as_ref().filter(|_| !is_told);
-    let complaint = complaint.map(|why| format!("the last run was not healthy: {why}"));
+    let is_told = matches!(life.actual, Actual::Failed(_) | Actual::Backoff { .. });
+    let complaint = life.complaint.clone().filter(|_| !is_told);
     let watching = &service.watching;
     let renewed = watching.changed.as_ref().map(|file| match watching.restarts {
         1 => format!("run again because {file} changed"),
@@ -131,7 +130,8 @@ fn state(now: Now, fleet: &Fleet, key: &ServiceKey, service: &Service) -> State 
         Actual::Backoff { starts, until } => {
             // The one that comes counts as well.
             let attempt = starts.saturating_add(1);
-            State::Backoff { attempt, limit: service.spec.restart.limit, until: now.wall(*until) }
+            let (limit, why) = (service.spec.restart.limit, service.life.complaint.clone());
+            State::Backoff { attempt, limit, until: now.wall(*until), why }
         }
         Actual::Completed => State::Completed,
         Actual::Failed(reason) => State::Failed {

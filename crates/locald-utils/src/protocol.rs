@@ -514,6 +514,9 @@ pub enum State {
         limit: u32,
         /// When it comes.
         until: UnixMillis,
+        /// What there is to say of the attempt before, where [`ServiceStatus::last`] does not tell: it was not healthy, or never started.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
     },
     /// A job that ended with exit code 0, or a service that ended so and is not to be restarted.
     Completed,

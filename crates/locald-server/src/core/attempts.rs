@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use locald_utils::name::RunNumber;
+use locald_utils::name::{RunNumber, ServiceName};
 use locald_utils::spec::RestartPolicy;
 use locald_utils::time::UnixMillis;
 use serde::{Deserialize, Serialize};
@@ -47,8 +47,15 @@ impl Attempts {
         self.starts.push_back(now);
     }
 
-    /// Decides what follows when run number `run` has ended, after it had been ready for so long.
-    pub(crate) fn next(&mut self, now: Time, policy: &RestartPolicy, ready_for: Duration, run: RunNumber) -> Attempt {
+    /// Decides what follows when run number `run` of a service has ended, after it had been ready for so long.
+    pub(crate) fn next(
+        &mut self,
+        now: Time,
+        policy: &RestartPolicy,
+        ready_for: Duration,
+        service: &ServiceName,
+        run: RunNumber,
+    ) -> Attempt {
         self.forget_old(now);
         let starts = self.starts();
         if starts >= policy.limit {
@@ -63,7 +70,7 @@ impl Attempts {
             return Attempt::Now;
         }
         self.failures += 1;
-        Attempt::At { starts, until: now + backoff(policy, self.failures, run) }
+        Attempt::At { starts, until: now + backoff(policy, self.failures, service, run) }
     }
 
     /// How often it was started of late: within a minute, when that was last looked at.
@@ -93,22 +100,39 @@ impl Attempts {
 
 /// The wait before attempt number `attempt`, from 1: doubled each time, up to the policy's maximum, give or take a fifth.
 ///
-/// The jitter keeps services that failed together from coming back together. It is drawn from the run's number, so that
-/// the same history gives the same wait.
-fn backoff(policy: &RestartPolicy, attempt: u32, run: RunNumber) -> Duration {
+/// The jitter keeps services that failed together from coming back together. It is drawn from the service's name and the run's
+/// number, so that the same history gives the same wait.
+fn backoff(policy: &RestartPolicy, attempt: u32, service: &ServiceName, run: RunNumber) -> Duration {
     let doubled = policy.backoff.saturating_mul(1 << (attempt - 1).min(20));
     let wait = doubled.min(policy.max_backoff);
     // A multiplicative hash (Knuth, TAOCP 6.4) spreads neighbouring numbers over 0..40: 80 % to 120 %.
-    let percent = 80 + (run.0.wrapping_mul(2_654_435_761) >> 16) % 41;
+    let spread = |seed: u32| seed.wrapping_mul(2_654_435_761);
+    let name = service.as_str().bytes().fold(0, |seed, byte| spread(seed ^ u32::from(byte)));
+    let percent = 80 + (spread(name ^ run.0) >> 16) % 41;
     (wait * percent / 100).min(policy.max_backoff)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn ms(ms: u64) -> Time {
         Duration::from_millis(ms)
+    }
+
+    fn web() -> ServiceName {
+        "web".parse().expect("valid")
+    }
+
+    // It was the same for all that failed as often.
+    #[test]
+    fn services_that_fail_together_do_not_come_back_together() {
+        let policy = RestartPolicy::default();
+        let wait = |name: &str| backoff(&policy, 1, &name.parse().expect("valid"), RunNumber(1));
+        let waits: BTreeSet<Duration> = ["a", "b", "c", "d", "e", "f"].into_iter().map(wait).collect();
+        assert!(waits.len() >= 5, "{waits:?}");
     }
 
     #[test]
@@ -116,7 +140,7 @@ mod tests {
         let policy = RestartPolicy { limit: 100, ..RestartPolicy::default() };
         let mut attempts = Attempts::default();
         for (failure, nominal) in (1..).zip([250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]) {
-            let next = attempts.next(ms(0), &policy, Duration::ZERO, RunNumber(failure));
+            let next = attempts.next(ms(0), &policy, Duration::ZERO, &web(), RunNumber(failure));
             let Attempt::At { until, .. } = next else { panic!("{next:?}") };
             assert!(
                 (ms(nominal * 8 / 10)..=ms((nominal * 12 / 10).min(30_000))).contains(&until),
@@ -124,11 +148,11 @@ mod tests {
             );
         }
         let nearly = policy.reset_after - ms(1);
-        assert_eq!(attempts.next(ms(0), &policy, nearly, RunNumber(10)), Attempt::Now);
-        let next = attempts.next(ms(0), &policy, Duration::ZERO, RunNumber(11));
+        assert_eq!(attempts.next(ms(0), &policy, nearly, &web(), RunNumber(10)), Attempt::Now);
+        let next = attempts.next(ms(0), &policy, Duration::ZERO, &web(), RunNumber(11));
         assert!(matches!(next, Attempt::At { until, .. } if until > ms(20_000)), "{next:?}");
-        assert_eq!(attempts.next(ms(0), &policy, policy.reset_after, RunNumber(12)), Attempt::Now);
-        let next = attempts.next(ms(0), &policy, Duration::ZERO, RunNumber(13));
+        assert_eq!(attempts.next(ms(0), &policy, policy.reset_after, &web(), RunNumber(12)), Attempt::Now);
+        let next = attempts.next(ms(0), &policy, Duration::ZERO, &web(), RunNumber(13));
         assert!(matches!(next, Attempt::At { until, .. } if until < ms(400)), "{next:?}");
     }
 
@@ -142,11 +166,11 @@ mod tests {
         for run in 0..3 * policy.limit {
             now += gap + ms(1);
             attempts.begin(now);
-            let next = attempts.next(now, &policy, Duration::ZERO, RunNumber(run));
+            let next = attempts.next(now, &policy, Duration::ZERO, &web(), RunNumber(run));
             assert!(matches!(next, Attempt::At { .. }), "{run}: {next:?}");
         }
         attempts.begin(now);
-        let next = attempts.next(now, &policy, Duration::ZERO, RunNumber(0));
+        let next = attempts.next(now, &policy, Duration::ZERO, &web(), RunNumber(0));
         assert!(
             matches!(next, Attempt::Never { starts, within } if starts == policy.limit && within <= RestartPolicy::CRASH_LOOP_WINDOW),
             "{next:?}"

@@ -21,7 +21,7 @@ use locald_utils::name::{RunNumber, ServiceName};
 use locald_utils::process::ProcessId;
 use locald_utils::protocol::{CheckStatus, Desired};
 use locald_utils::record::{Ended, ExitStatus, StartFailure, StartStage, Survivor};
-use locald_utils::spec::{Kind, Ports, RestartPolicy, RestartWhen, ServiceSpec};
+use locald_utils::spec::{Kind, Ports, RestartWhen, ServiceSpec};
 use locald_utils::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
@@ -209,7 +209,8 @@ pub(crate) struct Lifecycle {
     pub(crate) health: Arc<Vec<CheckStatus>>,
     /// Why the current run is to be ended: it is not healthy.
     unhealthy: Option<String>,
-    /// Why the run before was ended, until this one is ready or a person asks for another.
+    /// What there is to say of the run before besides how it ended, until this one is ready or a person asks for another: that it was
+    /// not healthy, or never started.
     pub(crate) complaint: Option<String>,
     /// When the newest run's first instruction ran.
     pub(crate) started_at: Option<UnixMillis>,
@@ -632,8 +633,13 @@ impl Lifecycle {
         self.leader = None;
         self.shim = None;
         self.is_degraded = false;
-        let unhealthy = self.unhealthy.take();
-        self.complaint.clone_from(&unhealthy);
+        // How it ended when it was told to says nothing any more.
+        let ending = self.unhealthy.take().map_or(ending, Ending::Unhealthy);
+        self.complaint = match &ending {
+            Ending::Exited(_) => None,
+            Ending::Unhealthy(why) => Some(format!("the last run was not healthy: {why}")),
+            Ending::NotStarted(failure) => Some(format!("the last start failed: {}", failure.message)),
+        };
         if self.desired == Desired::Down {
             self.actual = Actual::Stopped;
             return;
@@ -644,8 +650,6 @@ impl Lifecycle {
             return;
         }
         let policy = &spec.restart;
-        // How it ended when it was told to says nothing any more.
-        let ending = unhealthy.map_or(ending, Ending::Unhealthy);
         let is_success = matches!(ending, Ending::Exited(status) if status.is_success());
         let again = match policy.when {
             RestartWhen::No => false,
@@ -659,25 +663,29 @@ impl Lifecycle {
             Ending::Exited(_) if !again => Actual::Failed(Reason::Exited),
             Ending::NotStarted(failure) if !again || is_permanent => Actual::Failed(Reason::Start(failure)),
             Ending::Unhealthy(why) if !again => Actual::Failed(Reason::Unhealthy(why)),
-            Ending::Exited(_) => self.retry(now, policy, None),
-            Ending::NotStarted(failure) => self.retry(now, policy, Some(failure.message)),
-            Ending::Unhealthy(why) => self.retry(now, policy, Some(format!("not healthy, {why}"))),
+            Ending::Exited(_) | Ending::NotStarted(_) | Ending::Unhealthy(_) => self.retry(now, spec),
         };
     }
 
-    /// The next attempt, or none. `why` is what is to be said of this one besides how it ended.
-    fn retry(&mut self, now: Time, policy: &RestartPolicy, why: Option<String>) -> Actual {
-        match self.attempts.next(now, policy, self.ready_for, self.newest) {
+    /// The next attempt, or none.
+    fn retry(&mut self, now: Time, spec: &ServiceSpec) -> Actual {
+        match self.attempts.next(now, &spec.restart, self.ready_for, &spec.name, self.newest) {
             Attempt::Now => Actual::Waiting,
             Attempt::At { starts, until } => Actual::Backoff { starts, until },
-            Attempt::Never { starts, within } => Actual::Failed(Reason::CrashLoop { starts, within, why }),
+            Attempt::Never { starts, within } => {
+                let why = self.complaint.clone();
+                Actual::Failed(Reason::CrashLoop { starts, within, why })
+            }
         }
     }
 
     /// Takes note of the time. Returns whether that changed anything.
     pub(crate) fn tick(&mut self, now: Time) -> bool {
         match self.actual {
-            Actual::Starting { ready_at: Some(at) } if now >= at => self.actual = Actual::Ready { since: now },
+            Actual::Starting { ready_at: Some(at) } if now >= at => {
+                self.complaint = None;
+                self.actual = Actual::Ready { since: now };
+            }
             Actual::Backoff { until, .. } if now >= until => self.actual = Actual::Waiting,
             Actual::Starting { .. }
             | Actual::Backoff { .. }

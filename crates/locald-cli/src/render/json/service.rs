@@ -158,7 +158,7 @@ impl<'a> Detail<'a> {
     pub(super) fn of(state: &'a State) -> Self {
         match state {
             State::Waiting { on } => Self { waiting_for: on.iter().map(WaitingFor::of).collect(), ..Self::default() },
-            State::Backoff { attempt, limit, until } => {
+            State::Backoff { attempt, limit, until, .. } => {
                 let backoff = Backoff { attempt: *attempt, limit: *limit, next_at: *until };
                 Self { backoff: Some(backoff), ..Self::default() }
             }

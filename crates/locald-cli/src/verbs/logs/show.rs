@@ -195,7 +195,8 @@ impl<'a> Printer<'a> {
             Entry::Gap { run, lost, .. } => {
                 let name = &self.services[at].name;
                 let lost = grouped(*lost);
-                let notice = format!("{name}{run}: up to {lost} bytes are missing here, they could not be kept in the log");
+                let notice =
+                    format!("{name}{run}: up to {lost} bytes are missing here, they could not be kept in the log");
                 self.show_notice(&notice);
             }
             Entry::Restarted => {

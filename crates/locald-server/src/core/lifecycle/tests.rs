@@ -1,3 +1,5 @@
+use locald_utils::spec::RestartPolicy;
+
 use super::*;
 
 pub(crate) fn spec(name: &str) -> ServiceSpec {
