@@ -37,7 +37,7 @@ fn a_project_whose_file_is_gone_can_still_be_looked_at_and_ended() {
     site.up();
     let web = site.leader("web");
     assert!(git(&site, &["clean", "-fdx"]).contains("locald.toml"));
-    site.locald("status").run().ok().says("ready").says("its locald.toml is gone");
+    site.locald("status").run().ok().says("ready").says("its project file is gone");
     assert_eq!(site.leader("web"), web);
     site.down();
     assert!(!web.is_alive());

@@ -173,6 +173,33 @@ fn what_a_command_leaves_behind_ends_with_it() {
     assert_eq!(down["totals"]["processes"], 1, "a probe is no process of the service: {down}");
 }
 
+// Without environment, session and parent it stayed until the run ended, one with every probe.
+#[test]
+#[cfg(target_os = "linux")]
+fn what_a_command_leaves_behind_ends_with_it_although_it_hides() {
+    use locald_utils::process::cgroup::Hierarchy;
+    let hides = "setsid env -i sh -c \"echo \\$\\$ >> left; exec sleep 600\" & sleep 0.05";
+    let site = Site::new(&format!(
+        "[services.quick]\ncommand = 'sleep 600'\nhealth_check = '{hides}'\n\
+         [services.slow]\ncommand = 'sleep 600'\nhealth_check = {{ type = 'command', command = '{hides}; sleep 600', timeout = '300ms' }}\n"
+    ));
+    if Hierarchy::of_home(&site.home()).is_none() {
+        eprintln!("no cgroup can be made here, so such a process is found when its run ends");
+        return;
+    }
+    site.locald("up quick").run().ok();
+    let up = site.locald("up --timeout 2s").start();
+    let lines = || std::fs::read_to_string(site.project().join("left")).unwrap_or_default();
+    site.eventually("two slow probes", || (lines().lines().count() >= 3).then_some(()));
+    up.finish().code(124);
+    for pid in lines().split_ascii_whitespace().rev().skip(1).map(|pid| pid.parse().expect("a pid")) {
+        if let Some(process) = locald_utils::process::ProcessId::of(pid) {
+            site.await_end(process);
+        }
+    }
+    site.down();
+}
+
 #[test]
 fn down_does_not_wait_for_a_probe() {
     let site = Site::new(

@@ -68,7 +68,7 @@ pub(crate) fn planned(previews: Vec<Preview>, project: &ProjectSpec) -> Vec<Plan
             (Some(_) | None, _) => Vec::new(),
         };
         let note = match (preview.step, written) {
-            (_, None) => Some("not in locald.toml; it runs on".to_owned()),
+            (_, None) => Some("not in the project file; it runs on".to_owned()),
             (Step::Skip, Some(written)) if preview.running.is_none() && !written.profiles.is_empty() => {
                 let profiles: Vec<&str> = written.profiles.iter().map(ProfileName::as_str).collect();
                 Some(format!("only with profile {}", profiles.join(" or ")))

@@ -65,7 +65,8 @@ fn failed_word(reason: &FailedReason, last: Option<&Ended>, now: UnixMillis) -> 
         }
         (FailedReason::Exited, None) => "failed".to_owned(),
         (FailedReason::CrashLoop { starts, within_ms, .. }, _) => {
-            format!("failed: crash loop, {starts} starts in {}", human(Duration::from_millis(*within_ms)))
+            let starts = count(usize::try_from(*starts).unwrap_or(usize::MAX), "start");
+            format!("failed: crash loop, {starts} in {}", human(Duration::from_millis(*within_ms)))
         }
         (FailedReason::Start(_), _) => "failed to start".to_owned(),
         (FailedReason::Dependency { chain, .. }, _) => match chain.first() {
@@ -213,7 +214,7 @@ impl Row {
     pub(crate) fn notes(&self, now: UnixMillis) -> Vec<String> {
         let mut notes = Vec::new();
         if !self.is_configured {
-            notes.push("not in locald.toml".to_owned());
+            notes.push("not in the project file".to_owned());
         }
         if self.is_changed {
             notes.push("changed since it started".to_owned());
@@ -698,7 +699,7 @@ mod tests {
         let expected = [
             ("db", "stopped", vec![]),
             ("web", "ready", vec!["changed since it started".to_owned()]),
-            ("gone", "ready", vec!["not in locald.toml".to_owned()]),
+            ("gone", "ready", vec!["not in the project file".to_owned()]),
         ];
         assert_eq!(seen, expected.map(|(name, word, notes)| (name.to_owned(), word.to_owned(), notes)));
     }

@@ -42,6 +42,10 @@ pub(crate) struct Live {
     pub(crate) stop: Option<Sweep>,
     pub(crate) command: Option<Helper>,
     pub(crate) probes: Vec<Probe>,
+    /// How many there have been.
+    pub(crate) probe_count: u64,
+    /// The cgroups of those that have ended, which are to be removed. What is left of them goes with the run's.
+    pub(crate) probe_cgroups: Vec<Cgroup>,
     /// The leaders of those probes.
     pub(crate) probe_leaders: Vec<ProcessId>,
     /// The sessions of the last probes, whose processes are none of the service's. Only for the count.

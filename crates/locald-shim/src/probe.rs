@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use locald_utils::name::RunId;
+use locald_utils::process::cgroup::Cgroup;
 use locald_utils::process::{self, PROBE_MARKER, ProcessId, ProcessState, sys};
 use locald_utils::record::StartFailure;
 use locald_utils::shim_protocol::{FromShim, ProbeOutcome};
@@ -36,6 +37,8 @@ pub(crate) struct Probe {
     pub(crate) helper: Helper,
     until: Duration,
     limit: Duration,
+    /// Its own, where the run has one.
+    cgroup: Option<Cgroup>,
     output: Option<OwnedFd>,
     tail: Vec<u8>,
     failure: Option<StartFailure>,
@@ -96,13 +99,14 @@ impl Pump {
             return;
         }
         match start(live, &self.identity.run.id, check) {
-            Ok((helper, output)) => {
+            Ok((helper, output, cgroup)) => {
                 live.probe_leaders.push(helper.process);
                 live.probe_sessions.push_back(helper.process.pid);
                 live.probe_sessions.drain(..live.probe_sessions.len().saturating_sub(MOST_SESSIONS));
                 live.probes.push(Probe {
                     check,
                     helper,
+                    cgroup,
                     until,
                     limit,
                     output: Some(output),
@@ -166,6 +170,11 @@ impl Pump {
 
     /// Kills a probe, and whatever it has started, until there is nobody new. Whoever was killed is reaped as any child.
     fn end_probe(&self, check: u32, leader: ProcessId) {
+        let State::Live(live) = &self.state else { return };
+        let probe = live.probes.iter().find(|probe| probe.check == check);
+        if let Some(cgroup) = probe.and_then(|probe| probe.cgroup.as_ref()) {
+            kill_all(cgroup);
+        }
         // It leads a session of its own, and is unreaped: the number is its.
         let _ = process::signal_group(leader.pid, Signal::SIGKILL);
         self.end_leftovers(check, leader);
@@ -218,6 +227,10 @@ impl Pump {
         let probe = live.probes.remove(index);
         live.probe_leaders.retain(|leader| leader.pid != pid);
         let is_asked = live.stop.is_none();
+        if let Some(cgroup) = &probe.cgroup {
+            kill_all(cgroup);
+            live.probe_cgroups.push(cgroup.clone());
+        }
         self.end_leftovers(probe.check, probe.helper.process);
         let output = probe.last_line();
         let outcome = match probe.failure {
@@ -231,11 +244,22 @@ impl Pump {
     }
 }
 
+/// Kills all who are in the cgroup of a probe.
+fn kill_all(cgroup: &Cgroup) {
+    let processes = cgroup.processes();
+    if !processes.is_empty() && cgroup.kill().is_err() {
+        // Before Linux 5.14 one by one.
+        for process in processes.into_iter().filter_map(ProcessId::of) {
+            let _ = process::signal(process, Signal::SIGKILL);
+        }
+    }
+}
+
 fn mark(run: &RunId, check: u32) -> String {
     format!("{}-{check}", run.as_str())
 }
 
-fn start(live: &Live, run: &RunId, check: u32) -> io::Result<(Helper, OwnedFd)> {
+fn start(live: &mut Live, run: &RunId, check: u32) -> io::Result<(Helper, OwnedFd, Option<Cgroup>)> {
     let command = live.order.probes.get(&check).cloned().ok_or_else(|| io::Error::other("there is no such check"))?;
     let (reader, writer) = nix::unistd::pipe()?;
     set_nonblocking(&reader)?;
@@ -250,5 +274,22 @@ fn start(live: &Live, run: &RunId, check: u32) -> io::Result<(Helper, OwnedFd)> 
         notification: None,
     };
     let null = File::open("/dev/null")?;
-    Ok((Helper::start(plan, live.cgroup.as_ref(), [null.as_fd(), writer.as_fd(), writer.as_fd()])?, reader))
+    // Whoever hides from descent, session and environment is still there. Each has a new one: whoever is started in one that was
+    // killed before is killed as well.
+    live.probe_cgroups.retain(|cgroup| {
+        cgroup.remove();
+        // Somebody is about to end there.
+        cgroup.dir().exists()
+    });
+    live.probe_count += 1;
+    let cgroup = live.cgroup.as_ref().map(|cgroup| cgroup.below(&format!("probe-{}", live.probe_count)));
+    let cgroup = cgroup.filter(|cgroup| cgroup.make().is_ok());
+    let stdio = [null.as_fd(), writer.as_fd(), writer.as_fd()];
+    match Helper::start(plan, cgroup.as_ref().or(live.cgroup.as_ref()), stdio) {
+        Ok(helper) => Ok((helper, reader, cgroup)),
+        Err(error) => {
+            cgroup.inspect(Cgroup::remove);
+            Err(error)
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! descriptors, hears how far it came, and opens the gate. A fresh image takes its time, so the leader's comes up before
 //! there is a plan, beside all else that a start needs.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 use locald_utils::frame;
 use locald_utils::name::RunId;
 use locald_utils::process::cgroup::Cgroup;
-use locald_utils::process::{self, ProcessId, Spawn, descriptors, sys};
+use locald_utils::process::{self, PROBE_MARKER, ProcessId, Spawn, descriptors, sys};
 use locald_utils::record::{StartFailure, StartStage};
 use locald_utils::spec::{Environment, Invocation};
 use nix::errno::Errno;
@@ -116,7 +117,7 @@ impl Spare {
     pub(crate) fn bring_up(cgroup: Option<PathBuf>) -> Self {
         // Where none can be made the run has none.
         let cgroup = cgroup.map(Cgroup::at).filter(|cgroup| cgroup.make().is_ok());
-        Self { helper: Helper::bring_up(cgroup.as_ref()), cgroup }
+        Self { helper: Helper::bring_up(cgroup.as_ref(), None), cgroup }
     }
 
     /// Hands the helper its plan, and its descriptors. `notification` goes with the number in the plan.
@@ -159,18 +160,21 @@ pub(crate) enum Progress {
 impl Helper {
     /// Starts a helper in this cgroup, and hands it the plan and its descriptors 0, 1 and 2.
     pub(crate) fn start(plan: Plan, cgroup: Option<&Cgroup>, stdio: [BorrowedFd<'_>; 3]) -> io::Result<Self> {
-        Self::bring_up(cgroup)?.take(plan, stdio, None)
+        let marker = plan.environment.get_key_value(PROBE_MARKER);
+        let marker = marker.map(|(name, value)| (name.into(), value.as_os_str().to_owned()));
+        Self::bring_up(cgroup, marker)?.take(plan, stdio, None)
     }
 
-    /// Starts a helper that waits for its plan. It ends when the shim does.
-    fn bring_up(cgroup: Option<&Cgroup>) -> io::Result<Self> {
+    /// Starts a helper that waits for its plan. It ends when the shim does. With the marker of a probe it is known for one from the
+    /// start.
+    fn bring_up(cgroup: Option<&Cgroup>, marker: Option<(OsString, OsString)>) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         // Descriptors 0 to 2 come with the plan; until then the program's runtime opens what is closed.
         let (pid, is_inside) = Spawn::new(process::own_executable()?)
             .cgroup(cgroup.map(Cgroup::dir))
             .arg0("locald-exec")
             .arg(HELPER_ROLE)
-            .env([])
+            .env(marker)
             .descriptor(theirs, HELPER_FD)?
             .start_anywhere()?;
         let process = ProcessId::of(pid).ok_or_else(|| io::Error::other("the helper vanished"))?;

@@ -70,6 +70,8 @@ impl Pump {
             stop: None,
             command: None,
             probes: Vec::new(),
+            probe_count: 0,
+            probe_cgroups: Vec::new(),
             probe_leaders: Vec::new(),
             probe_sessions: VecDeque::new(),
             survivors: Vec::new(),

@@ -4,6 +4,7 @@ use locald_utils::paths::Home;
 use locald_utils::process::{mark, sweep};
 use locald_utils::protocol::{ServiceStatus, State};
 use locald_utils::record::Stray;
+use locald_utils::spec::Kind;
 use locald_utils::time::UnixMillis;
 
 use crate::args::StatusArgs;
@@ -67,6 +68,10 @@ pub(super) fn run(args: &StatusArgs, context: &Context, screen: &mut Screen) -> 
 
 /// Looks for what has lost its parents, in a run that goes on. When it is being ended, much does.
 fn strays(home: &Home, status: &ServiceStatus) -> Vec<Stray> {
+    // What a launcher leaves behind has no parent either, and is the service.
+    if status.kind == Kind::Forking && status.state == State::Starting {
+        return Vec::new();
+    }
     match (&status.state, status.shim, status.leader) {
         (State::Starting | State::Ready | State::Unready, Some(shim), Some(leader)) if shim.is_alive() => {
             sweep::strays_of(shim.pid, leader, mark::supervisor(home.state()))
@@ -91,18 +96,20 @@ fn show(args: &StatusArgs, project: &Project, rows: &[Row], health: Health, scre
         screen.answer(&rows.iter().map(|row| format!("{}\n", row.status.name)).collect::<String>());
     } else {
         let table = human::status(rows, now, args.wide, screen.stdout_paint());
-        screen.answer(&format!("{table}\n{}\n", bottom_line(project, health)));
+        let is_all = args.services.patterns.is_empty();
+        screen.answer(&format!("{table}\n{}\n", bottom_line(project, health, is_all)));
     }
 }
 
 /// Which project it is, and what there is to know or do about it.
-fn bottom_line(project: &Project, health: Health) -> String {
+fn bottom_line(project: &Project, health: Health, is_all: bool) -> String {
     let dir = project.spec().map(|spec| &spec.dir).or_else(|| project.known.as_ref().map(|known| &known.dir));
     let dir = dir.map_or(String::new(), |dir| format!(" in {}", dir.display()));
     let hint = match (&project.spec, health) {
-        (Some(Err(_)), _) => "; its locald.toml has mistakes, `locald check` shows them",
-        (None, _) => "; its locald.toml is gone, `locald down` still ends it",
-        (Some(Ok(_)), Health::Idle) => "; nothing runs, `locald up` starts it",
+        (Some(Err(_)), _) => "; its project file has mistakes, `locald check` shows them",
+        (None, _) => "; its project file is gone, `locald down` still ends it",
+        (Some(Ok(_)), Health::Idle) if is_all => "; nothing runs, `locald up` starts it",
+        (Some(Ok(_)), Health::Idle) => "; nothing of that runs, `locald start` starts it",
         (Some(Ok(_)), Health::Fine | Health::Wrong | Health::Settling) => "",
     };
     format!("{}{dir}{hint}", project.name())

@@ -225,7 +225,7 @@ SERVICE  STATE    UPTIME  RESTARTS  PORTS  NOTE
 web      ready    -       0         3000
 db       stopped  -       0         -
 
-shop in {dir}; its locald.toml has mistakes, `locald check` shows them
+shop in {dir}; its project file has mistakes, `locald check` shows them
 "
         )
     );

@@ -86,7 +86,10 @@ impl Resolver<'_> {
     fn http(&mut self, table: &HealthTable) -> HttpProbe {
         let path = value(&table.path);
         if let Some(Text { span, .. }) = path.filter(|path| !is_path(&path.text)) {
-            let mistake = Mistake::at(span.clone(), "`path` must begin with `/` and have no spaces");
+            let mistake = Mistake::at(
+                span.clone(),
+                "`path` must begin with `/` and be of printable ASCII without spaces (`%20`)",
+            );
             self.mistakes.push(mistake.help("write \"/healthz\"; `port` and `tls` say the rest of the address"));
         }
         let mut headers = BTreeMap::new();

@@ -92,6 +92,12 @@ impl Cgroup {
         &self.dir
     }
 
+    /// One below it, which is a part of it: whoever is there is here as well, and it goes with this one.
+    #[must_use]
+    pub fn below(&self, name: &str) -> Self {
+        Self { dir: self.dir.join(name) }
+    }
+
     /// Makes it.
     ///
     /// # Errors
