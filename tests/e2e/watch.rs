@@ -75,6 +75,41 @@ fn what_is_ignored_or_does_not_match_runs_nothing_again() {
     assert_eq!(site.await_state("web", "ready")["run"], 2);
 }
 
+// The directory was not watched before, and nobody looked again.
+#[test]
+fn what_is_not_ignored_any_more_is_watched_from_then_on() {
+    let site = Site::new("[services.web]\ncommand = 'exec sleep 600'\nwatch = [\"src/**/*.js\"]\n");
+    let [made, lib] = ["src/made/a.js", "src/lib/a.js"].map(|file| site.project().join(file));
+    for file in [&made, &lib] {
+        std::fs::create_dir_all(file.parent().expect("a directory")).expect("mkdir");
+        std::fs::write(file, "1").expect("writes");
+    }
+    site.write(".gitignore", "made\nlib\n");
+    site.write("src/.ignore", "lib\n");
+    site.up();
+    let await_run = |run: u64, file: &str| {
+        let web = site.eventually("another run", || {
+            let web = site.service("web");
+            (web["run"] == run && web["state"] == "ready").then_some(web)
+        });
+        assert!(web["notes"].to_string().contains(file), "{web}");
+    };
+    // Above the place that is watched, and in it.
+    site.write(".gitignore", "lib\n");
+    await_run(2, "src/made/a.js");
+    std::fs::write(&made, "22").expect("writes");
+    await_run(3, "src/made/a.js");
+    site.write(".gitignore", "");
+    site.write("src/.ignore", "");
+    await_run(4, "src/lib/a.js");
+    site.write("src/.ignore", "made\n");
+    await_run(5, "src/made/a.js");
+    std::fs::write(&made, "333").expect("writes");
+    std::fs::write(&lib, "22").expect("writes");
+    await_run(6, "src/lib/a.js");
+    site.down();
+}
+
 #[test]
 fn a_service_that_has_failed_is_run_again_when_the_file_is_mended() {
     let toml = "[services.web]\ncommand = 'sh src/app.sh'\nwatch = \"src\"\n";

@@ -31,6 +31,9 @@ const MOST_FILES: usize = 200_000;
 /// inotify(7) tells of writes to its files anyway.
 pub const FILES_AS_WELL: bool = cfg!(not(target_os = "linux"));
 
+/// The files that say which files are ignored where they are, and below.
+const IGNORE_FILES: [&str; 2] = [".gitignore", ".ignore"];
+
 /// The digest of no files at all.
 pub const NO_FILES: &str = "none";
 
@@ -216,7 +219,17 @@ impl FileSet {
         let mut sight = Sight::default();
         for place in &self.places {
             match std::fs::metadata(&place.base) {
-                Ok(metadata) if metadata.is_dir() => self.walk(place, &mut sight, enter)?,
+                Ok(metadata) if metadata.is_dir() => {
+                    // Ignore files above it count as well. What else is changed there is none of its files.
+                    let above = place.base.ancestors().skip(1).take_while(|above| above.starts_with(&self.dir));
+                    for above in above.filter(|_| self.dir != Path::new("/")) {
+                        if let Ok(metadata) = std::fs::metadata(above) {
+                            enter(above, identity(&metadata));
+                            sight.directories.entry(above.to_owned()).or_insert_with(|| identity(&metadata));
+                        }
+                    }
+                    self.walk(place, &mut sight, enter)?;
+                }
                 Ok(metadata) => {
                     nearest(&place.base, &mut sight, enter)?;
                     if place.globs.is_none() && metadata.is_file() && !self.is_without(&place.base) {
@@ -231,16 +244,19 @@ impl FileSet {
         Ok(sight)
     }
 
-    /// Whether a file of this name may be of the set, or be a part of the way to one. Ignore files are not asked.
+    /// Whether a file of this name may be of the set, be a part of the way to one, or say which are ignored. Ignore files are not asked.
     #[must_use]
     pub fn concerns(&self, path: &Path) -> bool {
-        !self.is_without(path)
-            && self.places.iter().any(|place| match path.strip_prefix(&place.base) {
-                Ok(rest) => {
-                    rest.as_os_str().is_empty() || place.globs.as_ref().is_none_or(|globs| globs.is_match(rest))
-                }
-                Err(_) => place.base.starts_with(path),
-            })
+        let is_of = |place: &Place| match path.strip_prefix(&place.base) {
+            Ok(rest) => rest.as_os_str().is_empty() || place.globs.as_ref().is_none_or(|globs| globs.is_match(rest)),
+            Err(_) => place.base.starts_with(path),
+        };
+        let is_ignore_file = path.file_name().is_some_and(|name| IGNORE_FILES.iter().any(|ignore| name == *ignore));
+        let ignores_for = |place: &Place| {
+            path.parent().is_some_and(|dir| dir.starts_with(&place.base) || place.base.starts_with(dir))
+        };
+        (!self.is_without(path) && self.places.iter().any(is_of))
+            || (is_ignore_file && self.places.iter().any(ignores_for))
     }
 
     /// Whether a pattern takes this away.
@@ -443,7 +459,7 @@ mod tests {
             entered
         };
         assert_eq!(entered(&["*.toml"]), [""]);
-        assert_eq!(entered(&["src/*/*.rs"]), ["src", "src/deep"]);
+        assert_eq!(entered(&["src/*/*.rs"]), ["", "src", "src/deep"], "above it there may be ignore files");
         assert_eq!(entered(&["a.toml"]), [""], "a file is watched from its directory");
         assert_eq!(entered(&["src/new/deeper/**"]), ["src"], "what is missing, from the nearest that is there");
         std::fs::write(dir.path().join(".ignore"), "target\n").expect("written");
