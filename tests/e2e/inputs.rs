@@ -104,6 +104,26 @@ fn a_job_that_failed_is_done_again_and_so_is_one_that_a_person_names() {
     assert_eq!(site.said().len(), before + 3);
 }
 
+// All were done again, the one with inputs as well.
+#[test]
+fn jobs_that_are_done_are_left_alone_by_who_starts_or_restarts_everything() {
+    let site = Site::new(
+        "[services.seed]\ntype = \"job\"\ncommand = 'echo seed >> $EVENTS'\n\
+         [services.build]\ntype = \"job\"\ncommand = 'echo build >> $EVENTS'\ninputs = [\"*.in\"]\n\
+         [services.web]\ncommand = 'exec sleep 600'\n",
+    );
+    site.up();
+    assert_eq!(site.said().len(), 2);
+    site.locald("start").run().ok();
+    site.locald("restart --dry-run").run().ok().says("web");
+    site.locald("restart").run().ok();
+    assert_eq!((site.said().len(), &site.service("web")["run"]), (2, &2.into()));
+    site.locald("restart seed").run().ok();
+    site.locald("start build").run().ok();
+    assert_eq!(site.said()[2..], ["seed", "build"]);
+    site.down();
+}
+
 #[test]
 fn a_job_whose_inputs_changed_while_it_ran_is_done_again() {
     let site = site(

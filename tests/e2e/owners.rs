@@ -74,6 +74,20 @@ fn a_lease_ends_what_its_owner_wanted_and_another_one_goes_on() {
     site.locald("down --owner agent").run().ok().says("1 service stopped");
 }
 
+// The dependency ended under the feet of what its owner wanted for longer.
+#[test]
+fn a_lease_of_what_an_owner_needs_elsewhere_lasts_as_long() {
+    let site = Site::new(SHOP);
+    site.locald("up web --owner ci --lease 1h").run().ok();
+    let until = |name: &str| site.service(name)["owners"][0]["until"].as_u64().expect("a time");
+    site.locald("up db mail --owner ci --lease 1s").run().ok();
+    assert!(until("db") + 60_000 > until("web"));
+    let mail = site.leader("mail");
+    site.await_end(mail);
+    assert_eq!(running(&site), "db web");
+    site.down();
+}
+
 #[test]
 fn a_lease_is_kept_by_the_next_daemon_and_ends_a_project_that_nobody_else_wants() {
     let site = Site::new(SHOP);

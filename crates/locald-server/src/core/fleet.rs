@@ -53,6 +53,8 @@ pub(crate) struct How<'a> {
     pub(crate) owner: Option<&'a Owner>,
     /// The ports of the services, as far as they are known.
     pub(crate) ports: &'a Ports,
+    /// Whether somebody has named them, rather than meaning all, or those of a profile.
+    pub(crate) by_name: bool,
     /// Whether those that are named are meant themselves, or only what they depend on.
     pub(crate) meant: Meant,
 }
@@ -349,9 +351,10 @@ impl Fleet {
             let unchanged = before.is_none()
                 && service.life.desired == Desired::Up
                 && judge(Want::Up, &service.spec, &service.life) == Some(OutcomeResult::Done);
-            let is_named = named.is_empty() || named.contains(&name);
+            let is_meant = named.is_empty() || named.contains(&name);
+            let is_named = is_meant && how.by_name;
             let enough = needed.get(&name).copied().filter(|_| how.meant == Meant::Dependencies);
-            if how.force && is_named {
+            if how.force && is_meant {
                 service.life.abandon();
             }
             // It has had its new run, and whatever came of that, or was wanted since, is what became of the request.
@@ -363,7 +366,7 @@ impl Fleet {
                 if how.action == Action::Up || !is_named {
                     service.recall(how.done.get(&name));
                 }
-                service.ask_up(how.action, is_named, how.ports);
+                service.ask_up(how.action, is_meant, is_named, how.ports);
             }
             // Who only needs it for a while, and finds it running, does not keep it.
             let is_lost = before.is_some() && service.owners.is_empty();
@@ -378,6 +381,9 @@ impl Fleet {
             let unchanged = unchanged && !service.life.is_leaving();
             goals.push(Goal { service: name.clone(), want: Want::Up, run_before, unchanged, enough });
             effects.push(Effect::Changed(ServiceKey { project: id.clone(), service: name }));
+        }
+        if let Some(owner) = how.owner {
+            project.keep_what_is_needed(&owner.name);
         }
         self.settle(now, &id, effects);
         for goal in &mut goals {

@@ -71,6 +71,17 @@ impl Owners {
         }
     }
 
+    /// Lets the lease of an owner, if it has one, end no sooner than this; `None` when it leaves. Whether that is later.
+    pub(crate) fn lengthen(&mut self, owner: &OwnerName, until: Option<Time>) -> bool {
+        match self.leases.get_mut(owner) {
+            Some(lease @ Some(_)) if until.is_none() || *lease < until => {
+                *lease = until;
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
     /// An owner leaves. Whether it was one.
     pub(crate) fn leave(&mut self, owner: &OwnerName) -> bool {
         let was_owner = self.leases.remove(owner).is_some();

@@ -42,11 +42,12 @@ impl Fleet {
             let is_new = matches!(step, Step::Start | Step::Restart);
             let mut because = Vec::new();
             if run.is_some() && is_new {
-                let is_named = named.is_empty() || named.contains(name);
+                let is_meant = named.is_empty() || named.contains(name);
+                let has_completed = run.is_some_and(|run| run.life.actual == Actual::Completed);
                 let asked = match how.action {
                     Action::Up => false,
-                    Action::Start => is_named && run.is_some_and(|run| run.life.actual == Actual::Completed),
-                    Action::Restart => is_named,
+                    Action::Start => is_meant && how.by_name && has_completed,
+                    Action::Restart => is_meant && (how.by_name || !has_completed),
                 };
                 let is_changed = run.is_some_and(|run| is_changed(run, service));
                 let has_other_inputs = !is_changed && run.is_some_and(|run| has_other_inputs(run, service));
@@ -157,7 +158,7 @@ mod tests {
 
     fn how(action: Action) -> How<'static> {
         let (ports, meant) = (&NO_PORTS, Meant::Themselves);
-        How { action, force: false, resumes: None, done: &NOTHING, owner: None, ports, meant }
+        How { action, force: false, resumes: None, done: &NOTHING, owner: None, ports, by_name: true, meant }
     }
 
     fn seen(fleet: &Fleet, spec: &ProjectSpec, named: &[&str], action: Action) -> Vec<String> {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use locald_utils::name::{ProjectId, ProjectName, ServiceKey, ServiceName};
+use locald_utils::name::{OwnerName, ProjectId, ProjectName, ServiceKey, ServiceName};
 use locald_utils::protocol::{Action, Desired, Failure, WaitingOn};
 use locald_utils::record::ExitStatus;
 use locald_utils::selection;
@@ -112,7 +112,8 @@ impl Service {
     }
 
     /// Somebody wants it to run; what that means depends on how it stands, and on what is written of it now.
-    pub(super) fn ask_up(&mut self, action: Action, is_named: bool, ports: &Ports) {
+    /// Whoever means all has jobs that are done left alone; who names one has it done again.
+    pub(super) fn ask_up(&mut self, action: Action, is_meant: bool, is_named: bool, ports: &Ports) {
         let life = &mut self.life;
         self.watching.forgive();
         let has_run = life.is_occupied() || life.actual == Actual::Completed;
@@ -132,7 +133,8 @@ impl Service {
             // Unlike a job, a service that ended has not done what it is for.
             _ if life.actual == Actual::Completed && self.spec.kind != Kind::Job => life.want_new_run(),
             // A run that has not executed anything yet is as new as one can be, unless it has an older spec.
-            Action::Restart if is_named && (life.actual != Actual::Spawning || is_changed) => life.want_new_run(),
+            Action::Restart if life.actual == Actual::Completed && !is_named && !is_changed => life.want_up(),
+            Action::Restart if is_meant && (life.actual != Actual::Spawning || is_changed) => life.want_new_run(),
             Action::Up if is_changed => life.want_new_run(),
             Action::Start if is_named && life.actual == Actual::Completed => life.want_new_run(),
             Action::Up | Action::Start | Action::Restart => life.want_up(),
@@ -188,6 +190,27 @@ impl Project {
     pub(crate) fn is_over(&self) -> bool {
         let is_gone = |service: &Service| service.life.desired == Desired::Down && !service.life.has_left();
         self.is_ending && self.services.values().all(is_gone)
+    }
+
+    /// Has an owner want what its services depend on for as long as these: who asks for a while for what it needs elsewhere for
+    /// longer does not lose it there.
+    pub(super) fn keep_what_is_needed(&mut self, owner: &OwnerName) {
+        loop {
+            let mut longer = Vec::new();
+            for service in self.services.values() {
+                let Some((_, until)) = service.owners.leases().find(|(name, _)| *name == owner) else { continue };
+                longer.extend(service.spec.depends_on.iter().map(|dependency| (dependency.service.clone(), until)));
+            }
+            let mut is_changed = false;
+            for (name, until) in longer {
+                if let Some(service) = self.services.get_mut(&name) {
+                    is_changed |= service.owners.lengthen(owner, until);
+                }
+            }
+            if !is_changed {
+                return;
+            }
+        }
     }
 
     /// When nobody wants anything of it any more, and somebody has just left, it is over as by `down`.

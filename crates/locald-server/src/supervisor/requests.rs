@@ -49,19 +49,21 @@ impl Supervisor {
         match request {
             Request::Apply { project, environment, services, profiles, action, force, owner, timeout } => {
                 let project_id = project.id.clone();
+                let by_name = !services.is_empty();
                 let services = self.meant(&project, &services, &profiles)?;
                 let known = self.context.ledger.known(&project).await.map_err(|error| self.unusable(&error))?;
                 let (resumes, done, owner) = (resumes.as_ref(), &known.done, owner.as_ref());
                 let (ports, meant) = (&known.ports, Meant::Themselves);
-                let how = How { action, force, resumes, done, owner, ports, meant };
+                let how = How { action, force, resumes, done, owner, ports, by_name, meant };
                 let goals = self.apply((client, id), *project, environment, &services, how, &known)?;
                 self.await_outcome(client, id, project_id, goals, Some(timeout));
             }
             Request::Preview { project, environment, services, profiles, action, force } => {
+                let by_name = !services.is_empty();
                 let done = self.context.ledger.done(&project.id).await.map_err(|error| self.unusable(&error))?;
                 let (owner, meant) = (None, Meant::Themselves);
                 let ports = &self.ports_to_be(&project);
-                let how = How { action, force, resumes: None, done: &done, owner, ports, meant };
+                let how = How { action, force, resumes: None, done: &done, owner, ports, by_name, meant };
                 let services = self.meant(&project, &services, &profiles)?;
                 let previews = self.fleet.preview(self.now(), &project, &services, how)?;
                 self.compare(client.clone(), id, &project, &environment, previews);
@@ -74,7 +76,7 @@ impl Supervisor {
                     let (resumes, done) = (resumes.as_ref(), &known.done);
                     let (action, owner, meant) = (Action::Up, None, Meant::Dependencies);
                     let ports = &known.ports;
-                    let how = How { action, force: false, resumes, done, owner, ports, meant };
+                    let how = How { action, force: false, resumes, done, owner, ports, by_name: true, meant };
                     self.apply((client, id), *project, environment, &[service], how, &known)?
                 } else {
                     Vec::new()

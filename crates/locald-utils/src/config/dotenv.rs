@@ -113,9 +113,10 @@ impl Reader<'_> {
             return Err(self.fault("expected `=` after the name"));
         }
         self.take();
+        let is_apart = self.peek().is_some_and(|c| matches!(c, ' ' | '\t'));
         self.skip_blanks();
         let answer = |name: &str| variables.get(name).cloned().or_else(|| lookup(name)).unwrap_or_default();
-        let value = self.value(&answer)?;
+        let value = self.value(is_apart, &answer)?;
         self.skip_line();
         Ok(Some((name, value)))
     }
@@ -128,11 +129,12 @@ impl Reader<'_> {
     }
 
     /// Reads up to the end of the line or a comment: any sequence of quoted and plain pieces.
-    fn value(&mut self, answer: &dyn Fn(&str) -> String) -> Result<String, Fault> {
+    /// A comment has a blank before it; `is_apart` tells whether the value has.
+    fn value(&mut self, is_apart: bool, answer: &dyn Fn(&str) -> String) -> Result<String, Fault> {
         let mut value = String::new();
         // Blanks count only if something follows.
         let mut blanks = String::new();
-        let mut is_start = true;
+        let mut is_start = is_apart;
         while let Some(c) = self.peek().filter(|c| *c != '\n') {
             if c == '#' && (is_start || !blanks.is_empty()) {
                 break;
@@ -214,6 +216,20 @@ impl Reader<'_> {
         Err(unclosed)
     }
 
+    /// Reads what stands for a value that is empty, up to the brace.
+    fn default(&mut self, answer: &dyn Fn(&str) -> String) -> Result<String, Fault> {
+        let mut text = String::new();
+        while let Some(c) = self.peek().filter(|c| !matches!(c, '}' | '\n' | '\0')) {
+            if c == '$' {
+                text.push_str(&self.reference(answer)?);
+            } else {
+                text.push(c);
+                self.take();
+            }
+        }
+        Ok(text)
+    }
+
     /// Reads `$NAME`, `${NAME}` or `${NAME:-default}`; a `$` before anything else is itself.
     fn reference(&mut self, answer: &dyn Fn(&str) -> String) -> Result<String, Fault> {
         let is_start = |c: char| c.is_ascii_alphabetic() || c == '_';
@@ -228,7 +244,7 @@ impl Reader<'_> {
                 let default = if self.rest.starts_with(":-") {
                     self.take();
                     self.take();
-                    Some(self.take_while(|c| !matches!(c, '}' | '\n' | '\0')))
+                    Some(self.default(answer)?)
                 } else {
                     None
                 };
@@ -278,6 +294,10 @@ mod tests {
             ("A=${NOWHERE:-fallback}/x", "fallback/x"),
             ("A=${HOME:-fallback}", "caller's HOME"),
             ("A=$NOWHERE.", "."),
+            ("A=#c", "#c"),
+            ("A=${NOWHERE:-${HOME}/y}", "caller's HOME/y"),
+            ("A=${HOME:-${NOWHERE}}", "caller's HOME"),
+            ("A=\"${NOWHERE:-${NOWHERE:-x} $HOME}\"", "x caller's HOME"),
             ("A=pa$$5$", "pa$$5$"),
             ("A=1\r\n", "1"),
             ("# note\r\n\r\nA=1", "1"),

@@ -152,7 +152,8 @@ impl World {
         self.tell("restart, and nothing fails".into());
         let (action, done, meant) = (Action::Restart, BTreeMap::new(), Meant::Themselves);
         let ports = self.ports.clone();
-        let how = How { action, force: false, resumes: None, done: &done, owner: None, ports: &ports, meant };
+        let how =
+            How { action, force: false, resumes: None, done: &done, owner: None, ports: &ports, by_name: false, meant };
         let goals = self.apply_to(&[], how);
         self.go_on(&goals);
         for goal in &goals {

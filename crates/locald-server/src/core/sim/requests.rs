@@ -57,8 +57,9 @@ impl World {
         let who = owner.as_ref().map_or_else(String::new, |owner| format!(" for {} {:?}", owner.name, owner.lease));
         self.tell(format!("{action:?} {meant:?} {services:?}{}{who}", if force { " by force" } else { "" }));
         let done = BTreeMap::new();
-        let ports = self.ports.clone();
-        let how = How { action, force, resumes: None, done: &done, owner: owner.as_ref(), ports: &ports, meant };
+        let (ports, by_name) = (self.ports.clone(), !services.is_empty());
+        let how =
+            How { action, force, resumes: None, done: &done, owner: owner.as_ref(), ports: &ports, by_name, meant };
         let goals = self.apply_to(&services, how);
         if meant == Meant::Dependencies && goals.iter().any(|goal| services.contains(&goal.service)) {
             self.fail("what was only to be prepared for is to be started");
@@ -156,8 +157,31 @@ impl World {
         for spec in &self.specs {
             self.desired.entry(spec.name.clone()).or_insert(Desired::Down);
         }
+        if let Some(owner) = how.owner {
+            self.lengthen(&owner.name);
+        }
         self.obey(effects);
         goals
+    }
+
+    /// An owner wants what its services depend on for as long as these, if it wants that at all.
+    fn lengthen(&mut self, owner: &OwnerName) {
+        let now = self.now;
+        let lease = |world: &Self, name: &ServiceName| {
+            let until = *world.wanted_by.get(name)?.get(owner.as_str())?;
+            until.is_none_or(|until| until > now).then_some(until.unwrap_or(Duration::MAX))
+        };
+        for _ in 0..self.specs.len() {
+            for spec in self.specs.clone() {
+                let Some(wanted) = lease(self, &spec.name) else { continue };
+                for dependency in spec.depends_on {
+                    let is_shorter = lease(self, &dependency.service).is_some_and(|until| until < wanted);
+                    if let Some(by) = self.wanted_by.get_mut(&dependency.service).filter(|_| is_shorter) {
+                        by.insert(owner.to_string(), (wanted != Duration::MAX).then_some(wanted));
+                    }
+                }
+            }
+        }
     }
 
     pub(super) fn ask_down(&mut self) {
@@ -274,7 +298,9 @@ impl World {
                 let stood: Vec<_> = begun.iter().map(|name| stands(self, name)).collect();
                 let (done, owner) = (BTreeMap::new(), owner.as_ref());
                 let ports = self.ports.clone();
-                let how = How { action, force, resumes: Some(&before), done: &done, owner, ports: &ports, meant };
+                let by_name = !services.is_empty();
+                let how =
+                    How { action, force, resumes: Some(&before), done: &done, owner, ports: &ports, by_name, meant };
                 self.apply_to(&services, how);
                 for (name, stood) in begun.iter().zip(stood) {
                     if stands(self, name) != stood && !self.has_to_follow(name) {
