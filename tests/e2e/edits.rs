@@ -12,17 +12,24 @@ fn await_text(site: &Site, terminal: &Terminal, text: &str) {
 
 #[test]
 fn a_saved_project_file_is_applied_to_what_it_changes_and_new_services_are_shown() {
-    let site = Site::new(&[WEB, DB].concat());
+    let api = "[services.api]\ncommand = 'echo at your service; exec sleep 600'\n";
+    let site = Site::new(&[WEB, DB, &api.replace("your", "her")].concat());
+    site.up();
+    site.down();
+    site.write("locald.toml", [WEB, DB].concat());
     let mut terminal = Terminal::locald(&site, "up -f --watch-config");
     await_text(&site, &terminal, "following");
     site.write("locald.toml", [WEB, DB].concat().replace("echo web", "echo another"));
     await_text(&site, &terminal, "another");
-    site.eventually("another run", || (site.service("web")["run"] == 2).then_some(()));
-    assert_eq!(site.service("db")["run"], 1);
-    let api = "[services.api]\ncommand = 'echo at your service; exec sleep 600'\n";
+    site.eventually("another run", || (site.service("web")["run"] == 3).then_some(()));
+    assert_eq!(site.service("db")["run"], 2);
     site.write("locald.toml", [WEB, DB, api].concat());
     await_text(&site, &terminal, "at your service");
+    let shown = terminal.shown();
+    let line = shown.lines().find(|line| line.contains("at your service")).unwrap_or_default();
+    assert!(line.contains("api"), "whose it is: {line:?}");
     site.await_state("api", "ready");
+    assert!(!shown.contains("at her service"), "of a run before: {shown}");
     terminal.types("\x03");
     assert_eq!(terminal.finish(), Some(0));
     assert!(terminal.shown().contains("3 services stopped"), "{}", terminal.shown());

@@ -59,8 +59,18 @@ pub(super) fn run(
     })?;
     let owner = start.owner.map(|owner| owner.name.clone());
     let color = screen.stdout_paint().is_on();
-    let mut following =
-        Following { client, person, project, named, owner, about, color, shown: Vec::new(), logs: Vec::new() };
+    let mut following = Following {
+        client,
+        person,
+        project,
+        named,
+        owner,
+        about,
+        applies_edits,
+        color,
+        shown: Vec::new(),
+        logs: Vec::new(),
+    };
     let mut wish = match up {
         Ok(outcome) => {
             start.show(&following.project, &outcome, context, screen)?;
@@ -137,6 +147,8 @@ struct Following {
     owner: Option<OwnerName>,
     /// The services it is about: those, or all that the file declares.
     about: Vec<ServiceName>,
+    /// Whether what the project file says is applied when it is saved.
+    applies_edits: bool,
     /// Whether the log is shown with colours.
     color: bool,
     /// The services whose log is shown.
@@ -158,6 +170,8 @@ impl Following {
         let found = place.logs(context.home()?, &patterns)?;
         let sources: Vec<Source> = found.into_iter().map(|(name, dir)| Source { name, dir }).collect();
         let color = self.color;
+        // There may be others beside it, now or after an edit.
+        let with_prefix = self.applies_edits || self.shown.len() + services.len() > 1;
         let pipes = io::pipe().and_then(|until| Ok((until, io::pipe()?)));
         let ((until, hold), (over, showing)) = pipes.map_err(|error| failure::io("make a pipe", &error))?;
         let thread = thread::spawn(move || {
@@ -171,7 +185,7 @@ impl Following {
                 hangup: io::stdout().as_fd().try_clone_to_owned().ok(),
                 until: Some(until.into()),
             };
-            logs::run(&LogsArgs::following(), &sources, output)
+            logs::run(&LogsArgs::following(with_prefix), &sources, output)
         });
         self.person.watch_log(over);
         self.shown.extend_from_slice(services);
@@ -211,7 +225,7 @@ impl Following {
         if project == self.project {
             return Ok(None);
         }
-        screen.say(&format!("{} was saved", project.file.display()));
+        screen.say(&format!("{} was saved, or an env file of it", project.file.display()));
         let is_same = |name: &ServiceName| {
             let of = |project: &ProjectSpec| project.services.iter().find(|service| service.name == *name).cloned();
             of(&self.project) == of(&project)
@@ -227,9 +241,6 @@ impl Following {
             (*services, *profiles) = (changed, Vec::new());
         }
         let new: Vec<ServiceName> = about.iter().filter(|name| !self.shown.contains(name)).cloned().collect();
-        if !new.is_empty() {
-            self.show_log(&new, place, context)?;
-        }
         self.client.send(request)?;
         let mut reporter = Reporter::new(screen, Goal::Up, width(&about));
         let outcome = until_wished(&mut self.client, &mut reporter, Some(start.limit), &mut self.person);
@@ -243,6 +254,10 @@ impl Following {
             }
         };
         (self.project, self.named, self.about) = (project, named, about);
+        // Not before: what a run of them wrote that is long over was seen then.
+        if !new.is_empty() {
+            self.show_log(&new, place, context)?;
+        }
         match outcome {
             Ok(outcome) => start.show(&self.project, &outcome, context, screen)?,
             Err(wish) => return Ok(Some(wish)),

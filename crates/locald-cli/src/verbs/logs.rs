@@ -70,6 +70,9 @@ pub(crate) struct LogsArgs {
     /// Show lines without the name of their service
     #[arg(long)]
     pub(crate) no_prefix: bool,
+    /// Names of services, although there may be one alone.
+    #[arg(skip)]
+    pub(crate) with_prefix: bool,
     /// Show the bytes as they came: no prefix, no boundaries, escape sequences included
     #[arg(long, conflicts_with_all = ["json", "timestamps"])]
     pub(crate) raw: bool,
@@ -80,8 +83,9 @@ pub(crate) struct LogsArgs {
 
 impl LogsArgs {
     /// The arguments of `logs -f`.
-    pub(super) fn following() -> Self {
+    pub(super) fn following(with_prefix: bool) -> Self {
         Self {
+            with_prefix,
             services: Vec::new(),
             follow: true,
             lines: None,
@@ -467,7 +471,7 @@ fn form(args: &LogsArgs, sources: usize, is_terminal: bool, color: bool) -> Form
         Form::Json
     } else {
         Form::Text {
-            has_prefix: sources != 1 && !args.no_prefix,
+            has_prefix: args.with_prefix || (sources != 1 && !args.no_prefix),
             has_time: args.timestamps,
             has_color: color,
             has_streams: is_terminal,
