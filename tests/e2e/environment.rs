@@ -28,6 +28,23 @@ fn values_may_hold_anything_but_nul() {
     assert_eq!(site.log("job"), b"\xff=\xfe =\npostgres://h/db?sslmode=off\na=b=c\n");
 }
 
+// Whoever had another PATH than whoever had started it restarted it.
+#[test]
+fn an_env_file_that_takes_from_the_caller_is_the_same_for_another_caller() {
+    let site = Site::new("[services.web]\ncommand = 'exec sleep 600'\nenv_file = \".env\"\n");
+    site.write(".env", "A=${WHO:-nobody}/x\nB=${C:-$A}\nD=fixed\n");
+    site.locald("up").env("WHO", "ada").run().ok();
+    let up = site.locald("up").env("WHO", "bob").run().ok();
+    up.says("already running").says("another environment");
+    let web = site.service("web");
+    assert_eq!((&web["run"], &web["changed"]), (&1.into(), &false.into()), "{web}");
+    // What is written is another matter.
+    site.write(".env", "A=${WHO:-somebody}/x\nB=${C:-$A}\nD=fixed\n");
+    site.locald("up").env("WHO", "ada").run().ok();
+    assert_eq!(site.service("web")["run"], 2);
+    site.down();
+}
+
 #[test]
 fn what_belongs_to_the_callers_terminal_stays_with_the_caller() {
     let site = Site::new("[services.job]\ntype = \"job\"\ncommand = 'env'\n");

@@ -101,6 +101,7 @@ pub(crate) fn spec(services: &[&str]) -> ProjectSpec {
         command: CommandSpec::Shell(Template::text("sleep 1")),
         workdir: "/work/shop".into(),
         env: BTreeMap::new(),
+        borrowed: BTreeMap::new(),
         tty: true,
         port: None,
         depends_on: Vec::new(),

@@ -62,6 +62,10 @@ pub struct ServiceSpec {
     /// What the project file adds to the caller's environment: `env_file` first, `env` over it.
     #[serde(default)]
     pub env: BTreeMap<String, Template>,
+    /// What stands in the env files for those of `env` whose values are made of the caller's environment too. Another caller makes
+    /// other values of it, and nothing is written otherwise.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub borrowed: BTreeMap<String, String>,
     /// Whether it has a terminal. Otherwise stdout and stderr are told apart.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub tty: bool,
@@ -131,6 +135,7 @@ impl ServiceSpec {
             command: CommandSpec::Argv(Vec::new()),
             workdir: PathBuf::new(),
             env: BTreeMap::new(),
+            borrowed: BTreeMap::new(),
             tty: true,
             port: None,
             depends_on: Vec::new(),
@@ -188,6 +193,7 @@ impl ServiceSpec {
             command,
             workdir,
             env,
+            borrowed,
             tty,
             port,
             health,
@@ -199,6 +205,8 @@ impl ServiceSpec {
             watch: _,
             inputs: _,
         } = self;
+        let written = borrowed.iter().map(|(name, text)| (name.clone(), Template::text(text.clone())));
+        let env: BTreeMap<String, Template> = env.clone().into_iter().chain(written).collect();
         let mut text = serde_json::to_vec(&(name, kind, command, workdir, env, port, stop)).unwrap_or_default();
         // A service without checks has the digest that it had before there were any, and so on.
         if !health.is_empty() {

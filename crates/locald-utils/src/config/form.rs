@@ -37,6 +37,7 @@ pub fn of_service(spec: &ServiceSpec) -> Vec<(Key, String)> {
         command,
         workdir,
         env,
+        borrowed: _,
         tty,
         port,
         depends_on,

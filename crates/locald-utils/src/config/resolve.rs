@@ -160,6 +160,26 @@ pub(super) struct Resolver<'a> {
     pub(super) mistakes: &'a mut Vec<Mistake>,
 }
 
+/// The variables of some env files, in order, read as for the caller, and so as to see what of the caller's they take.
+#[derive(Default)]
+struct FromFiles {
+    values: BTreeMap<String, String>,
+    /// With the name of each of the caller's variables in the place of its value.
+    with_names: BTreeMap<String, String>,
+    /// As for a caller who has none.
+    with_nothing: BTreeMap<String, String>,
+}
+
+impl FromFiles {
+    /// What stands in the files for those values that are made of the caller's.
+    fn borrowed(&self) -> BTreeMap<String, String> {
+        let both = self.with_names.iter().filter_map(|(name, with)| Some((name, with, self.with_nothing.get(name)?)));
+        both.filter(|(_, with, without)| with != without)
+            .map(|(name, with, without)| (name.clone(), format!("{with}\n{without}")))
+            .collect()
+    }
+}
+
 impl Resolver<'_> {
     /// Makes the spec of a service, looking at every key even if one before it is wrong.
     fn service(&mut self, entry: &NamedEntry<Service>) -> Option<ServiceSpec> {
@@ -173,7 +193,7 @@ impl Resolver<'_> {
         self.note_places(&entry.name, service);
         let command = self.command(&entry.name, &entry.name_span, service);
         let workdir = self.workdir(service);
-        let env = self.env(&entry.name, service);
+        let (env, borrowed) = self.env(&entry.name, service);
         let depends_on = self.depends_on(&entry.name, service);
         let restart = self.restart(service);
         let health = self.health(service);
@@ -189,6 +209,7 @@ impl Resolver<'_> {
             command: command?,
             workdir: workdir?,
             env,
+            borrowed,
             tty: value(&service.tty).map_or(kind != Kind::Forking, |tty| tty.0),
             port: value(&service.port).map(|port| port.0),
             depends_on,
@@ -279,16 +300,18 @@ impl Resolver<'_> {
         None
     }
 
-    /// Merges the env files, in order, and `env` over them.
-    fn env(&mut self, service_name: &str, service: &Service) -> BTreeMap<String, Template> {
-        let mut from_files = BTreeMap::new();
+    /// Merges the env files, in order, and `env` over them. Returns as well what stands in the files for those values that are made of
+    /// the caller's environment.
+    fn env(&mut self, service_name: &str, service: &Service) -> (BTreeMap<String, Template>, BTreeMap<String, String>) {
+        let mut from_files = FromFiles::default();
         if let Some(OneOrMany(files)) = value(&service.env_file) {
             for file in files {
                 self.env_file(service_name, file, &mut from_files);
             }
         }
         let mut env: BTreeMap<String, Template> =
-            from_files.into_iter().map(|(name, value)| (name, Template::text(value))).collect();
+            from_files.values.iter().map(|(name, value)| (name.clone(), Template::text(value.clone()))).collect();
+        let mut borrowed = from_files.borrowed();
         if let Some(Named(entries)) = value(&service.env) {
             for entry in entries {
                 let problem = match entry.name.as_str() {
@@ -309,13 +332,14 @@ impl Resolver<'_> {
                     });
                     let template = self.template(&value.0);
                     env.insert(entry.name.clone(), template);
+                    borrowed.remove(&entry.name);
                 }
             }
         }
-        env
+        (env, borrowed)
     }
 
-    fn env_file(&mut self, service: &str, file: &Text, variables: &mut BTreeMap<String, String>) {
+    fn env_file(&mut self, service: &str, file: &Text, from_files: &mut FromFiles) {
         let shown = file.text.escape_debug();
         if file.text.is_empty() {
             let help = "leave it out, or name a file such as \".env\"";
@@ -337,7 +361,9 @@ impl Resolver<'_> {
             let key = form::Key::Variable(name.to_owned());
             self.found.push(Found { service: service.to_owned(), key, at: At::Line(file.text.clone(), line) });
         };
-        for fault in dotenv::read(&text, variables, self.around.lookup, seen) {
+        dotenv::read(&text, &mut from_files.with_names, &|name| Some(format!("${{{name}}}")), |_, _| {});
+        dotenv::read(&text, &mut from_files.with_nothing, &|_| None, |_, _| {});
+        for fault in dotenv::read(&text, &mut from_files.values, self.around.lookup, seen) {
             let message = format!("{shown}:{}:{}: {}", fault.line, fault.column, fault.message);
             let help = "an env file has lines `NAME=value`; put values with special characters in single quotes";
             self.mistakes.push(Mistake::at(file.span.clone(), message).help(help));

@@ -178,6 +178,7 @@ fn plain_service(service: &str, dir: &Path) -> ServiceSpec {
         command: shell("true"),
         workdir: dir.to_owned(),
         env: BTreeMap::new(),
+        borrowed: BTreeMap::new(),
         tty: true,
         port: None,
         depends_on: Vec::new(),

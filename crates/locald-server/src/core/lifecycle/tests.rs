@@ -10,6 +10,7 @@ pub(crate) fn spec(name: &str) -> ServiceSpec {
         command: CommandSpec::Argv(vec![Template::text("x")]),
         workdir: "/".into(),
         env: Default::default(),
+        borrowed: BTreeMap::new(),
         tty: true,
         port: None,
         depends_on: Vec::new(),
