@@ -369,7 +369,7 @@ fn describe(process: &Process) -> Described {
     Described {
         id: process.id,
         state: process.state,
-        command: process::command(pid).unwrap_or_else(|| process.name.clone()),
+        command: process::shown_command(process),
         directory: process::working_directory(pid),
         age: features::age(process.id),
     }

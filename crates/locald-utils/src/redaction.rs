@@ -3,13 +3,13 @@
 //! Screens are shared, and what is printed ends in logs and transcripts. So a value is replaced by [`HIDDEN`] when
 //!
 //! - a word of the variable's name says so: `SECRET`, `TOKEN`, `PASSWORD`, `PASSWD`, `PASSPHRASE`, `CREDENTIALS`, `APIKEY`, `COOKIE`, `JWT` and
-//!   their like, alone or within a word (`PGPASSWORD`), or `KEY`, `AUTH` or `PASS` at its end; unless the name ends in `FILE`, `PATH`, `DIR` or `SOCK`, which
+//!   their like, alone or within a word (`PGPASSWORD`), or `KEY`, `KEYS`, `AUTH`, `PASS`, or `_PWD` at its end; unless the name ends in `FILE`, `PATH`, `DIR` or `SOCK`, which
 //!   only say where something is, or in `PUBLIC_KEY`;
 //! - it begins as the tokens of well-known issuers do (`ghp_`, `sk-`, `xoxb-`, `AKIA`, `eyJ`, `-----BEGIN` and so on).
 //!
 //! Of a longer text (a command, a value) only these parts are replaced: the password in a URL (`postgres://me:PASSWORD@host`), a parameter
 //! of a query that is named like a secret (`?token=VALUE`), what a variable or an option is set to that is (`PGPASSWORD=VALUE`,
-//! `--api-key=VALUE`), and each word that begins as such a token does.
+//! `--api-key=VALUE`, `--api-key VALUE`), what follows `Bearer` or `Basic`, and each word that begins as such a token does.
 //!
 //! Nothing here is safe from a value that looks like any other. It keeps what is known for a secret off the screen.
 
@@ -23,7 +23,13 @@ const WORDS: &[&str] =
     &["APIKEY", "COOKIE", "CREDENTIAL", "JWT", "PASSPHRASE", "PASSWD", "PASSWORD", "PRIVATE", "SECRET", "TOKEN"];
 
 /// The last word of a name.
-const LAST_WORDS: &[&str] = &["AUTH", "KEY", "PASS", "SALT"];
+const LAST_WORDS: &[&str] = &["AUTH", "KEY", "KEYS", "PASS", "SALT"];
+
+/// After another word; alone it is a directory.
+const PWD: &str = "PWD";
+
+/// What comes before the secret in the value of `Authorization` (RFC 9110, 11.6.2).
+const SCHEMES: &[&str] = &["Bearer", "Basic"];
 
 /// The last word of a name that says where something is.
 const PLACES: &[&str] = &["DIR", "FILE", "PATH", "SOCK", "SOCKET"];
@@ -108,6 +114,10 @@ fn without_tokens(text: &str) -> Cow<'_, str> {
             if let Some(value) = after.strip_prefix('=').filter(|_| is_secret_name(word)) {
                 shown.push('=');
                 rest = assigned(value, &mut shown);
+            } else if let Some(value) = after.strip_prefix(' ').filter(|_| announces_secret(word)) {
+                shown.push(' ');
+                // Another option is no value.
+                rest = if value.starts_with(['-', ' ']) { value } else { assigned(value, &mut shown) };
             }
         }
     }
@@ -179,6 +189,11 @@ fn is_token(word: &str) -> bool {
     PREFIXES.iter().any(|prefix| word.starts_with(prefix))
 }
 
+/// Whether the next word is a secret: after `--api-key` and its like, and after the scheme of an `Authorization`.
+fn announces_secret(word: &str) -> bool {
+    SCHEMES.contains(&word) || (word.starts_with("--") && is_secret_name(word))
+}
+
 /// Whether a header or a parameter of a query is named like a secret.
 fn is_sent_secret(name: &str) -> bool {
     let upper = name.to_ascii_uppercase();
@@ -192,7 +207,8 @@ fn is_secret_name(name: &str) -> bool {
     if PLACES.contains(&last) || (last == "KEY" && before == Some("PUBLIC")) {
         return false;
     }
-    LAST_WORDS.contains(&last) || WORDS.iter().any(|word| name.contains(word))
+    // `OLDPWD` is one word.
+    (last == PWD && before.is_some()) || LAST_WORDS.contains(&last) || WORDS.iter().any(|word| name.contains(word))
 }
 
 #[cfg(test)]
@@ -251,6 +267,12 @@ mod tests {
     fn of_a_line_each_token_is_hidden_and_each_parameter_named_like_a_secret() {
         for (text, expected) in [
             ("curl -H 'Authorization: Bearer ghp_abc' x", "curl -H 'Authorization: Bearer ***' x"),
+            ("curl -H 'Authorization: Bearer x' y", "curl -H 'Authorization: Bearer ***' y"),
+            (
+                "run --token x --password 'a b' --api-key --key-file /k",
+                "run --token *** --password '***' --api-key --key-file /k",
+            ),
+            ("MYSQL_PWD=x ENCRYPTION_KEYS=y OLDPWD=/z PWD=/z", "MYSQL_PWD=*** ENCRYPTION_KEYS=*** OLDPWD=/z PWD=/z"),
             ("TOKEN=sk-abc run --key=\"AKIA1\" a:eyJh", "TOKEN=*** run --key=\"***\" a:***"),
             ("line\nxoxb-1\n", "line\n***\n"),
             ("git clone https://ghp_abc@h/x", "git clone https://***@h/x"),

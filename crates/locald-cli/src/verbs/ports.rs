@@ -37,7 +37,7 @@ pub(super) fn run(context: &Context, screen: &mut Screen) -> Result<u8, Problem>
         assigned: &assigned,
     };
     let holders = Holders::default();
-    let command = |pid| process::command(pid).unwrap_or_default();
+    let command = |pid| process::look(pid).map(|process| process::shown_command(&process)).unwrap_or_default();
     let rows = ports::rows(known, &Looks { command: &command, holder: &|port, service| holders.of(port, service) });
     if screen.json() {
         screen.answer(&json::ports(&rows, UnixMillis::now()));

@@ -191,13 +191,22 @@ pub struct Holder {
     pub age: Option<Duration>,
 }
 
+/// The command of a process as it may be shown: without [secrets](crate::redaction), and its name where it cannot be read.
+#[must_use]
+pub fn shown_command(process: &Process) -> String {
+    match command(process.id.pid) {
+        Some(command) => crate::redaction::line(&command).into_owned(),
+        None => process.name.clone(),
+    }
+}
+
 impl Holder {
     /// Looks up what there is to say about `process`.
     #[must_use]
     pub fn describe(process: Process) -> Self {
         let pid = process.id.pid;
         Self {
-            command: command(pid).unwrap_or_else(|| process.name.clone()),
+            command: shown_command(&process),
             directory: working_directory(pid),
             run: marker(pid, RUN_MARKER),
             service: marker(pid, SERVICE_MARKER),

@@ -107,7 +107,7 @@ pub fn strays_of(shim: i32, leader: ProcessId, home: &OsStr) -> Vec<Stray> {
             && !mark::is_supervisor(&process, home)
             && super::marker(process.id.pid, super::PROBE_MARKER).is_none()
         {
-            strays.push(Stray { process: process.id, command: command_of(&process) });
+            strays.push(Stray { process: process.id, command: super::shown_command(&process) });
         }
     }
     strays
@@ -362,7 +362,7 @@ impl Sweep {
         let is_leader_gone = !members.iter().any(|process| process.id == leader);
         for process in members {
             if (is_leader_gone || process.group != leader.pid) && !self.strays.contains_key(&process.id) {
-                self.strays.insert(process.id, Stray { process: process.id, command: command_of(process) });
+                self.strays.insert(process.id, Stray { process: process.id, command: super::shown_command(process) });
             }
         }
     }
@@ -501,10 +501,6 @@ fn send(target: &Target<'_>, members: &[Process], signal: Signal) {
     }
 }
 
-fn command_of(process: &Process) -> String {
-    super::command(process.id.pid).unwrap_or_else(|| process.name.clone())
-}
-
 /// Stands for those who may be left when nobody can say who is.
 fn unreadable(error: &io::Error) -> Survivor {
     Survivor {
@@ -529,7 +525,7 @@ pub fn survivor(process: &Process) -> Survivor {
         ProcessState::Live | ProcessState::Stopped => "it did not end within 2s of SIGKILL".to_owned(),
         ProcessState::Zombie => "it has ended, and its parent has not taken notice".to_owned(),
     };
-    Survivor { process: process.id, command: command_of(process), uid: process.uid, reason }
+    Survivor { process: process.id, command: super::shown_command(process), uid: process.uid, reason }
 }
 
 /// Says who has a socket of a run that is over.
@@ -537,7 +533,9 @@ fn holder_of(socket: Socket, holder: Option<Process>) -> Survivor {
     let reason =
         format!("it is no process of the run, and has been given its socket: port {} is not free", socket.port);
     match holder {
-        Some(process) => Survivor { process: process.id, command: command_of(&process), uid: process.uid, reason },
+        Some(process) => {
+            Survivor { process: process.id, command: super::shown_command(&process), uid: process.uid, reason }
+        }
         None => Survivor {
             process: ProcessId { pid: 0, start: 0 },
             command: "a process that is not shown to you".to_owned(),
