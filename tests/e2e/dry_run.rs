@@ -156,7 +156,7 @@ fn the_environment_of_the_caller_is_taken_with_the_next_run_and_a_difference_is_
         site.locald(words).env("NODE_ENV", "two").env("DISPLAY", ":2").env("TERM_PROGRAM", "x").env("SHLVL", "9")
     };
     let up = other("up").run().ok();
-    up.says("db and 2 others run with another environment than this one (DEEP, NODE_ENV); `locald restart`");
+    up.says("db, web and other run with another environment than this one (DEEP, NODE_ENV); `locald restart`");
     assert_eq!(site.service("db")["run"], 1);
     other("up -q").run().ok().says_nothing_of("another environment");
     other("up --dry-run").run().ok().says("its environment differs in DEEP, NODE_ENV");

@@ -211,13 +211,13 @@ fn status_tells_where_a_service_listens_instead_of_on_its_port() {
     };
     told("wrong", &format!("listens on {other}, not on {wrong}"));
     site.locald("status").run().ok().says(&format!("listens on {other}, not on {wrong}"));
-    told("silent", &format!("nothing listens on {silent}"));
+    told("silent", &format!("nothing listens on TCP port {silent}"));
     let stranger = TcpListener::bind(("127.0.0.1", robbed)).expect("free");
     let robber = notes(&site, "robbed").join("\n");
     assert!(robber.starts_with(&format!("pid {} (", std::process::id())), "{robber}");
     assert!(robber.ends_with(&format!(") listens on {robbed}, not this service")), "{robber}");
     drop(stranger);
-    told("robbed", &format!("nothing listens on {robbed}"));
+    told("robbed", &format!("nothing listens on TCP port {robbed}"));
     site.eventually("a listener", || notes(&site, "right").is_empty().then_some(()));
     assert_eq!(notes(&site, "free"), [""; 0]);
     // Where there is no IPv6 nobody listens there alone.

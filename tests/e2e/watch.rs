@@ -125,6 +125,18 @@ fn a_service_that_has_failed_is_run_again_when_the_file_is_mended() {
 }
 
 #[test]
+fn a_service_that_was_not_executable_is_run_again_when_it_is() {
+    use std::os::unix::fs::PermissionsExt;
+    let site = Site::new("[services.web]\ncommand = [\"src/app.sh\"]\nwatch = \"src\"\n");
+    save(&site, "src/app.sh", "#!/bin/sh\nexec sleep 600\n");
+    site.locald("up").run().code(1).says("chmod +x");
+    let app = site.project().join("src/app.sh");
+    std::fs::set_permissions(&app, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    site.await_state("web", "ready");
+    site.down();
+}
+
+#[test]
 fn saving_by_renames_and_a_directory_that_takes_the_place_of_another_are_seen() {
     let site = site("watch = [\"src/**\"]");
     let project = site.project();

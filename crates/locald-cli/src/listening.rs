@@ -67,7 +67,7 @@ pub(crate) fn note(port: u16, is_settled: bool, reach: &Reach, holder: &Holder) 
         (Reach::Only(addresses), _) => Some(format!("listens on {} only", list(addresses))),
         (Reach::Elsewhere(_), Holder::Hidden) => None,
         (Reach::Elsewhere(ports), Holder::Nobody) if ports.is_empty() => {
-            is_settled.then(|| format!("nothing listens on {port}"))
+            is_settled.then(|| format!("nothing listens on TCP port {port}"))
         }
         (Reach::Elsewhere(ports), Holder::Nobody) => Some(format!("listens on {}, not on {port}", list(ports))),
         (Reach::Elsewhere(ports), Holder::Stranger { pid, command }) => {
@@ -248,7 +248,7 @@ mod tests {
         );
         let many: Vec<(&str, u16)> = (1..6).map(|port| ("::", port)).collect();
         assert_eq!(said(true, &many, &Holder::Nobody), "listens on 1, 2, 3 and 2 more, not on 3000");
-        assert_eq!(said(true, &[], &Holder::Nobody), "nothing listens on 3000");
+        assert_eq!(said(true, &[], &Holder::Nobody), "nothing listens on TCP port 3000");
         assert_eq!(said(false, &[], &Holder::Nobody), "", "it will yet");
     }
 

@@ -11,7 +11,6 @@ use locald_utils::spec::{ProjectSpec, ServiceSpec};
 
 use crate::environment;
 use crate::secrets::{self, Value};
-use crate::view::count;
 
 /// A service, and what would happen to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,10 +179,11 @@ pub(crate) fn environment_note(previews: &[Preview]) -> Option<String> {
         .map(|preview| (preview.service.as_str(), of_caller(&preview.environment)))
         .filter(|(_, names)| !names.is_empty())
         .collect();
-    let (first, _) = differ.first()?;
-    let who = match differ.len() {
-        1 => format!("{first} runs"),
-        all => format!("{first} and {} run", count(all - 1, "other")),
+    let services: Vec<&str> = differ.iter().map(|(service, _)| *service).collect();
+    let who = match services.as_slice() {
+        [] => return None,
+        [one] => format!("{one} runs"),
+        [before @ .., last] => format!("{} and {last} run", before.join(", ")),
     };
     let mut names: Vec<&str> = differ.iter().flat_map(|(_, names)| names.iter().copied()).collect();
     names.sort_unstable();
@@ -298,9 +298,8 @@ mod tests {
         );
         let many = Preview { environment: names(&["A", "B", "C", "D", "PATH", "Z"]), ..preview("c", Step::Leave) };
         assert!(
-            note(&[two, many]).starts_with(
-                "b and 1 other run with another environment than this one (A, B, C, D, NODE_ENV and 2 more)"
-            )
+            note(&[two, many])
+                .starts_with("b and c run with another environment than this one (A, B, C, D, NODE_ENV and 2 more)")
         );
     }
 

@@ -61,6 +61,8 @@ struct Place {
 pub struct Stamp {
     modified: (i64, i64),
     size: u64,
+    /// That it may be executed, or not any more, may be what a service waits for.
+    executable: u32,
     /// A file that takes the place of another has another.
     identity: Identity,
 }
@@ -83,6 +85,7 @@ impl Stamp {
         Self {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             size: metadata.size(),
+            executable: metadata.mode() & 0o111,
             identity: identity(metadata),
         }
     }
