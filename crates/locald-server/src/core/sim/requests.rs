@@ -52,7 +52,7 @@ impl World {
         let force = meant == Meant::Themselves && self.dice.one_in(3);
         let owner = self.dice.one_in(3).then(|| Owner {
             name: self.some_owner(),
-            lease: self.dice.one_in(2).then(|| Duration::from_millis(self.dice.roll(400))),
+            lease: self.dice.one_in(2).then(|| Duration::from_millis(1 + self.dice.roll(400))),
         });
         let who = owner.as_ref().map_or_else(String::new, |owner| format!(" for {} {:?}", owner.name, owner.lease));
         self.tell(format!("{action:?} {meant:?} {services:?}{}{who}", if force { " by force" } else { "" }));
