@@ -67,6 +67,42 @@ fn a_saved_env_file_and_a_service_that_failed_are_seen_too() {
     assert_eq!(terminal.finish(), Some(0));
 }
 
+// Nothing tells the one from the other but where it is saved from then on.
+#[test]
+fn a_file_that_becomes_a_link_is_followed_to_where_it_leads() {
+    let site = Site::new("[services.web]\ncommand = 'echo web $WORD; exec sleep 600'\nenv_file = \".env\"\n");
+    site.write(".env", "WORD=one");
+    let mut terminal = Terminal::locald(&site, "up -f --watch-config");
+    await_text(&site, &terminal, "web one");
+    let [env, real] = [".env", "elsewhere/.env"].map(|file| site.project().join(file));
+    std::fs::create_dir(site.project().join("elsewhere")).expect("mkdir");
+    std::fs::rename(&env, &real).expect("renamed");
+    std::os::unix::fs::symlink(&real, &env).expect("linked");
+    // Whenever that is seen: a save that comes later is applied.
+    let mut saved = std::time::Instant::now();
+    site.eventually("a save to be applied", || {
+        if saved.elapsed() > std::time::Duration::from_millis(500) {
+            std::fs::write(&real, "WORD=two").expect("writes");
+            saved = std::time::Instant::now();
+        }
+        terminal.shown().contains("web two").then_some(())
+    });
+    terminal.types("\x03");
+    assert_eq!(terminal.finish(), Some(0));
+}
+
+#[test]
+fn a_lease_that_is_over_is_told_and_the_next_save_is_applied() {
+    let site = Site::new(WEB);
+    let mut terminal = Terminal::locald(&site, "up -f --watch-config --owner ci --lease 3s");
+    await_text(&site, &terminal, "nothing runs any more, for nobody wants it without ci");
+    site.write("locald.toml", WEB.replace("echo web", "echo once more"));
+    await_text(&site, &terminal, "once more");
+    terminal.types("\x03");
+    assert_eq!(terminal.finish(), Some(0), "{}", terminal.shown());
+    site.assert_no_service_is_left();
+}
+
 #[test]
 fn it_needs_somebody_who_follows() {
     let site = Site::new(WEB);

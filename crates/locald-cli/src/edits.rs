@@ -2,10 +2,12 @@
 //!
 //! As in the daemon's lookout, what the kernel tells is a hint: a change is a difference between two looks.
 
+use std::collections::BTreeSet;
 use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use locald_utils::fileset::{FILES_AS_WELL, FileSet, Sight};
@@ -24,24 +26,36 @@ impl Edits {
     /// # Errors
     /// When the system gives no watch.
     pub(crate) fn watch(paths: &[PathBuf]) -> io::Result<Self> {
-        // A file that is a link is saved where it leads to.
-        let targets = paths.iter().filter_map(|path| path.canonicalize().ok()).filter(|target| !paths.contains(target));
-        let files = FileSet::of_paths(&paths.iter().cloned().chain(targets).collect::<Vec<_>>());
+        let files = FileSet::of_paths(paths);
+        // A file that is a link is saved where it leads to, and may become one at any time.
+        let targets: Arc<Mutex<BTreeSet<PathBuf>>> = Arc::default();
         let (told, mut tell) = io::pipe()?;
         let (stir, stirs) = mpsc::sync_channel(1);
-        let concerned = files.clone();
+        let (concerned, known) = (files.clone(), targets.clone());
         let on_event = move |event: notify::Result<notify::Event>| {
             // That somebody reads a file, or writes another, is no edit.
-            let is_other = |event: notify::Event| {
-                event.kind.is_access() || !event.paths.iter().any(|path| concerned.concerns(path))
+            let is_of = |path: &PathBuf| {
+                concerned.concerns(path) || known.lock().unwrap_or_else(PoisonError::into_inner).contains(path)
             };
+            let is_other = |event: notify::Event| event.kind.is_access() || !event.paths.iter().any(is_of);
             if !event.is_ok_and(is_other) {
                 // A full channel holds a hint already.
                 let _ = stir.try_send(());
             }
         };
         let mut kernel = notify::recommended_watcher(on_event).map_err(io::Error::other)?;
-        let mut seen = look(&files, &mut kernel).map_err(io::Error::other)?;
+        let mut look = move || {
+            loop {
+                let sight = look(&files, &mut kernel)?;
+                let mut known = targets.lock().unwrap_or_else(PoisonError::into_inner);
+                // What was saved there before it was known is seen by the next look.
+                if *known == sight.targets {
+                    return Ok::<_, notify::Error>(sight);
+                }
+                known.clone_from(&sight.targets);
+            }
+        };
+        let mut seen = look().map_err(io::Error::other)?;
         thread::spawn(move || {
             while stirs.recv().is_ok() {
                 loop {
@@ -52,7 +66,7 @@ impl Edits {
                     }
                 }
                 // What cannot be watched any more is told of no more; it could when it began.
-                let Ok(now) = look(&files, &mut kernel) else { return };
+                let Ok(now) = look() else { return };
                 if now.difference(&seen).is_some() && tell.write_all(b"!").is_err() {
                     // Nobody is there any more.
                     return;

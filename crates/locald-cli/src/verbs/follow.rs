@@ -285,6 +285,7 @@ impl Following {
             services = statuses.iter().filter(|status| !is_over(&status.state)).map(|s| s.name.clone()).collect();
             (services, until) = match until {
                 WaitFor::Stopped if services.is_empty() && stays => {
+                    screen.say(&format!("{}; the next save is applied", over(&statuses)));
                     let wish = self.person.wait().map_err(|error| failure::io("wait for an edit", &error))?;
                     return Ok(Err(wish));
                 }
@@ -307,10 +308,7 @@ impl Following {
             screen.say(&format!("{name}: {}", view::word(service, UnixMillis::now()).text));
             code = 1;
         }
-        match view::forsaken_note(services) {
-            Some(note) => screen.say(&format!("nothing runs any more, for nobody wants it {note}")),
-            None => screen.say("nothing runs any more"),
-        }
+        screen.say(&over(services));
         Ok(code)
     }
 
@@ -428,6 +426,14 @@ fn until_wished(
         if let Some(wish) = person.wish() {
             return Ok(Err(wish));
         }
+    }
+}
+
+/// Says that nothing runs any more, and for want of whom, if that is why.
+fn over(services: &[ServiceStatus]) -> String {
+    match view::forsaken_note(services) {
+        Some(note) => format!("nothing runs any more, for nobody wants it {note}"),
+        None => "nothing runs any more".to_owned(),
     }
 }
 
