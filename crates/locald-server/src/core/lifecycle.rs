@@ -389,6 +389,13 @@ impl Lifecycle {
         self.started_at.or_else(|| self.last.as_ref().filter(|last| last.run.number == self.newest)?.started_at)
     }
 
+    /// Since when a change of files may not have been seen by the newest run. Of what this daemon has begun and what came to nothing
+    /// that is whatever was found since somebody asked for it: another attempt does no harm, and the times of files are coarse.
+    pub(crate) fn unseen_since(&self) -> Option<UnixMillis> {
+        let has_failed = matches!(self.actual, Actual::Failed(_) | Actual::Backoff { .. });
+        if has_failed && self.spawned.is_some() { Some(UnixMillis(0)) } else { self.last_started_at() }
+    }
+
     /// Asks for a new run because what it is made of has changed, if one shall be and none is to come that has yet to see it.
     /// Whether that is so.
     pub(crate) fn renew(&mut self) -> bool {

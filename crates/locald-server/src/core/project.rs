@@ -86,7 +86,7 @@ impl Service {
 
     /// The file that was changed while nobody watched, and that the newest run has not seen.
     pub(super) fn overdue(&mut self) -> Option<String> {
-        self.watching.overdue(self.life.last_started_at())
+        self.watching.overdue(self.life.unseen_since())
     }
 
     /// Asks for a new run because of a file. Whether one will be.

@@ -80,14 +80,9 @@ impl Watching {
         true
     }
 
-    /// Takes what was seen, by a service whose newest run was spawned at `spawned` and ran its first instruction at `started_at`.
+    /// Takes what was seen, by a service whose newest run was spawned at `spawned` and may not have seen what was changed after `since`.
     /// Returns the file that is a reason for another.
-    pub(crate) fn see(
-        &mut self,
-        sight: Sight,
-        spawned: Option<Time>,
-        started_at: Option<UnixMillis>,
-    ) -> Option<String> {
+    pub(crate) fn see(&mut self, sight: Sight, spawned: Option<Time>, since: Option<UnixMillis>) -> Option<String> {
         // A first look takes the place of one that was under way.
         let looked = self.looking.take();
         let is_older = looked.is_some_and(|looked| Some(looked) < spawned);
@@ -95,7 +90,7 @@ impl Watching {
             // What was changed while nobody watched.
             Sight::First(newest) => {
                 self.newest = newest;
-                self.overdue(started_at)
+                self.overdue(since)
             }
             // A run that began later has seen it.
             Sight::Changed(file) if is_older => {
@@ -125,10 +120,10 @@ impl Watching {
     }
 
     /// The file that was changed while nobody watched, if the newest run is older. That is said once, when it is known.
-    pub(crate) fn overdue(&mut self, started_at: Option<UnixMillis>) -> Option<String> {
-        let started_at = started_at?;
+    pub(crate) fn overdue(&mut self, since: Option<UnixMillis>) -> Option<String> {
+        let since = since?;
         let (at, file) = self.newest.take()?;
-        (at > started_at).then_some(file)
+        (at > since).then_some(file)
     }
 
     /// Why changes have no effect, or not all of them.
