@@ -138,6 +138,13 @@ impl Decoder {
         self.bytes.len() - self.taken
     }
 
+    /// How many bytes the next frame needs at least to be whole, or to say how long it is.
+    fn missing(&self) -> usize {
+        let rest = &self.bytes[self.taken..];
+        let whole = rest.first_chunk().map_or(4, |length| 4 + u32::from_be_bytes(*length) as usize);
+        whole.saturating_sub(rest.len()).max(1)
+    }
+
     /// Says whether the stream may end here.
     ///
     /// # Errors
@@ -147,7 +154,7 @@ impl Decoder {
     }
 }
 
-/// Reads the next message from a blocking stream. `None` at its end.
+/// Reads the next message from a blocking stream, and nothing of what follows it. `None` at its end.
 ///
 /// # Errors
 /// When the stream fails, ends inside a frame, or holds something else than a `T`.
@@ -161,7 +168,8 @@ pub fn read_message<T: DeserializeOwned>(
             return decode(&frame).map(Some).map_err(invalid);
         }
         let mut buffer = [0; 4096];
-        match stream.read(&mut buffer) {
+        let wanted = decoder.missing().min(buffer.len());
+        match stream.read(&mut buffer[..wanted]) {
             Ok(0) => return decoder.finish().map(|()| None).map_err(invalid),
             Ok(count) => decoder.push(&buffer[..count]),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -206,6 +214,19 @@ mod tests {
             }
             prop_assert_eq!(received, messages);
             prop_assert!(decoder.finish().is_ok());
+        }
+
+        #[test]
+        fn a_message_is_read_without_a_byte_of_the_next_one(
+            messages in proptest::collection::vec(proptest::string::string_regex(".{0,9000}").expect("a pattern"), 1..6),
+        ) {
+            let bytes: Vec<u8> = messages.iter().flat_map(|message| encode(message).expect("encodes")).collect();
+            let mut stream = bytes.as_slice();
+            for message in messages {
+                let read: Option<String> = read_message(&mut stream, &mut Decoder::default()).expect("a message");
+                prop_assert_eq!(read, Some(message));
+            }
+            prop_assert!(read_message::<String>(&mut stream, &mut Decoder::default()).expect("the end").is_none());
         }
 
         #[test]
