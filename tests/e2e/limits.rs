@@ -245,6 +245,10 @@ mod on_linux {
         assert!(!web.is_alive());
         let status = site.locald("status --json").run().ok().json();
         assert_eq!(crate::support::service_of(&status, "db")["state"], "ready");
+        site.eventually("the ledger to be given up for this end", || {
+            let log = std::fs::read_to_string(site.home().join("daemon.log")).expect("a log");
+            log.contains("could not record an exit").then_some(())
+        });
         fcntl(&shared, FcntlArg::F_SETLK(&lock(libc::F_UNLCK))).expect("unlocks");
         site.locald("start late").run().ok();
         site.down();

@@ -559,13 +559,18 @@ fn longer(pause: Duration) -> Duration {
 
 /// Puts the end of a run on record, tells the core, and takes away what recorded the end until then.
 ///
-/// In this order, because a daemon that dies in between finds the record again, and what it tells twice is taken once. That
-/// a job has completed, and need not run again, is for the core to decide and the ledger to keep: it is waited for as well.
+/// The record goes last, because a daemon that dies before finds it again, and what it tells twice is taken once. The core does
+/// not wait for the ledger, which takes in what follows from an end after the end itself. That a job has completed, and need
+/// not run again, is for the core to decide and the ledger to keep: it is waited for as well.
 pub(crate) async fn conclude(context: &Context, record_dir: &Path, reporter: &Reporter, ended: Arc<Ended>) {
     let exit = record::exit(&ended.run.id);
-    let recorded = context.ledger.ended(ended.clone()).await;
-    fail::point("the end of a run is in the ledger");
-    reporter.report_for_good(News::Ended(ended)).await;
+    let record = async {
+        let recorded = context.ledger.ended(ended.clone()).await;
+        fail::point("the end of a run is in the ledger");
+        recorded
+    };
+    // The first is begun first, so it is before the other in the ledger's queue.
+    let (recorded, ()) = tokio::join!(biased; record, reporter.report_for_good(News::Ended(ended.clone())));
     fail::point("what follows from an end is in the ledger");
     match recorded {
         Ok(()) => {
