@@ -6,6 +6,7 @@
  *   helper slow MS        takes MS milliseconds to obey SIGTERM
  *   helper spam BYTES     writes BYTES bytes of lines, as fast as they are taken
  *   helper bare BYTES OUT copies the same from a pseudo terminal to OUT by a bare read-write loop; prints seconds
+ *   helper again COMMAND… runs a command, prints its number, and runs it again whenever it has ended
  *   helper relay N        passes a byte through N processes, 300 times; prints median and p99 in milliseconds
  */
 #define _GNU_SOURCE
@@ -13,6 +14,7 @@
 #include <fcntl.h>
 #include <pty.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,6 +115,17 @@ static int relay(int processes) {
     return 0;
 }
 
+/* The smallest supervisor there can be: what it needs to run something again, nobody can do without. */
+static int again(char **command) {
+    for (;;) {
+        pid_t child;
+        if (posix_spawnp(&child, command[0], NULL, NULL, command, environ)) return 1;
+        printf("%d\n", child);
+        fflush(stdout);
+        waitpid(child, NULL, 0);
+    }
+}
+
 int main(int count, char **args) {
     const char *mode = count > 1 ? args[1] : "";
     const int is_now = !strcmp(mode, "now");
@@ -131,6 +144,8 @@ int main(int count, char **args) {
         return 0;
     } else if (!strcmp(mode, "bare") && count > 3) {
         return bare(atol(args[2]), args[3]);
+    } else if (!strcmp(mode, "again") && count > 2) {
+        return again(args + 2);
     } else if (!strcmp(mode, "relay") && count > 2) {
         return relay(atoi(args[2]));
     } else if (strcmp(mode, "sleep")) {
