@@ -40,6 +40,8 @@ mod ports;
 mod profiles;
 mod run;
 mod shim;
+#[cfg(target_os = "linux")]
+mod standby;
 mod succession;
 mod survivors;
 mod terminal;

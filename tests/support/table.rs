@@ -52,14 +52,15 @@ pub(super) fn show(seen: &[Seen]) -> String {
     })
 }
 
-/// Finds the live processes that have a `LOCALD_HOME` below `root`, work there, or mention it on their command line.
+/// Finds the live processes that have a `LOCALD_HOME` below `root` or are locald's own for such a home, work there, or mention
+/// it on their command line.
 #[cfg(target_os = "linux")]
 pub(super) fn of(root: &Path) -> Vec<Seen> {
     use std::fs;
     use std::os::unix::ffi::OsStrExt;
 
     let mention = root.as_os_str().as_bytes();
-    let marker = [b"LOCALD_HOME=", mention, b"/"].concat();
+    let markers = [b"LOCALD_HOME=".as_slice(), b"LOCALD_SUPERVISOR="].map(|name| [name, mention, b"/"].concat());
     let mut seen = Vec::new();
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
@@ -75,7 +76,8 @@ pub(super) fn of(root: &Path) -> Vec<Seen> {
         let environ = fs::read(entry.path().join("environ")).unwrap_or_default();
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let dir = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
-        let is_marked = environ.split(|byte| *byte == 0).any(|variable| variable.starts_with(&marker));
+        let is_marked = |variable: &[u8]| markers.iter().any(|marker| variable.starts_with(marker));
+        let is_marked = environ.split(|byte| *byte == 0).any(is_marked);
         let mentions = command.windows(mention.len()).any(|part| part == mention);
         // A command of the test's own that is ending has no command line any more, and is no zombie yet.
         if command.is_empty() && parent == std::process::id().cast_signed() {

@@ -31,6 +31,7 @@ use crate::checkup::{self, Checkup, Turn};
 use crate::core::lifecycle::{News, StartedOn};
 use crate::launch::{set_up, shim_failure};
 use crate::ledger::{BaseEnvironment, Ledger};
+use crate::newborn::Standby;
 use crate::orphan;
 use crate::probe::Subject;
 use crate::reaper::Reaper;
@@ -49,6 +50,8 @@ pub(crate) struct Context {
     pub(crate) epoch: u64,
     pub(crate) shim_program: ShimProgram,
     pub(crate) budget: Budget,
+    /// A shim for whatever runs next.
+    pub(crate) standby: Standby,
     /// The daemon's log, for what a shim has to say when it cannot say it over its socket.
     pub(crate) log: OwnedFd,
     // Unbounded: a few messages per run and minute, and an actor must never wait for the core.
@@ -106,7 +109,7 @@ pub(crate) fn start(context: Rc<Context>, assignment: Assignment) -> mpsc::Unbou
                 let record_dir = record::place_of(&identity.service_dir, &identity.run.id);
                 let (readiness, stop, output, orders) = (None, None, None, inbox);
                 let actor = Actor {
-                    context,
+                    context: context.clone(),
                     reporter,
                     identity,
                     record_dir,
@@ -125,6 +128,8 @@ pub(crate) fn start(context: Rc<Context>, assignment: Assignment) -> mpsc::Unbou
                 reporter.report(News::StartFailed(failure));
             }
         }
+        drop(share);
+        context.standby.rest(&context).await;
     });
     orders
 }
@@ -139,7 +144,7 @@ pub(crate) fn adopt(
     let (orders, inbox) = mpsc::unbounded_channel();
     spawn_local(async move {
         // What runs is taken over however many there are.
-        let _share = context.budget.run();
+        let share = context.budget.run();
         let reporter = Reporter { context: context.clone(), key: record.run.key(), run: record.run.number };
         let project_dir = context.home.project(&record.run.project, &record.run.project_name);
         let identity = ShimIdentity {
@@ -152,9 +157,22 @@ pub(crate) fn adopt(
         };
         let (port, started_on, readiness) = (None, StartedOn::new(), None);
         let (stop, output, orders) = (None, None, inbox);
-        let actor =
-            Actor { context, reporter, identity, record_dir, spec, port, started_on, readiness, orders, stop, output };
+        let actor = Actor {
+            context: context.clone(),
+            reporter,
+            identity,
+            record_dir,
+            spec,
+            port,
+            started_on,
+            readiness,
+            orders,
+            stop,
+            output,
+        };
         actor.supervise(record.shim, None).await;
+        drop(share);
+        context.standby.rest(&context).await;
     });
     orders
 }
@@ -257,6 +275,7 @@ impl Silence {
 impl Actor {
     /// Stands between the shim and the core until the run is over: as long as there is a shim that answers, and then without.
     async fn supervise(mut self, shim: ProcessId, mut link: Option<ShimLink>) {
+        Standby::prepare(&self.context);
         // A shim that breaks off again and again is no reason to do nothing else.
         let mut pause = Duration::ZERO;
         loop {

@@ -22,6 +22,7 @@ pub(crate) struct Budget {
 struct Shares {
     clients: Arc<Semaphore>,
     runs: Arc<Semaphore>,
+    most_runs: usize,
 }
 
 impl Budget {
@@ -29,15 +30,20 @@ impl Budget {
     pub(crate) fn of(limit: u64) -> Self {
         let clients = (limit / 4).max(1);
         let runs = limit.saturating_sub(clients + OWN) / OF_A_RUN;
-        let shares =
-            |count| Arc::new(Semaphore::new(usize::try_from(count).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)));
-        Self { shares: Rc::new(Shares { clients: shares(clients), runs: shares(runs) }) }
+        let count = |share| usize::try_from(share).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let (clients, most_runs) = (Arc::new(Semaphore::new(count(clients))), count(runs));
+        Self { shares: Rc::new(Shares { clients, runs: Arc::new(Semaphore::new(most_runs)), most_runs }) }
     }
 
     /// A share for a client, held for as long as it stays. Waits until there is one.
     pub(crate) async fn client(&self) -> Option<OwnedSemaphorePermit> {
         // It is never closed.
         self.shares.clients.clone().acquire_owned().await.ok()
+    }
+
+    /// Whether any run has a share.
+    pub(crate) fn has_runs(&self) -> bool {
+        self.shares.runs.available_permits() < self.shares.most_runs
     }
 
     /// A share for a run, held for as long as it is looked after.
@@ -56,13 +62,15 @@ mod tests {
     #[test]
     fn what_all_may_have_together_is_within_the_limit() {
         for limit in [1, 30, 64, 128, 256, 1024, 10_240, u64::MAX] {
-            let Shares { clients, runs } = &*Budget::of(limit).shares;
+            let Shares { clients, runs, .. } = &*Budget::of(limit).shares;
             let (clients, runs) = (clients.available_permits() as u64, runs.available_permits() as u64);
             assert!(clients > 0);
             assert!(runs == 0 || clients + runs * OF_A_RUN + OWN <= limit, "{limit}");
         }
         let budget = Budget::of(OWN * 4 / 3 + 6);
+        assert!(!budget.has_runs());
         let held = budget.run().expect("a share");
+        assert!(budget.has_runs());
         let more: Vec<_> = std::iter::from_fn(|| budget.run().ok()).collect();
         assert!(budget.run().is_err());
         drop((held, more));

@@ -3,17 +3,15 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use locald_utils::health::{HealthCheck, Probe};
 use locald_utils::name::RunId;
 use locald_utils::paths::service_dir;
-use locald_utils::process::cgroup::Cgroup;
-use locald_utils::process::{self, ProcessId, open_files};
-use locald_utils::record::{self, Executable, ExitStatus, RunRef, ShimRecord, StartFailure, StartStage};
-use locald_utils::shim_protocol::{Kept, ShimIdentity, Sign, StartOrder, StopOrder, ToShim};
+use locald_utils::process;
+use locald_utils::record::{Executable, RunRef, StartFailure, StartStage};
+use locald_utils::shim_protocol::{Kept, ShimIdentity, Sign, StartOrder, StopOrder};
 use locald_utils::spec::{Invocation, Kind, OsText, PortSpec, Ports, ServiceSpec, UnknownPort};
 use locald_utils::time::UnixMillis;
 use locald_utils::{digest, environment};
@@ -21,9 +19,9 @@ use nix::errno::Errno;
 use tokio::sync::oneshot;
 
 use crate::actor::{Assignment, Context};
-use crate::adoption;
 use crate::ledger::Intent;
-use crate::shim_link::{self, ShimLink};
+use crate::newborn::{self, Newborn};
+use crate::shim_link::ShimLink;
 
 /// Puts a run on record and has a shim begin it.
 ///
@@ -38,7 +36,11 @@ pub(crate) async fn set_up(
     if let Some(port) = port {
         check_port(port, spec.port)?;
     }
-    let id = RunId::random().map_err(|error| shim_failure("could not draw a run id", &error))?;
+    let waiting = context.standby.take();
+    let id = match &waiting {
+        Some(waiting) => waiting.run.clone(),
+        None => RunId::random().map_err(|error| shim_failure("could not draw a run id", &error))?,
+    };
     let run = RunRef {
         project: key.project.clone(),
         project_name: project_name.clone(),
@@ -51,12 +53,9 @@ pub(crate) async fn set_up(
         let executable = executable(&order).await;
         context.ledger.intend(intent(context, assignment, &run, &order, port, executable)).await
     };
-    let bring_up = async {
-        let (newborn, stream) = Newborn::start(context, &run, &assignment.project_dir)?;
-        Ok((newborn, ShimLink::born(stream, context.epoch).await))
-    };
-    // A shim takes a millisecond to come up, and begins nothing before it is told what.
-    let (recorded, born) = tokio::join!(record, bring_up);
+    let identity = identity(context, &run, &assignment.project_dir);
+    // A shim takes a while to come up, which is why it is the first; it begins nothing before it is told what.
+    let (born, recorded) = tokio::join!(biased; Newborn::bring_up(context, waiting, identity), record);
     if let Err(error) = recorded {
         if let Ok((newborn, _)) = born {
             newborn.end(context).await;
@@ -83,86 +82,17 @@ pub(crate) async fn set_up(
     Ok((link, identity))
 }
 
-/// A shim that has not been told what to run.
-struct Newborn {
-    identity: ShimIdentity,
-    shim: Option<ProcessId>,
-    exit: oneshot::Receiver<ExitStatus>,
-}
-
-impl Newborn {
-    /// Starts one. Returns the connection to it as well.
-    fn start(context: &Context, run: &RunRef, project_dir: &Path) -> Result<(Self, UnixStream), StartFailure> {
-        let service_dir = service_dir(&context.home.project(&run.project, &run.project_name), &run.service);
-        let identity = ShimIdentity {
-            run: run.clone(),
-            project_dir: project_dir.to_owned(),
-            service_dir,
-            socket: context.home.shim_socket(&run.id),
-            open_files: open_files::original(),
-            cgroup: leaf(context, &run.id).map(|leaf| leaf.dir().to_owned()),
-        };
-        let started = ShimLink::start(&context.shim_program, &identity, &context.log, context.home.state());
-        let (pid, stream) = started.map_err(|error| StartFailure {
-            path: Some(context.shim_program.path().to_owned()),
-            ..shim_failure(&format!("could not start {}", context.shim_program.path().display()), &error)
-        })?;
-        let exit = context.reaper.exit_of(pid);
-        Ok((Self { identity, shim: ProcessId::of(pid), exit }, stream))
+/// What the shim of a run is to know.
+fn identity(context: &Context, run: &RunRef, project_dir: &Path) -> ShimIdentity {
+    let standby = newborn::standby_identity(context, &run.id);
+    ShimIdentity {
+        run: run.clone(),
+        project_dir: project_dir.to_owned(),
+        service_dir: service_dir(&context.home.project(&run.project, &run.project_name), &run.service),
+        socket: context.home.shim_socket(&run.id),
+        open_files: standby.open_files,
+        cgroup: standby.cgroup,
     }
-
-    /// Tells it what to run. Nothing of it is left when that fails.
-    async fn order(
-        self,
-        context: &Context,
-        link: io::Result<ShimLink>,
-        order: StartOrder,
-    ) -> Result<(ShimLink, ShimIdentity), StartFailure> {
-        let told = async {
-            let mut link = link?;
-            // An environment may be larger than what a socket holds for a shim that does not read.
-            let sent = tokio::time::timeout(shim_link::HELLO_LIMIT, link.send(&ToShim::Start(Box::new(order)))).await;
-            sent.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-            Ok(link)
-        };
-        match told.await {
-            Ok(link) => Ok((link, self.identity)),
-            Err(error) => {
-                self.end(context).await;
-                Err(shim_failure("its shim did not come up (the daemon's log says why)", &error))
-            }
-        }
-    }
-
-    /// Ends it, so that it does not come late and meet the next one. Its own words are in the log.
-    async fn end(self, context: &Context) {
-        if let Some(shim) = self.shim {
-            let _ = process::signal(shim, nix::sys::signal::Signal::SIGKILL);
-        }
-        let _ = self.exit.await;
-        forget(context, &self.identity);
-        if let Some(leaf) = leaf(context, &self.identity.run.id) {
-            adoption::clear_leaf(&leaf).await;
-        }
-    }
-}
-
-/// The cgroup of a run, where it can have one.
-fn leaf(context: &Context, run: &RunId) -> Option<Cgroup> {
-    context.cgroups.as_ref().map(|place| place.leaf(run.as_str()))
-}
-
-/// Takes away what a shim that never started anything has left.
-fn forget(context: &Context, identity: &ShimIdentity) {
-    let place = record::place_of(&identity.service_dir, &identity.run.id);
-    // It is gone, and nobody replaces what is there.
-    let is_its = |found: &ShimRecord| found.run.id == identity.run.id;
-    if record::load::<ShimRecord>(&place, record::SHIM).is_ok_and(|found| found.as_ref().is_some_and(is_its)) {
-        let _ = record::remove(&place, record::SHIM);
-    }
-    let _ = record::leave(&place);
-    let _ = std::fs::remove_file(&identity.socket);
-    let _ = std::fs::remove_file(context.home.notify_socket(&identity.run.id));
 }
 
 /// Why there is no shim for a run.

@@ -40,6 +40,7 @@ mod epoch;
 mod launch;
 mod ledger;
 mod lookout;
+mod newborn;
 mod orphan;
 mod probe;
 mod reaper;
@@ -230,6 +231,7 @@ async fn serve(home: Home, starter: &mut Starter) -> Result<(), DaemonStart> {
         checkouts: checkout::Checkouts::new(ledger.clone(), reaper.clone()),
         shim_program: shim_program()?,
         budget: budget.clone(),
+        standby: newborn::Standby::default(),
         log: OwnedFd::from(log),
         home,
         cgroups,

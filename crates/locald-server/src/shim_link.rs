@@ -13,7 +13,7 @@ use locald_utils::frame::{self, Decoder};
 use locald_utils::process::mark::{self, SUPERVISOR_MARKER};
 use locald_utils::process::{ProcessId, Spawn, descriptors};
 use locald_utils::record::RunRef;
-use locald_utils::shim_protocol::{CONTROL_FD, FromShim, PROTOCOL, ShimIdentity, ToShim};
+use locald_utils::shim_protocol::{CONTROL_FD, FromShim, PROTOCOL, ToShim};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
@@ -42,13 +42,13 @@ pub(crate) struct ShimLink {
 }
 
 impl ShimLink {
-    /// Starts a shim. Returns its process number; the caller has its exit waited for.
+    /// Starts a shim with these arguments. Returns its process number; the caller has its exit waited for.
     ///
     /// # Errors
     /// When no process or descriptor is to be had.
     pub(crate) fn start(
         program: &ShimProgram,
-        identity: &ShimIdentity,
+        arguments: [&str; 2],
         log: &OwnedFd,
         home: &Path,
     ) -> io::Result<(i32, std::os::unix::net::UnixStream)> {
@@ -57,8 +57,8 @@ impl ShimLink {
         fail::point("a shim is to be started");
         let pid = Spawn::new(program.image())
             .arg0(program.path())
-            .arg("run")
-            .arg(serde_json::to_string(identity)?)
+            .arg(arguments[0])
+            .arg(arguments[1])
             .env(iter::once((SUPERVISOR_MARKER.into(), mark::supervisor(home).to_owned())).chain(fail::inherited()))
             .descriptor(&null, 0)?
             .descriptor(&null, 1)?

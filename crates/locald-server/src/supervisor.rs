@@ -208,6 +208,7 @@ impl Supervisor {
             client.flushed().await;
         }
         self.context.ledger.flush().await;
+        self.context.standby.end(&self.context).await;
     }
 
     /// Hears one report while the fleet is being taken over.

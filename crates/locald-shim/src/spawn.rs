@@ -17,6 +17,7 @@ use locald_utils::process::{self, PROBE_MARKER, ProcessId, Spawn, descriptors, s
 use locald_utils::record::{StartFailure, StartStage};
 use locald_utils::spec::{Environment, Invocation};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -120,6 +121,18 @@ impl Spare {
         Self { helper: Helper::bring_up(cgroup.as_ref(), None), cgroup }
     }
 
+    /// The same with a helper that is there: one that has waited for long may have been killed.
+    pub(crate) fn renewed(self) -> Self {
+        let helper = match self.helper {
+            Ok(helper) if !helper.has_hung_up() => Ok(helper),
+            gone => {
+                gone.map(Helper::dismiss).ok();
+                Helper::bring_up(self.cgroup.as_ref(), None)
+            }
+        };
+        Self { helper, ..self }
+    }
+
     /// Hands the helper its plan, and its descriptors. `notification` goes with the number in the plan.
     pub(crate) fn take(
         self,
@@ -211,6 +224,13 @@ impl Helper {
         // The helper reads at once, so a plan larger than the socket's buffer does not stall.
         frame::write_message(stream, order)?;
         stream.set_nonblocking(true)
+    }
+
+    /// Whether the other end of its stream is closed.
+    fn has_hung_up(&self) -> bool {
+        let Some(stream) = &self.stream else { return true };
+        let mut fds = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|count| count > 0)
     }
 
     /// Ends it, and waits until it has ended.

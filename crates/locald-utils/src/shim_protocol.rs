@@ -30,7 +30,16 @@ pub const PROTOCOL: u32 = 1;
 /// The descriptor on which a new shim finds its connection to the daemon.
 pub const CONTROL_FD: i32 = 3;
 
-/// What a shim must know before it can say anything: its only argument, as JSON.
+/// The first argument of a shim; its [`ShimIdentity`] follows.
+pub const SHIM_ROLE: &str = "run";
+
+/// The first argument of a shim that stands by; its [`StandbyIdentity`] follows, and spaces until [`ROOM`].
+pub const STANDBY_ROLE: &str = "standby";
+
+/// 4096 bytes: how much a [`ShimIdentity`] may take as the argument of a shim that has stood by. It takes some 600.
+pub const ROOM: usize = 4096;
+
+/// What a shim must know before it can say anything: its second argument, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShimIdentity {
     /// The run it shall carry out.
@@ -45,6 +54,26 @@ pub struct ShimIdentity {
     #[serde(default)]
     pub open_files: Option<u64>,
     /// The cgroup to make for the run, where one can be had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
+}
+
+impl ShimIdentity {
+    /// What of this a shim needs to come up.
+    #[must_use]
+    pub fn standby(&self) -> StandbyIdentity {
+        StandbyIdentity { open_files: self.open_files, cgroup: self.cgroup.clone() }
+    }
+}
+
+/// What a shim is told that stands by until there is a run for it: its second argument, as JSON. Its [`ShimIdentity`] follows as the
+/// first frame on [`CONTROL_FD`], and takes the place of this among the arguments that the system shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandbyIdentity {
+    /// As [`ShimIdentity::open_files`].
+    #[serde(default)]
+    pub open_files: Option<u64>,
+    /// As [`ShimIdentity::cgroup`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<PathBuf>,
 }

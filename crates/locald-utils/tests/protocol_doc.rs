@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use locald_utils::protocol::{ClientMessage, DaemonStart, Event, Hello, Reply, Request, ServerMessage, State};
 use locald_utils::record::{PidRecord, ShimRecord, StopRecord};
-use locald_utils::shim_protocol::{FromShim, ShimIdentity, ToShim};
+use locald_utils::shim_protocol::{FromShim, ShimIdentity, StandbyIdentity, ToShim};
 use locald_utils::{protocol, shim_protocol};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -180,6 +180,7 @@ fn every_example_is_what_the_types_read_and_write_and_every_message_has_one() {
             "State" => state_name(&read::<State>(line, &text)),
             "DaemonStart" => start_name(&read::<DaemonStart>(line, &text)),
             "ShimIdentity" => no_variants(&read::<ShimIdentity>(line, &text)),
+            "StandbyIdentity" => no_variants(&read::<StandbyIdentity>(line, &text)),
             "ToShim" => to_shim_name(&read::<ToShim>(line, &text)),
             "FromShim" => from_shim_name(&read::<FromShim>(line, &text)),
             "ShimRecord" => no_variants(&read::<ShimRecord>(line, &text)),

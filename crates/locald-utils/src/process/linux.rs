@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -197,6 +197,27 @@ pub fn command(pid: i32) -> Option<String> {
     let text: Vec<_> = bytes.split(|&byte| byte == 0).map(String::from_utf8_lossy).collect();
     let text = text.join(" ").trim_end().to_owned();
     if text.is_empty() { None } else { Some(text) }
+}
+
+/// Has the system show other arguments for this process from the second on, as `ps` and [`command`] see them. They take the place
+/// of those that it was started with; what is left of that place is filled with spaces.
+///
+/// # Errors
+/// `InvalidInput` when they do not fit; those of reading `/proc/self/stat` and of writing `/proc/self/mem` (proc_pid_mem(5)).
+pub fn show_arguments(arguments: &[&str]) -> io::Result<()> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    // proc_pid_stat(5), fields 48 and 49. The second field ends with the last parenthesis.
+    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().skip(45);
+    let mut field = || fields.next().and_then(|field| field.parse::<u64>().ok()).filter(|&address| address > 0);
+    let unknown = || io::Error::other("the kernel does not tell where the arguments are");
+    let (start, end) = (field().ok_or_else(unknown)?, field().ok_or_else(unknown)?);
+    let name = std::env::args_os().next().map_or(0, |name| name.len() as u64 + 1);
+    let room = end.saturating_sub(start + name);
+    let mut text = arguments.join("\0").into_bytes();
+    let room = usize::try_from(room).unwrap_or_default().checked_sub(1).filter(|&room| room >= text.len());
+    let room = room.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the arguments have no room"))?;
+    text.resize(room, b' ');
+    fs::File::options().write(true).open("/proc/self/mem")?.write_all_at(&text, start + name)
 }
 
 /// The number under which the process table has a terminal.

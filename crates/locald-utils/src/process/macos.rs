@@ -139,6 +139,14 @@ fn arguments(pid: i32) -> Option<Vec<u8>> {
     Some(buffer)
 }
 
+/// Has the system show other arguments for this process; see the same function for Linux.
+///
+/// # Errors
+/// Always: nothing but unsafe code can write there, and no shim stands by on macOS.
+pub fn show_arguments(_arguments: &[&str]) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// The command line of a process, arguments joined by spaces. `None` when it is gone, a zombie, or somebody else's.
 #[must_use]
 pub fn command(pid: i32) -> Option<String> {

@@ -43,7 +43,7 @@ mod os;
 
 pub use os::{
     all, become_subreaper, boot_id, children, command, descendants, exit_watch, listeners, listening_by, look, marker,
-    open_ports, own_children, own_executable, release_memory, sockets_of, still_open, terminal_number,
+    open_ports, own_children, own_executable, release_memory, show_arguments, sockets_of, still_open, terminal_number,
     working_directory,
 };
 pub use spawn::Spawn;
