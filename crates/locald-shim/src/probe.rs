@@ -20,7 +20,7 @@ use crate::live::Live;
 use crate::pump::{Pump, State};
 use crate::set_nonblocking;
 use crate::signs::READS_PER_TURN;
-use crate::spawn::{Helper, Plan, Progress, failure};
+use crate::spawn::{self, Helper, Plan, Progress, failure};
 
 /// 32: how often a probe's processes are looked for. Whoever hands on for longer ends with the run.
 const ROUNDS: usize = 32;
@@ -288,7 +288,7 @@ fn start(live: &mut Live, run: &RunId, check: u32) -> io::Result<(Helper, OwnedF
     match Helper::start(plan, cgroup.as_ref().or(live.cgroup.as_ref()), stdio) {
         Ok(helper) => Ok((helper, reader, cgroup)),
         Err(error) => {
-            cgroup.inspect(Cgroup::remove);
+            spawn::remove(cgroup);
             Err(error)
         }
     }

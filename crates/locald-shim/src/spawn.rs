@@ -126,7 +126,9 @@ impl Spare {
         let helper = match self.helper {
             Ok(helper) if !helper.has_hung_up() => Ok(helper),
             gone => {
-                gone.map(Helper::dismiss).ok();
+                if let Ok(helper) = gone {
+                    helper.dismiss();
+                }
                 Helper::bring_up(self.cgroup.as_ref(), None)
             }
         };
@@ -143,7 +145,7 @@ impl Spare {
         match self.helper.and_then(|helper| helper.take(plan, stdio, notification)) {
             Ok(helper) => Ok((helper, self.cgroup)),
             Err(error) => {
-                self.cgroup.inspect(Cgroup::remove);
+                remove(self.cgroup);
                 Err(error)
             }
         }
@@ -154,7 +156,14 @@ impl Spare {
         if let Ok(helper) = self.helper {
             helper.dismiss();
         }
-        self.cgroup.inspect(Cgroup::remove);
+        remove(self.cgroup);
+    }
+}
+
+/// Takes a cgroup away, if there is one.
+pub(crate) fn remove(cgroup: Option<Cgroup>) {
+    if let Some(cgroup) = cgroup {
+        cgroup.remove();
     }
 }
 

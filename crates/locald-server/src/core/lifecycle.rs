@@ -495,6 +495,11 @@ impl Lifecycle {
         }
     }
 
+    /// Whether a port that makes a difference to what is written is another than its run was given.
+    pub(super) fn has_other_ports(&self, written: &ServiceSpec, ports: &Ports) -> bool {
+        self.is_occupied() && self.ports != written.concerned(ports)
+    }
+
     /// Takes a run over from an earlier daemon.
     pub(crate) fn adopt(&mut self, run: RunNumber, spec: Arc<ServiceSpec>) {
         if run < self.newest {

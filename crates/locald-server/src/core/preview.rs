@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use locald_utils::name::{ServiceKey, ServiceName};
 use locald_utils::protocol::{Action, Because, Desired, Failure, Preview, Step};
-use locald_utils::spec::{Ports, ProjectSpec};
+use locald_utils::spec::ProjectSpec;
 
 use super::Time;
 use super::fleet::{Fleet, How};
@@ -52,7 +52,8 @@ impl Fleet {
                 let is_changed = run.is_some_and(|run| is_changed(run, service));
                 let has_other_inputs = !is_changed && run.is_some_and(|run| has_other_inputs(run, service));
                 because.extend(is_changed.then_some(Because::Changed));
-                let has_other_ports = !is_changed && run.is_some_and(|run| has_other_ports(run, service, how.ports));
+                let has_other_ports =
+                    !is_changed && run.is_some_and(|run| run.life.has_other_ports(&service.spec, how.ports));
                 because.extend(has_other_ports.then_some(Because::Ports));
                 because.extend(has_other_inputs.then_some(Because::Inputs));
                 because.extend(asked.then_some(Because::Asked));
@@ -88,11 +89,6 @@ fn is_replaced(service: &Service) -> bool {
 fn has_other_inputs(run: &Service, written: &Service) -> bool {
     let running = run.life.running.as_ref().and_then(|running| running.work());
     written.spec.work().is_some_and(|work| running.as_ref() != Some(&work))
-}
-
-/// Whether a port that makes a difference to it is another than its run was given.
-fn has_other_ports(run: &Service, written: &Service, ports: &Ports) -> bool {
-    run.life.is_occupied() && run.life.ports != written.spec.concerned(ports)
 }
 
 /// Whether it is written otherwise than it runs.

@@ -122,7 +122,7 @@ impl Service {
                 // What it runs on was looked at by whoever asks.
                 || self.spec.work().is_some_and(|work| running.work().as_ref() != Some(&work))
         };
-        let has_other_ports = life.is_occupied() && life.ports != self.spec.concerned(ports);
+        let has_other_ports = life.has_other_ports(&self.spec, ports);
         let is_written_otherwise = || match &life.running {
             Some(running) => differs(running),
             // An earlier daemon has seen it complete. What that worked on is told by what is recalled, and nothing else.
