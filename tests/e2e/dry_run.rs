@@ -111,7 +111,8 @@ fn what_looks_like_a_secret_is_not_shown_in_any_key() {
             "[services.web]\ncommand = 'exec sleep 600 # postgres://u:{version}pw@h/x'\nport = 'auto'\n\
              stop_command = \"curl -H 'Authorization: Bearer ghp_{version}' x\"\n\
              health_check = {{ type = 'http', path = '/?token={version}abc&full=1', start_period = '1h', \
-             headers = {{ Authorization = 'Bearer {version}kret', X-Api-Key = '{version}kkk', Accept = '{version}' }} }}\n"
+             headers = {{ Authorization = 'Bearer {version}kret', X-Api-Key = '{version}kkk', Accept = '{version}' }} }}\n\
+             [services.call]\ncommand = ['call', '--api-key', '{version} arg', 'x']\nprofiles = ['call']\n"
         )
     };
     let site = Site::new(&text("old"));
@@ -119,13 +120,14 @@ fn what_looks_like_a_secret_is_not_shown_in_any_key() {
     site.write("locald.toml", text("new"));
     let secrets = |site: &Site, words: &'static str| {
         let mut shown = site.locald(words).run().ok();
-        for secret in ["pw@", "ghp_", "abc", "kret", "kkk"] {
+        for secret in ["pw@", "ghp_", "abc", "kret", "kkk", " arg"] {
             shown = shown.says_nothing_of(secret);
         }
         shown
     };
     let shown = secrets(&site, "up --dry-run");
     shown.says("command changed").says("stop_command changed").says("/?token=***&full=1").says("Accept = \"new\"");
+    secrets(&site, "config call").says("[\"call\", \"--api-key\", \"***\", \"x\"]");
     secrets(&site, "config").says("u:***@h/x").says("X-Api-Key = \"***\"").says("Bearer ***' x");
     secrets(&site, "config --origin --json");
     let value = secrets(&site, "up --dry-run --json").json();

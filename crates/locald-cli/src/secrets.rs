@@ -2,7 +2,7 @@
 
 use locald_utils::config::form::{self, Key};
 use locald_utils::health::{HealthCheck, HttpProbe, Probe};
-use locald_utils::redaction::{line, sent, shown};
+use locald_utils::redaction::{arguments, line, sent, shown};
 use locald_utils::spec::{CommandSpec, ServiceSpec, StopPolicy, Template};
 
 /// A value of a service, in TOML.
@@ -31,7 +31,11 @@ pub(crate) fn of_service(spec: &ServiceSpec) -> Vec<(Key, Value)> {
     let template = |template: &Template| Template::text(line(&template.to_string()));
     let command = |command: &CommandSpec| match command {
         CommandSpec::Shell(line) => CommandSpec::Shell(template(line)),
-        CommandSpec::Argv(argv) => CommandSpec::Argv(argv.iter().map(template).collect()),
+        CommandSpec::Argv(argv) => {
+            let argv: Vec<String> = argv.iter().map(Template::to_string).collect();
+            let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+            CommandSpec::Argv(arguments(&argv).into_iter().map(Template::text).collect())
+        }
     };
     let probe = |probe: &Probe| match probe {
         Probe::Http(http) => {

@@ -89,6 +89,17 @@ pub fn line(text: &str) -> Cow<'_, str> {
     if open == text { text.into() } else { open.into() }
 }
 
+/// The arguments of a command as they may be shown: each as a text, and after an option that is named like a secret not at all.
+#[must_use]
+pub fn arguments(arguments: &[&str]) -> Vec<String> {
+    let announcing = [None].into_iter().chain(arguments.iter().copied().map(Some));
+    let shown = |(before, argument): (Option<&str>, &&str)| {
+        let is_open = argument.is_empty() || argument.starts_with(['-', '$']);
+        if before.is_some_and(announces_secret) && !is_open { HIDDEN.to_owned() } else { line(argument).into_owned() }
+    };
+    announcing.zip(arguments).map(shown).collect()
+}
+
 /// A text without the words in it that begin like a token, and without what is assigned to a name like that of a secret.
 fn without_tokens(text: &str) -> Cow<'_, str> {
     let is_edge = |c: char| c.is_whitespace() || "\"'`=:,;()[]{}<>&|?@\\".contains(c);
@@ -289,6 +300,24 @@ mod tests {
             assert_eq!(line(text), expected, "{text}");
             assert_eq!(shown("X", &format!("- {text}")), format!("- {expected}"), "{text}");
         }
+        let argv =
+            ["run", "--api-key", "a b", "--token", "-v", "--key", "", "--secret", "$SECRET", "--auth=x", "y", "--pass"];
+        let open = [
+            "run",
+            "--api-key",
+            HIDDEN,
+            "--token",
+            "-v",
+            "--key",
+            "",
+            "--secret",
+            "$SECRET",
+            "--auth=***",
+            "y",
+            "--pass",
+        ];
+        assert_eq!(arguments(&argv), open);
+        assert!(arguments(&[]).is_empty());
     }
 
     #[test]
