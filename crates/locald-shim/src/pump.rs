@@ -418,8 +418,6 @@ impl Pump {
         for pid in process::own_children().unwrap_or_default() {
             self.reap_probe(pid);
             let State::Live(live) = &mut self.state else { return };
-            let is_of_probe = |session| live.probe_sessions.contains(&session);
-            let is_of_probe = process::look(pid).is_some_and(|process| is_of_probe(process.session));
             if pid == live.leader.pid {
                 if live.exit.is_none()
                     && let Ok(Some(status)) = sys::exited(pid)
@@ -430,6 +428,8 @@ impl Pump {
                 }
                 continue;
             }
+            let is_of_probe = |session| live.probe_sessions.contains(&session);
+            let is_of_probe = process::look(pid).is_some_and(|process| is_of_probe(process.session));
             let status = match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) | Err(_) => continue,
                 Ok(WaitStatus::Exited(_, code)) => ExitStatus::Code(code),
