@@ -344,3 +344,19 @@ fn a_daemon_that_is_stopped_is_told_of_and_services_go_on() {
     assert_eq!((site.daemon(), site.leader("web")), (daemon, web));
     site.down();
 }
+
+// The next daemon used to count its runs from one again, and could not put them on record.
+#[test]
+fn what_was_not_asked_for_since_the_last_down_can_be_started_under_the_next_daemon() {
+    let site = Site::new("[services.a]\ncommand = 'exec sleep 600'\n[services.b]\ncommand = 'exec sleep 600'\n");
+    site.up();
+    site.down();
+    site.eventually("the project to be over", || {
+        let list = site.locald("ls --json").run().ok().json();
+        list["projects"].as_array().is_some_and(Vec::is_empty).then_some(())
+    });
+    site.locald("up a").run().ok();
+    site.locald("daemon stop").run().ok();
+    site.up();
+    assert_eq!((&site.service("a")["run"], &site.service("b")["run"]), (&2.into(), &2.into()));
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use locald_utils::name::{ProjectId, RunNumber, ServiceKey, ServiceName};
 use locald_utils::protocol::Desired;
-use locald_utils::spec::{Environment, Ports, ProjectSpec};
+use locald_utils::spec::{Environment, Ports, ProjectSpec, ServiceSpec};
 use locald_utils::time::UnixMillis;
 use rusqlite::{OptionalExtension, Transaction, params};
 
@@ -185,23 +185,24 @@ fn left_project(transaction: &Transaction<'_>, spec: ProjectSpec) -> Result<Left
     let mut last = transaction.prepare_cached(
         "SELECT ended, spec_digest, port FROM runs WHERE project = ?1 AND service = ?2 AND number = ?3",
     )?;
+    type Wish = (Desired, Option<String>, Option<String>, Option<String>);
     let rows = statement.query_map([spec.id.as_str()], |row| {
         let desired = if row.get::<_, String>(1)? == "up" { Desired::Up } else { Desired::Down };
-        Ok((
-            row.get::<_, String>(0)?,
-            desired,
-            row.get::<_, Option<String>>(2)?,
-            row.get::<_, Option<String>>(3)?,
-            row.get(4)?,
-        ))
+        Ok((row.get::<_, String>(0)?, (desired, row.get(2)?, row.get(3)?, row.get(4)?)))
     })?;
+    // What nobody has asked for since the project was forgotten last may have run before that.
+    let unasked = |service: &ServiceSpec| (service.name.to_string(), (Desired::Down, None, None, None));
+    let mut wishes: BTreeMap<String, Wish> = spec.services.iter().map(unasked).collect();
+    for row in rows {
+        let (service, wish) = row?;
+        wishes.insert(service, wish);
+    }
     let mut tallies = recall(transaction, &spec.id, TALLY)?;
     let mut owners = recall(transaction, &spec.id, OWNERS)?;
     let mut ahead = recall(transaction, &spec.id, AHEAD)?;
     let mut services = Vec::new();
     let mut environments: BTreeMap<String, Arc<BaseEnvironment>> = BTreeMap::new();
-    for row in rows {
-        let (service, desired, digest, variables, resting): (_, _, _, _, Option<String>) = row?;
+    for (service, (desired, digest, variables, resting)) in wishes {
         let Ok(name) = service.parse::<ServiceName>() else { continue };
         let digest = digest.unwrap_or_default();
         let environment = match environments.get(&digest) {
@@ -276,7 +277,7 @@ mod tests {
         let left = block_on(ledger.left()).expect("readable");
         let [Left { spec, services, .. }] = left.as_slice() else { panic!("{left:?}") };
         assert_eq!(*spec, project());
-        let [(remembered, kept)] = services.as_slice() else { panic!("{services:?}") };
+        let [(_, _), (remembered, kept)] = services.as_slice() else { panic!("{services:?}") };
         assert_eq!((&remembered.name, remembered.newest, remembered.desired), (&web, RunNumber(1), Desired::Up));
         assert_eq!(remembered.resting, Some(Resting::Completed));
         assert_eq!(remembered.last.as_ref(), Some(&over));
@@ -284,6 +285,22 @@ mod tests {
         ledger.forget_project(key.project);
         assert!(block_on(ledger.left()).expect("readable").is_empty());
     }
+
+    // It used to be unknown to the next daemon, which gave its numbers out a second time, and could not start it.
+    #[test]
+    fn a_service_that_nobody_has_asked_for_keeps_its_numbers() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (ledger, _) = open(&dir);
+        block_on(ledger.intend(intent(3))).expect("recorded");
+        ledger.save_project(project(), Vec::new(), None);
+        drop(ledger);
+        let (ledger, _) = open(&dir);
+        let left = block_on(ledger.left()).expect("readable");
+        let [Left { services, .. }] = left.as_slice() else { panic!("{left:?}") };
+        let [_, (web, _)] = services.as_slice() else { panic!("{services:?}") };
+        assert_eq!((web.name.as_str(), web.newest, web.desired), ("web", RunNumber(3), Desired::Down));
+    }
+
     // They used to stay until their project was over.
     #[test]
     fn an_environment_that_no_service_has_any_more_is_forgotten() {
