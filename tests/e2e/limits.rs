@@ -263,4 +263,62 @@ mod on_linux {
         site.locald("daemon start").run().ok();
         site.eventually("the end of the run on record", || (ends("web") == 0).then_some(()));
     }
+
+    /// A small file system at a directory. It is taken away with this.
+    struct SmallDisk(std::path::PathBuf);
+
+    impl SmallDisk {
+        fn at(dir: &std::path::Path) -> Self {
+            std::fs::create_dir_all(dir).expect("a directory");
+            let flags = nix::mount::MsFlags::empty();
+            nix::mount::mount(Some("tmpfs"), dir, Some("tmpfs"), flags, Some("size=8m,mode=700")).expect("mounts");
+            Self(dir.to_owned())
+        }
+
+        /// Fills it to the last byte.
+        fn fill(&self) -> std::path::PathBuf {
+            let path = self.0.join("fill");
+            let mut file = std::fs::File::create(&path).expect("creates");
+            for size in [1 << 16, 1] {
+                while std::io::Write::write_all(&mut file, &vec![b'x'; size]).is_ok() {}
+            }
+            path
+        }
+    }
+
+    impl Drop for SmallDisk {
+        fn drop(&mut self) {
+            let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+
+    // The daemon used to end by a panic: what it could not write to its log was told on stderr, which is the same file.
+    #[test]
+    fn a_disk_that_is_full_ends_no_daemon_and_keeps_no_service_from_ending() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let site = Site::new("[services.web]\ncommand = 'exec sleep 600'\n[services.db]\ncommand = 'exec sleep 600'\n");
+        let disk = SmallDisk::at(&site.home());
+        site.up();
+        let (daemon, web) = (site.daemon(), site.leader("web"));
+        let fill = disk.fill();
+        send(web, Signal::SIGKILL);
+        site.await_state("web", "failed");
+        // Until its log has no room either in what it has of the disk already.
+        for _ in 0..30 {
+            site.locald("start web").run().code(1).says("the disk of").says("is full: make room there");
+        }
+        site.locald("stop db").run().ok();
+        assert_eq!(site.daemon(), daemon);
+        site.assert_no_service_is_left();
+        // Nor does it keep another daemon from saying why it cannot be.
+        site.locald("daemon stop").run().ok();
+        site.locald("daemon start").run().code(1).says("is full: make room there").says_nothing_of("move it away");
+        std::fs::remove_file(fill).expect("removes");
+        site.up();
+        site.down();
+        site.locald("daemon stop").run().ok();
+        drop(disk);
+    }
 }

@@ -32,6 +32,8 @@ pub(crate) fn start(path: &Path) -> io::Result<()> {
         .json()
         .flatten_event(true)
         .with_max_level(level.unwrap_or(tracing::Level::INFO))
+        // It would be told on stderr, where a daemon has the same file, or nobody; and who cannot write there panics.
+        .log_internal_errors(false)
         .with_writer(handle);
     // A second subscriber in one process is only met in tests.
     let _ = tracing::subscriber::set_global_default(subscriber.finish());

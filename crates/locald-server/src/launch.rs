@@ -65,7 +65,7 @@ pub(crate) async fn set_up(
             errno: 0,
             path: Some(context.home.ledger()),
             message: format!("the run could not be put on record in {}: {error}", context.home.ledger().display()),
-            hint: Some("no run is started without a record; is the disk full?".to_owned()),
+            hint: error.hint(&context.home.ledger()).or_else(|| Some("no run is started without a record".to_owned())),
             permanent: false,
         });
     }

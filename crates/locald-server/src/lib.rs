@@ -262,7 +262,9 @@ async fn serve(home: Home, starter: &mut Starter) -> Result<(), DaemonStart> {
 
 fn ledger_failed(home: &Home, error: &ledger::LedgerError) -> DaemonStart {
     let message = format!("the ledger {} cannot be used: {error}", home.ledger().display());
-    let hint = "move it away to start with an empty one; services that run are not touched";
+    let hint = error
+        .hint(&home.ledger())
+        .unwrap_or_else(|| "move it away to start with an empty one; services that run are not touched".to_owned());
     DaemonStart::Failed { failure: Failure::new(FailureCode::Failed, message).hint(hint) }
 }
 

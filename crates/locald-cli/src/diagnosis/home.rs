@@ -73,10 +73,11 @@ fn directory(name: &'static str, dir: &Directory, is_state: bool, problems: &mut
         Condition::Fine { mode } => format!("{path}, mode {mode:03o}"),
         _ => format!("{path}, made when it is needed"),
     };
-    let Some(FileSystem { medium, free_bytes }) = dir.file_system else { return Line::ok(name, text) };
+    let Some(FileSystem { medium, free_bytes, root }) = &dir.file_system else { return Line::ok(name, text) };
+    let (medium, free_bytes) = (*medium, *free_bytes);
     if free_bytes < LOW_DISK {
         let why = "records and logs can soon not be written; this shows what takes the space";
-        let fix = format!("sudo du -xh {} | sort -h | tail -n 20", word(mount_hint(&dir.path)));
+        let fix = format!("sudo du -xh {} | sort -h | tail -n 20", word(root));
         let what = format!("only {} are free for {path}", bytes(free_bytes));
         return Line::of(name, text, Some(Problem::new(what, why, fix)), problems);
     }
@@ -93,11 +94,6 @@ fn directory(name: &'static str, dir: &Directory, is_state: bool, problems: &mut
             Line::of(name, text, Some(problem), problems)
         }
     }
-}
-
-/// The directory to begin with when looking for what fills a disk: the first one below the root.
-fn mount_hint(path: &Path) -> &Path {
-    path.ancestors().filter(|dir| *dir != Path::new("/")).last().unwrap_or(path)
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

@@ -38,7 +38,7 @@ fn machine() -> Machine {
 }
 
 fn fine(path: &str) -> Directory {
-    let file_system = Some(FileSystem { medium: Medium::Local, free_bytes: 12 << 30 });
+    let file_system = Some(FileSystem { medium: Medium::Local, free_bytes: 12 << 30, root: "/home".into() });
     Directory { path: path.into(), condition: Condition::Fine { mode: 0o700 }, file_system }
 }
 
@@ -426,7 +426,7 @@ fn each_condition_of_a_directory_has_its_way_out() {
 fn a_state_on_another_machine_or_a_full_disk_is_a_problem_and_one_in_memory_is_noted() {
     let on = |medium, free_bytes| {
         let mut facts = facts();
-        let file_system = Some(FileSystem { medium, free_bytes });
+        let file_system = Some(FileSystem { medium, free_bytes, root: "/home".into() });
         let directories = facts.home.directories.as_mut().expect("directories");
         directories.state = Directory { file_system: file_system.clone(), ..fine("/home/ann/h") };
         directories.runtime = Directory { file_system, ..fine("/home/ann/h/run") };

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use locald_utils::fail;
 use locald_utils::time::UnixMillis;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use checkpoints::Checkpoints;
@@ -92,6 +92,32 @@ pub(crate) enum LedgerError {
     /// The thread that owns the database is gone.
     #[error("the ledger has been closed")]
     Closed,
+}
+
+impl LedgerError {
+    /// What to do about it, for a ledger at this path. `None` where it says enough.
+    pub(crate) fn hint(&self, path: &Path) -> Option<String> {
+        let error = match self {
+            Self::Sqlite(error) => error,
+            Self::Uncommitted(error) => error,
+            Self::Io(error) if error.raw_os_error() == Some(nix::errno::Errno::ENOSPC as i32) => {
+                return Some(full(path));
+            }
+            Self::Newer { .. } | Self::Json(_) | Self::Io(_) | Self::NoPort | Self::Closed => return None,
+        };
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Some(full(path)),
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                Some(format!("another program has it open; `fuser {}` shows which", path.display()))
+            }
+            Some(_) | None => None,
+        }
+    }
+}
+
+fn full(path: &Path) -> String {
+    let dir = path.parent().unwrap_or(path).display();
+    format!("the disk of {dir} is full: make room there, and try again")
 }
 
 /// Why nothing of a transaction has been written; told to everybody who had a part in it.

@@ -5,7 +5,8 @@
 //! with the same functions. Nothing is left changed: a cgroup that is made to see whether one can be is removed again.
 
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
@@ -122,6 +123,8 @@ pub struct FileSystem {
     pub medium: Medium,
     /// Bytes that an ordinary user may still write.
     pub free_bytes: u64,
+    /// The directory at which it begins.
+    pub root: PathBuf,
 }
 
 /// What there is to know about a machine.
@@ -177,7 +180,10 @@ pub fn age(process: ProcessId) -> Option<Duration> {
 pub fn file_system(path: &Path) -> io::Result<FileSystem> {
     let seen = nix::sys::statfs::statfs(path)?;
     let free_bytes = os::block_size(&seen).saturating_mul(seen.blocks_available());
-    Ok(FileSystem { medium: os::medium(&seen), free_bytes })
+    let device = path.metadata()?.dev();
+    let is_of_it = |dir: &&Path| dir.metadata().is_ok_and(|meta| meta.dev() == device);
+    let root = path.ancestors().take_while(is_of_it).last().unwrap_or(path).to_owned();
+    Ok(FileSystem { medium: os::medium(&seen), free_bytes, root })
 }
 
 fn limit(resource: Resource) -> Option<Limit> {
