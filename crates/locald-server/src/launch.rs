@@ -36,18 +36,16 @@ pub(crate) async fn set_up(
     if let Some(port) = port {
         check_port(port, spec.port)?;
     }
-    let waiting = context.standby.take();
-    let id = match &waiting {
-        Some(waiting) => waiting.run.clone(),
-        None => RunId::random().map_err(|error| shim_failure("could not draw a run id", &error))?,
-    };
-    let run = RunRef {
+    let run_of = |id: RunId| RunRef {
         project: key.project.clone(),
         project_name: project_name.clone(),
         service: key.service.clone(),
         number: *run,
         id,
     };
+    let run = run_of(RunId::random().map_err(|error| shim_failure("could not draw a run id", &error))?);
+    let waiting = context.standby.take(&identity(context, &run, &assignment.project_dir));
+    let run = waiting.as_ref().map_or(run, |waiting| run_of(waiting.run.clone()));
     let order = start_order(assignment, &run, port, &context.home.notify_socket(&run.id))?;
     let record = async {
         let executable = executable(&order).await;

@@ -160,6 +160,10 @@ impl Waiting {
     /// Tells it which run it is of.
     async fn call(self, context: &Context, identity: ShimIdentity) -> (Newborn, io::Result<ShimLink>) {
         let Started { shim, exit, mut stream } = self.started;
+        // It has had the time to be stopped by somebody. One that is gone gets nothing.
+        if let Some(shim) = shim {
+            let _ = process::signal(shim, Signal::SIGCONT);
+        }
         // A message of this size does not wait for who reads it.
         let told = frame::write_message(&mut stream, &identity);
         fail::point("the shim that stood by is told its run");
@@ -181,9 +185,10 @@ pub(crate) struct Standby {
 }
 
 impl Standby {
-    /// Takes the shim that stands by, if there is one.
-    pub(crate) fn take(&self) -> Option<Waiting> {
-        self.waiting.try_lock().ok()?.take()
+    /// Takes the shim that stands by, if there is one that has room for such an identity.
+    pub(crate) fn take(&self, identity: &ShimIdentity) -> Option<Waiting> {
+        let has_room = serde_json::to_string(identity).is_ok_and(|text| text.len() <= ROOM);
+        if has_room { self.waiting.try_lock().ok()?.take() } else { None }
     }
 
     /// Has a shim stand by when nothing else has been started for a while.

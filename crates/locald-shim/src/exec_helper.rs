@@ -6,7 +6,7 @@
 //! one that a helper made up.
 
 use std::ffi::{CString, OsStr, OsString};
-use std::io::{self, Read};
+use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
@@ -22,6 +22,9 @@ use nix::errno::Errno;
 
 use crate::spawn::{FromHelper, HELPER_FD, Order, Plan};
 
+/// Above every number that can be asked for.
+const ABOVE: i32 = 16;
+
 /// Runs the helper. Returns only when the program could not be run.
 pub(crate) fn main() -> ExitCode {
     let Ok(mut stream) = sys::inherited(HELPER_FD).map(UnixStream::from) else {
@@ -31,12 +34,29 @@ pub(crate) fn main() -> ExitCode {
     let mut decoder = frame::Decoder::default();
     // A run may come to nothing before there is a plan: then its shim hangs up.
     let Ok((1, descriptors)) = descriptors::receive(&stream, &mut [0]) else { return ExitCode::FAILURE };
-    let Ok(Some(Order { plan, enter })) = frame::read_message(&mut stream, &mut decoder) else {
+    let Ok(Some(Order { plan, enter, anew })) = frame::read_message(&mut stream, &mut decoder) else {
         return ExitCode::FAILURE;
     };
     if let Some(cgroup) = enter {
         // One that cannot be entered is one kind of evidence less; `locald doctor` tells.
         let _ = Cgroup::at(cgroup).enter();
+    }
+    // Held until the program is executed.
+    let mut _held = None;
+    if anew {
+        match go_on_anew() {
+            Ok(Anew::Child(held)) => _held = Some(held),
+            Ok(Anew::Parent(mut end)) => {
+                drop((stream, descriptors));
+                let _ = end.read(&mut [0]);
+                return ExitCode::SUCCESS;
+            }
+            Err(error) => {
+                let failure = explain::step(StartStage::Helper, &error, "could not start a process for it");
+                let _ = frame::write_message(&mut stream, &FromHelper::Failed(failure));
+                return ExitCode::from(127);
+            }
+        }
     }
     let failure = match become_program(&plan, descriptors, &mut stream) {
         Ok(never) => match never {},
@@ -49,6 +69,25 @@ pub(crate) fn main() -> ExitCode {
     ExitCode::from(127)
 }
 
+/// Who somebody is after [`go_on_anew`].
+enum Anew {
+    /// The one that goes on; what it has is to be held until the program is executed.
+    Child(OwnedFd),
+    /// The one that was there before; what it has ends when nobody holds the other end any more.
+    Parent(PipeReader),
+}
+
+/// Goes on as a new process that leads a session: what shows when a process was started (`ps`) tells of the run then, and not of how
+/// long this has stood by. The old one stays until that has become the program, so that its end tells the shim nothing new.
+fn go_on_anew() -> io::Result<Anew> {
+    let (end, held) = io::pipe()?;
+    if !sys::fork()? {
+        return Ok(Anew::Parent(end));
+    }
+    nix::unistd::setsid()?;
+    Ok(Anew::Child(sys::duplicate_above(&held, ABOVE)?))
+}
+
 /// Takes descriptors 0, 1 and 2. Returns what the program is to say that it is ready on, and the number where it shall be;
 /// everything of ours is moved away from there.
 fn take_descriptors(
@@ -56,8 +95,6 @@ fn take_descriptors(
     descriptors: Vec<OwnedFd>,
     stream: &mut UnixStream,
 ) -> io::Result<Option<(OwnedFd, i32)>> {
-    /// Above every number that can be asked for.
-    const ABOVE: i32 = 16;
     // One that is at its limit gets fewer than were sent (unix(7), MSG_CTRUNC).
     if descriptors.len() != 3 + usize::from(plan.notification.is_some()) {
         return Err(Errno::EMFILE.into());
@@ -113,7 +150,8 @@ fn become_program(
             .map_err(|error| explain::step(StartStage::Session, &error, "could not hand over its descriptor"))?;
     }
 
-    frame::write_message(stream, &FromHelper::Ready).map_err(|_| None)?;
+    let pid = std::process::id().cast_signed();
+    frame::write_message(stream, &FromHelper::Ready(pid)).map_err(|_| None)?;
     stream.read_exact(&mut [0]).map_err(|_| None)?;
 
     let mut errno = Errno::ENOEXEC;

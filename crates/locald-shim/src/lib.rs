@@ -92,7 +92,7 @@ fn stand_by(identity: &StandbyIdentity) -> ExitCode {
         return ExitCode::SUCCESS;
     };
     fail::arm(&format!("shim-{}", identity.run.service));
-    born.spare = born.spare.renewed();
+    born.spare = born.spare.aged();
     let shown = serde_json::to_string(&identity).map_err(io::Error::from);
     let shown = shown.and_then(|shown| process::show_arguments(&[SHIM_ROLE, &shown]));
     if let Err(error) = shown {

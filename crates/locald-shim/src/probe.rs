@@ -130,7 +130,7 @@ impl Pump {
         match probe.helper.progress() {
             Progress::Waiting | Progress::Running => {}
             // A gate that does not open is a probe that is gone; its exit follows.
-            Progress::Ready => drop(probe.helper.open_gate()),
+            Progress::Ready(_) => drop(probe.helper.open_gate()),
             Progress::Failed(failure) => probe.failure = Some(failure),
         }
     }

@@ -56,14 +56,16 @@ pub(crate) struct Order {
     pub(crate) plan: Plan,
     /// The cgroup it has to enter first.
     pub(crate) enter: Option<PathBuf>,
+    /// Whether it has stood by: then a new process becomes the program, which is as old as its run.
+    pub(crate) anew: bool,
 }
 
 /// What a helper says.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FromHelper {
-    /// Everything but the exec is done; it waits at the gate.
-    Ready,
+    /// Everything but the exec is done; this process waits at the gate.
+    Ready(i32),
     /// A step failed; the helper is gone.
     Failed(StartFailure),
 }
@@ -111,6 +113,8 @@ pub(crate) struct Helper {
 pub(crate) struct Spare {
     helper: io::Result<Helper>,
     cgroup: Option<Cgroup>,
+    /// Whether it has waited for long.
+    is_aged: bool,
 }
 
 impl Spare {
@@ -118,21 +122,23 @@ impl Spare {
     pub(crate) fn bring_up(cgroup: Option<PathBuf>) -> Self {
         // Where none can be made the run has none.
         let cgroup = cgroup.map(Cgroup::at).filter(|cgroup| cgroup.make().is_ok());
-        Self { helper: Helper::bring_up(cgroup.as_ref(), None), cgroup }
+        Self { helper: Helper::bring_up(cgroup.as_ref(), None), cgroup, is_aged: false }
     }
 
-    /// The same with a helper that is there: one that has waited for long may have been killed.
-    pub(crate) fn renewed(self) -> Self {
-        let helper = match self.helper {
-            Ok(helper) if !helper.has_hung_up() => Ok(helper),
+    /// The same after a long time, in which the helper may have been killed, or stopped.
+    pub(crate) fn aged(self) -> Self {
+        match self.helper {
+            Ok(helper) if !helper.has_hung_up() => {
+                let _ = process::signal(helper.process, Signal::SIGCONT);
+                Self { helper: Ok(helper), is_aged: true, ..self }
+            }
             gone => {
                 if let Ok(helper) = gone {
                     helper.dismiss();
                 }
-                Helper::bring_up(self.cgroup.as_ref(), None)
+                Self { helper: Helper::bring_up(self.cgroup.as_ref(), None), ..self }
             }
-        };
-        Self { helper, ..self }
+        }
     }
 
     /// Hands the helper its plan, and its descriptors. `notification` goes with the number in the plan.
@@ -142,7 +148,7 @@ impl Spare {
         stdio: [BorrowedFd<'_>; 3],
         notification: Option<BorrowedFd<'_>>,
     ) -> io::Result<(Helper, Option<Cgroup>)> {
-        match self.helper.and_then(|helper| helper.take(plan, stdio, notification)) {
+        match self.helper.and_then(|helper| helper.take(plan, self.is_aged, stdio, notification)) {
             Ok(helper) => Ok((helper, self.cgroup)),
             Err(error) => {
                 remove(self.cgroup);
@@ -171,8 +177,8 @@ pub(crate) fn remove(cgroup: Option<Cgroup>) {
 pub(crate) enum Progress {
     /// Nothing new.
     Waiting,
-    /// It waits at the gate.
-    Ready,
+    /// It waits at the gate, as this process.
+    Ready(i32),
     /// It has become the program.
     Running,
     /// It could not.
@@ -184,7 +190,7 @@ impl Helper {
     pub(crate) fn start(plan: Plan, cgroup: Option<&Cgroup>, stdio: [BorrowedFd<'_>; 3]) -> io::Result<Self> {
         let marker = plan.environment.get_key_value(PROBE_MARKER);
         let marker = marker.map(|(name, value)| (name.into(), value.as_os_str().to_owned()));
-        Self::bring_up(cgroup, marker)?.take(plan, stdio, None)
+        Self::bring_up(cgroup, marker)?.take(plan, false, stdio, None)
     }
 
     /// Starts a helper that waits for its plan. It ends when the shim does. With the marker of a probe it is known for one from the
@@ -208,10 +214,11 @@ impl Helper {
     fn take(
         mut self,
         plan: Plan,
+        anew: bool,
         stdio: [BorrowedFd<'_>; 3],
         notification: Option<BorrowedFd<'_>>,
     ) -> io::Result<Self> {
-        let order = Order { plan, enter: self.enter.take() };
+        let order = Order { plan, enter: self.enter.take(), anew };
         match self.tell(&order, stdio, notification) {
             Ok(()) => Ok(self),
             Err(error) => {
@@ -265,7 +272,7 @@ impl Helper {
     pub(crate) fn progress(&mut self) -> Progress {
         let Some(stream) = &mut self.stream else { return Progress::Waiting };
         let progress = match frame::read_message::<FromHelper>(stream, &mut self.decoder) {
-            Ok(Some(FromHelper::Ready)) => return Progress::Ready,
+            Ok(Some(FromHelper::Ready(pid))) => return Progress::Ready(pid),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Progress::Waiting,
             Ok(Some(FromHelper::Failed(failure))) => Progress::Failed(failure),
             // The descriptor closes by a successful exec, and in no other way: a helper that fails says so first.

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 
 use locald_utils::fail;
 use locald_utils::log::LogWriter;
+use locald_utils::process::ProcessId;
 use locald_utils::process::membership::Memory;
 use locald_utils::process::watch::MemberWatch;
 use locald_utils::record::{self, StartFailure, StartStage};
@@ -104,7 +105,14 @@ impl Pump {
         let Some((helper, gate_open)) = &mut live.helper else { return };
         match helper.progress() {
             Progress::Waiting => {}
-            Progress::Ready => self.open_gate(),
+            // One that is to be ended does not begin: it leaves when it is not let through.
+            Progress::Ready(_) if live.stop.is_some() || live.exit.is_some() => live.helper = None,
+            Progress::Ready(pid) => {
+                if let Some(process) = ProcessId::of(pid) {
+                    live.leader = process;
+                }
+                self.open_gate();
+            }
             Progress::Running if *gate_open => {
                 live.helper = None;
                 let started = FromShim::Started { leader: live.leader, at: live.started_at.unwrap_or_default() };

@@ -249,7 +249,7 @@ impl Pump {
         let Some(command) = &mut live.command else { return };
         match command.progress() {
             Progress::Waiting | Progress::Running => {}
-            Progress::Ready => {
+            Progress::Ready(_) => {
                 // A gate that does not open is a command that is gone; its exit follows.
                 let _ = command.open_gate();
             }

@@ -36,8 +36,8 @@ pub const SHIM_ROLE: &str = "run";
 /// The first argument of a shim that stands by; its [`StandbyIdentity`] follows, and spaces until [`ROOM`].
 pub const STANDBY_ROLE: &str = "standby";
 
-/// 4096 bytes: how much a [`ShimIdentity`] may take as the argument of a shim that has stood by. It takes some 600.
-pub const ROOM: usize = 4096;
+/// 1,024 bytes: how much a [`ShimIdentity`] may take as the argument of a shim that has stood by. It takes some 600.
+pub const ROOM: usize = 1024;
 
 /// What a shim must know before it can say anything: its second argument, as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -251,6 +251,16 @@ pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Goes on in a new process as well (fork(2)). Returns `true` there. Only for a process of one thread, in which the child may do whatever
+/// its parent may.
+///
+/// # Errors
+/// EAGAIN and ENOMEM.
+pub fn fork() -> nix::Result<bool> {
+    // SAFETY: no other thread can have held a lock that nobody gives back in the child.
+    Ok(unsafe { nix::unistd::fork() }?.is_child())
+}
+
 /// What a new process is to become. Everything is made beforehand, because between fork and exec nothing may be.
 #[cfg(target_os = "linux")]
 #[derive(Debug)]
