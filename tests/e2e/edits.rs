@@ -67,6 +67,22 @@ fn a_saved_env_file_and_a_service_that_failed_are_seen_too() {
     assert_eq!(terminal.finish(), Some(0));
 }
 
+// Whoever had named services was told that nothing had changed, and they ran on with what they depend on as it was.
+#[test]
+fn a_change_of_what_a_named_service_depends_on_is_applied() {
+    let web = "[services.web]\ncommand = 'exec sleep 600'\ndepends_on = [\"db\"]\n";
+    let site = Site::new(&[web, DB, "[services.other]\ncommand = 'exec sleep 600'\n"].concat());
+    let mut terminal = Terminal::locald(&site, "up -f --watch-config web");
+    await_text(&site, &terminal, "following");
+    let other = "[services.other]\ncommand = 'exec sleep 601'\n";
+    site.write("locald.toml", [web, &DB.replace("echo db", "echo repaired"), other].concat());
+    site.eventually("another run", || (site.service("db")["run"] == 2).then_some(()));
+    site.await_state("db", "ready");
+    assert_eq!((&site.service("web")["run"], &site.service("other")["state"]), (&1.into(), &"stopped".into()));
+    terminal.types("d");
+    assert_eq!(terminal.finish(), Some(0));
+}
+
 // Nothing tells the one from the other but where it is saved from then on.
 #[test]
 fn a_file_that_becomes_a_link_is_followed_to_where_it_leads() {

@@ -110,8 +110,8 @@ pub(super) fn run(
 struct About {
     named: Vec<ServiceName>,
     about: Vec<ServiceName>,
-    /// Those that are to be started themselves.
-    meant: Vec<ServiceName>,
+    /// Those that are to be started, and what they depend on.
+    started: Vec<ServiceName>,
     request: Request,
 }
 
@@ -123,7 +123,12 @@ impl About {
         let meant = selection::meant(project, &services, &profiles, |_| false)?;
         let named = if services.is_empty() { Vec::new() } else { meant.clone() };
         let about = if named.is_empty() { known } else { named.clone() };
-        Ok(Self { named, about, meant, request: start.request(project, services, profiles, context) })
+        let started = if meant.is_empty() {
+            Vec::new()
+        } else {
+            selection::with_dependencies(project, &meant)?.into_iter().collect()
+        };
+        Ok(Self { named, about, started, request: start.request(project, services, profiles, context) })
     }
 }
 
@@ -214,7 +219,7 @@ impl Following {
     ) -> Result<Option<Wish>, Problem> {
         watch_edits(&mut self.person, place)?;
         let read = place.load().and_then(|project| Ok((About::of(start, &project, context)?, project)));
-        let (About { named, about, meant, mut request }, project) = match read {
+        let (About { named, about, started, mut request }, project) = match read {
             Ok(read) => read,
             Err(problem) => {
                 failure::report(&problem, start.verb, screen);
@@ -230,7 +235,7 @@ impl Following {
             let of = |project: &ProjectSpec| project.services.iter().find(|service| service.name == *name).cloned();
             of(&self.project) == of(&project)
         };
-        let changed: Vec<ServiceName> = meant.into_iter().filter(|name| !is_same(name)).collect();
+        let changed: Vec<ServiceName> = started.into_iter().filter(|name| !is_same(name)).collect();
         if changed.is_empty() {
             screen.say("no service is another than before");
             (self.project, self.named, self.about) = (project, named, about);
