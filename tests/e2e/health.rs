@@ -548,3 +548,19 @@ fn what_was_not_ready_any_more_is_not_ready_for_the_next_daemon_either() {
     site.await_state("web", "ready");
     site.down();
 }
+
+// Nobody knew its port any more, and it was never ready again.
+#[test]
+fn what_has_lost_its_daemon_and_its_shim_is_asked_at_its_port() {
+    let site = http(free_port(), "{ type = 'http', interval = '20ms' }", "tty = false\n");
+    site.write("status", "200");
+    site.up();
+    let (daemon, shim, web) = (site.daemon(), site.recorded("web", "shim", "shim"), site.leader("web"));
+    send(daemon, Signal::SIGKILL);
+    send(shim, Signal::SIGKILL);
+    site.await_end(daemon);
+    site.await_end(shim);
+    site.up();
+    assert_eq!(site.leader("web"), web);
+    site.down();
+}

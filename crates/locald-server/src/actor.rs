@@ -134,12 +134,13 @@ pub(crate) fn start(context: Rc<Context>, assignment: Assignment) -> mpsc::Unbou
     orders
 }
 
-/// Takes over a run that an earlier daemon started.
+/// Takes over a run that an earlier daemon started. What its shim says of spec and port is what counts, as long as there is one.
 pub(crate) fn adopt(
     context: Rc<Context>,
     record_dir: PathBuf,
     record: ShimRecord,
     spec: Arc<ServiceSpec>,
+    port: Option<u16>,
 ) -> mpsc::UnboundedSender<Order> {
     let (orders, inbox) = mpsc::unbounded_channel();
     spawn_local(async move {
@@ -155,7 +156,7 @@ pub(crate) fn adopt(
             open_files: None,
             cgroup: None,
         };
-        let (port, started_on, readiness) = (None, StartedOn::new(), None);
+        let (started_on, readiness) = (StartedOn::new(), None);
         let (stop, output, orders) = (None, None, inbox);
         let actor = Actor {
             context: context.clone(),

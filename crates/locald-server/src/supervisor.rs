@@ -153,7 +153,8 @@ impl Supervisor {
             });
             let Some(service) = self.fleet.service(&key) else { continue };
             let is_given_up = service.life.abandoned.contains_key(&run);
-            let orders = actor::adopt(self.context.clone(), record_dir, record, service.spec.clone());
+            let port = service.life.ports.get(&key.service).copied();
+            let orders = actor::adopt(self.context.clone(), record_dir, record, service.spec.clone(), port);
             if is_given_up {
                 // It was to end already. It gets no grace period, and says what is left.
                 let _ = orders.send(Order::Stop { at_once: true });
