@@ -561,7 +561,8 @@ impl Fleet {
     ) {
         let Some(service) = self.service_mut(key) else { return };
         service.watching.blind = problem;
-        let changed = service.watching.see(sight, service.life.spawned, service.life.unseen_since());
+        let changed =
+            service.watching.see(sight, (service.life.spawned, service.life.over), service.life.unseen_since());
         effects.push(Effect::Changed(key.clone()));
         if let Some(file) = changed.filter(|file| service.renew(file)) {
             effects.push(Effect::Renewed(key.clone(), file));

@@ -193,6 +193,8 @@ pub(crate) struct Lifecycle {
     pub(crate) is_recalled: bool,
     /// When the newest run was begun, if this daemon has begun it.
     pub(crate) spawned: Option<Time>,
+    /// When it was over, since then.
+    pub(crate) over: Option<Time>,
     /// The ports that make a difference to the newest run, as it was given them.
     pub(crate) ports: Ports,
     /// What the newest run was started on, as far as it is known.
@@ -235,6 +237,7 @@ impl Lifecycle {
             ran: None,
             is_recalled: false,
             spawned: None,
+            over: None,
             ports: Ports::new(),
             started_on: StartedOn::new(),
             running: None,
@@ -444,6 +447,7 @@ impl Lifecycle {
         self.ready_for = Duration::ZERO;
         self.attempts.begin(now);
         self.spawned = Some(now);
+        self.over = None;
         self.is_recalled = false;
         self.newest
     }
@@ -642,6 +646,7 @@ impl Lifecycle {
 
     /// The run is over: decides what comes after it.
     fn end(&mut self, now: Time, spec: &ServiceSpec, ending: Ending) {
+        self.over = Some(now);
         self.leader = None;
         self.shim = None;
         self.is_degraded = false;

@@ -20,6 +20,9 @@ const QUICK: Duration = Duration::from_secs(2);
 /// 5 s: a change that a look has seen before it stirred stirs within that time of the start that it is taken to be older than.
 const SOON: Duration = Duration::from_secs(5);
 
+/// 500 ms: what a run wrote last may stir so long after it was over. What stirs later is not its doing.
+const ECHO: Duration = Duration::from_millis(500);
+
 /// So many of those in a row are: it would be run again for ever.
 const QUICK_LIMIT: u32 = 5;
 
@@ -80,9 +83,14 @@ impl Watching {
         true
     }
 
-    /// Takes what was seen, by a service whose newest run was spawned at `spawned` and may not have seen what was changed after `since`.
-    /// Returns the file that is a reason for another.
-    pub(crate) fn see(&mut self, sight: Sight, spawned: Option<Time>, since: Option<UnixMillis>) -> Option<String> {
+    /// Takes what was seen, by a service whose newest run was spawned and over at these times, and may not have seen what was changed
+    /// after `since`. Returns the file that is a reason for another.
+    pub(crate) fn see(
+        &mut self,
+        sight: Sight,
+        (spawned, over): (Option<Time>, Option<Time>),
+        since: Option<UnixMillis>,
+    ) -> Option<String> {
         // A first look takes the place of one that was under way.
         let looked = self.looking.take();
         let is_older = looked.is_some_and(|looked| Some(looked) < spawned);
@@ -102,7 +110,9 @@ impl Watching {
                 let is_soon = looked.unwrap_or_default() < spawned.unwrap_or_default() + SOON;
                 let settled = self.settled.take().filter(|(_, of)| *of == spawned && is_soon);
                 let file = if let Sight::Changed(file) = sight { file } else { settled?.0 };
-                let is_quick = looked.zip(spawned).is_some_and(|(looked, spawned)| looked - spawned < QUICK);
+                let is_others = looked.zip(over).is_some_and(|(looked, over)| looked > over + ECHO);
+                let is_early = looked.zip(spawned).is_some_and(|(looked, spawned)| looked - spawned < QUICK);
+                let is_quick = is_early && !is_others;
                 self.quick = if is_quick { self.quick + 1 } else { 0 };
                 if self.quick > QUICK_LIMIT {
                     self.stopped = Some(format!(
@@ -170,7 +180,7 @@ mod tests {
         // What stirs meanwhile is for another look, after this one.
         watching.stir(ms(1170));
         assert_eq!(watching.deadline(&watch()), None);
-        assert_eq!(watching.see(Sight::Same, None, None), None);
+        assert_eq!(watching.see(Sight::Same, (None, None), None), None);
         assert_eq!(watching.deadline(&watch()), Some(ms(1270)));
         for at in (1170..5000).step_by(50) {
             watching.stir(ms(at));
@@ -184,7 +194,7 @@ mod tests {
         let mut look = |stirred: u64, spawned: u64| {
             watching.stir(ms(stirred));
             assert!(watching.is_due(ms(stirred + 100), &watch()));
-            watching.see(Sight::Changed("a".into()), Some(ms(spawned)), Some(UnixMillis(0)))
+            watching.see(Sight::Changed("a".into()), (Some(ms(spawned)), None), Some(UnixMillis(0)))
         };
         assert_eq!(look(9000, 8000), Some("a".into()));
         assert_eq!(look(19_000, 19_050), None);
@@ -193,26 +203,37 @@ mod tests {
     #[test]
     fn what_was_changed_before_anybody_watched_counts_if_the_run_is_older() {
         let first = |at| Sight::First(Some((UnixMillis(at), "a".into())));
-        let see = |sight| Watching::default().see(sight, Some(ms(0)), Some(UnixMillis(500)));
+        let see = |sight| Watching::default().see(sight, (Some(ms(0)), None), Some(UnixMillis(500)));
         assert_eq!(see(first(499)), None);
         assert_eq!(see(first(500)), None);
         assert_eq!(see(first(501)), Some("a".into()));
         assert_eq!(see(Sight::First(None)), None);
-        assert_eq!(Watching::default().see(first(501), None, None), None, "it has never run");
+        assert_eq!(Watching::default().see(first(501), (None, None), None), None, "it has never run");
     }
 
     #[test]
     fn a_service_that_writes_what_it_watches_is_not_run_again_for_ever() {
         let mut watching = Watching::default();
         let mut now = 10_000;
-        let mut change = |watching: &mut Watching, after: u64| {
+        let mut change_of = |watching: &mut Watching, after: u64, over: Option<u64>| {
             let spawned = now;
+            let over = over.map(|over| ms(spawned + over));
             now += after;
             watching.stir(ms(now));
             assert!(watching.is_due(ms(now + 100), &watch()));
             now += 200;
-            watching.see(Sight::Changed("gen.py".into()), Some(ms(spawned)), None).is_some()
+            watching.see(Sight::Changed("gen.py".into()), (Some(ms(spawned)), over), None).is_some()
         };
+        // One that fails at once, and is mended by and by.
+        for _ in 0..3 * QUICK_LIMIT {
+            assert!(change_of(&mut watching, 1000, Some(20)), "it was over long before");
+        }
+        for _ in 0..QUICK_LIMIT {
+            assert!(change_of(&mut watching, 50, Some(40)));
+        }
+        assert!(!change_of(&mut watching, 50, Some(40)), "it wrote that before it failed");
+        watching.forgive();
+        let mut change = |watching: &mut Watching, after: u64| change_of(watching, after, None);
         for _ in 0..QUICK_LIMIT {
             assert!(change(&mut watching, 50));
         }
