@@ -321,3 +321,22 @@ fn a_file_that_is_a_link_is_watched_where_it_leads_to() {
     site.await_events("web 1", 4);
     assert_eq!(site.await_state("web", "ready")["run"], 4);
 }
+
+// A new directory is watched when it is looked at; what was written there before had not stirred, and so the first half of a checkout
+// was taken for all of it.
+#[test]
+fn a_directory_that_is_being_filled_is_waited_for() {
+    let site = Site::new(
+        "[services.web]\ncommand = 'echo $(find src -type f | wc -l) >> \"$EVENTS\"; exec sleep 600'\n\
+         watch = { paths = [\"src/**\"], debounce = \"400ms\" }\n",
+    );
+    save(&site, "src/app.txt", "1");
+    site.up();
+    site.await_event("1");
+    for number in 0..200 {
+        save(&site, &format!("src/new/{number}"), "");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    site.await_event("201");
+    assert_eq!(site.said(), ["1", "201"]);
+}

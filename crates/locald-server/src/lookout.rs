@@ -162,7 +162,12 @@ struct Watched {
     /// What was seen last; nothing when it could not be looked at.
     seen: Files,
     is_blind: bool,
+    /// So many looks in a row have found directories that were new.
+    found_new: u32,
 }
+
+/// 20: what has new directories at every look is told of all the same.
+const MOST_NEW: u32 = 20;
 
 /// The thread's own.
 struct Keeper {
@@ -269,7 +274,7 @@ impl Keeper {
     fn watch(&mut self, key: ServiceKey, files: FileSet, dir: PathBuf, since: UnixMillis) {
         // What was seen by other patterns is left when that has been looked at which these name.
         let seen = self.services.remove(&key).map(|watched| watched.seen).unwrap_or_default();
-        self.services.insert(key.clone(), Watched { files, dir, seen, is_blind: false });
+        self.services.insert(key.clone(), Watched { files, dir, seen, is_blind: false, found_new: 0 });
         let problem = self.see(&key);
         let newest = self.services.get(&key).and_then(|watched| {
             let (at, path) = watched.seen.newest.as_ref().filter(|(at, _)| *at >= since)?;
@@ -282,7 +287,15 @@ impl Keeper {
         let Some(watched) = self.services.get(key) else { return };
         let (before, was_blind) = (watched.seen.clone(), watched.is_blind);
         let problem = self.see(key);
-        let Some(watched) = self.services.get(key) else { return };
+        let Some(watched) = self.services.get_mut(key) else { return };
+        // What was written into a directory before that was watched has not stirred: it need not have come to rest yet.
+        let is_new = watched.seen.directories.keys().any(|dir| !before.directories.contains_key(dir));
+        watched.found_new = if is_new && !was_blind && !watched.is_blind { watched.found_new + 1 } else { 0 };
+        if (1..MOST_NEW).contains(&watched.found_new) {
+            watched.seen.files = before.files;
+            self.report(Seen::Sight(key.clone(), Sight::Same, problem));
+            return self.report(Seen::Stir(key.clone()));
+        }
         // Without two looks there is nothing to compare.
         let comparable = (!was_blind && !watched.is_blind).then_some(&watched.seen);
         let sight = match comparable.and_then(|seen| seen.difference(&before)) {
