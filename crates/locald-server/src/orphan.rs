@@ -379,11 +379,17 @@ impl Orphan {
         roots: Rc<[ProcessId]>,
         is_launching: bool,
     ) -> (Option<ExitStatus>, Option<bool>) {
-        let context = self.context.clone();
+        let (context, reporter) = (self.context.clone(), self.reporter.clone());
+        let is_the_end = self.spec.kind != Kind::Forking;
         let exit = async {
             match held {
                 Some(exit) => exit.await.unwrap_or(ExitStatus::Unknown),
                 None => {
+                    exited(process).await;
+                    if is_the_end {
+                        // Nobody takes it for ready while its parent is given time to tell how it ended.
+                        reporter.report(News::LeaderExited(ExitStatus::Unknown));
+                    }
                     let status = exit_status(process).await;
                     context.reaper.remembers(process).unwrap_or(status)
                 }
