@@ -44,6 +44,8 @@ fn a_broken_save_changes_nothing_and_the_mended_one_is_applied() {
     site.write("locald.toml", [WEB, DB].concat().replace("command", "comand"));
     await_text(&site, &terminal, "unknown key `comand`");
     await_text(&site, &terminal, "nothing is changed");
+    site.write("locald.toml", [WEB, DB].concat());
+    await_text(&site, &terminal, "no service is another than before");
     site.write("locald.toml", [WEB, DB].concat().replace("echo db", "echo repaired"));
     await_text(&site, &terminal, "repaired");
     assert_eq!((&site.service("web")["run"], &site.service("db")["run"]), (&1.into(), &2.into()));

@@ -70,6 +70,7 @@ pub(super) fn run(
         color,
         shown: Vec::new(),
         logs: Vec::new(),
+        is_mistaken: false,
     };
     let mut wish = match up {
         Ok(outcome) => {
@@ -158,6 +159,8 @@ struct Following {
     color: bool,
     /// The services whose log is shown.
     shown: Vec<ServiceName>,
+    /// Whether the last save had a mistake.
+    is_mistaken: bool,
     logs: Vec<Log>,
 }
 
@@ -224,10 +227,12 @@ impl Following {
             Err(problem) => {
                 failure::report(&problem, start.verb, screen);
                 screen.say("nothing is changed; save it again when it is mended");
+                self.is_mistaken = true;
                 return Ok(None);
             }
         };
-        if project == self.project {
+        let was_mistaken = std::mem::take(&mut self.is_mistaken);
+        if project == self.project && !was_mistaken {
             return Ok(None);
         }
         screen.say(&format!("{} was saved, or an env file of it", project.file.display()));
