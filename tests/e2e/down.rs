@@ -360,3 +360,18 @@ fn a_restart_after_a_crash_waits_until_what_was_left_is_gone() {
     assert!(!site.said().contains(&"TWIN".to_owned()), "{:?}", site.said());
     site.down();
 }
+
+// Whoever had renamed the directory was told that nothing was running, and how to end it nowhere.
+#[test]
+fn who_has_moved_the_project_is_told_how_to_end_what_runs() {
+    let site = Site::new("[services.web]\ncommand = 'exec sleep 600'\n");
+    site.up();
+    let moved = site.root().join("moved");
+    std::fs::rename(site.project(), &moved).expect("renamed");
+    let advice = format!("`locald -C {} down` ends it", site.project().display());
+    site.locald("status").dir(&moved).run().ok().says(&advice);
+    site.locald("down").dir(&moved).run().ok().says("nothing was running").says(&advice);
+    site.locald("down").arg("-C").arg(site.project()).dir(&moved).run().ok().says("1 service stopped");
+    std::fs::rename(&moved, site.project()).expect("renamed");
+    site.locald("down").run().ok().says_nothing_of("-C");
+}

@@ -13,7 +13,7 @@ mod facts;
 mod home;
 mod leftovers;
 mod machine;
-mod shell;
+pub(crate) mod shell;
 
 pub(crate) use facts::*;
 

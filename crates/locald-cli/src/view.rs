@@ -272,7 +272,7 @@ pub(crate) fn forsaken_note<'a>(services: impl IntoIterator<Item = &'a ServiceSt
     (!names.is_empty()).then(|| format!("without {}, who left or whose lease is over", names.join(", ")))
 }
 
-fn is_alive(state: &State) -> bool {
+pub(crate) fn is_alive(state: &State) -> bool {
     match state {
         State::Starting | State::Ready | State::Unready | State::Stopping { .. } | State::Unknown => true,
         State::Stopped

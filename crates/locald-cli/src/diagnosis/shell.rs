@@ -35,7 +35,7 @@ pub(super) fn word(path: &(impl AsRef<OsStr> + ?Sized)) -> String {
 }
 
 /// One word for a shell (POSIX XCU 2.2.2: within single quotes nothing means anything but the quote).
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {
         return text.to_owned();

@@ -7,7 +7,7 @@ use std::path::Path;
 use locald_utils::name::OwnerName;
 use locald_utils::protocol::{Desired, Outcome, OutcomeResult, ProjectStatus, Request, ServiceStatus};
 
-use super::{KILL_ADVICE, Wait, carry_out_stop, show_nothing_runs, show_stop, width};
+use super::{KILL_ADVICE, Wait, carry_out_stop, show_lost, show_nothing_runs, show_stop, width};
 use crate::args::DownArgs;
 use crate::context::{Context, Place};
 use crate::daemon;
@@ -22,7 +22,9 @@ pub(super) fn run(args: &DownArgs, context: &Context, screen: &mut Screen) -> Re
         return nothing_runs(&place, screen);
     };
     let Some(project) = place.known(&mut client)? else {
-        return nothing_runs(&place, screen);
+        let code = nothing_runs(&place, screen)?;
+        show_lost(&mut client, screen)?;
+        return Ok(code);
     };
     if place.is_of_another_file(&project) && !place.file().is_some_and(Path::exists) {
         return Err(place.not_found().into());

@@ -40,6 +40,7 @@ use crate::args::{DryRun, Limit, Profiles, Services, Verb};
 use crate::client::{self, Client, News};
 use crate::context::Context;
 use crate::daemon as starter;
+use crate::diagnosis::shell::quoted;
 use crate::failure::{self, Problem};
 use crate::interrupt::Interrupts;
 use crate::progress::Goal;
@@ -392,6 +393,19 @@ fn show_stop(verb: &str, project: Option<&json::Project<'_>>, outcome: &Outcome,
         screen.answer(&text);
     }
     code
+}
+
+/// Says which projects run whose directories are gone. A project that was moved is known by where it was.
+fn show_lost(client: &mut Client, screen: &mut Screen) -> Result<(), Failure> {
+    for project in client.status(None)? {
+        if project.dir.exists() || !project.services.iter().any(|service| view::is_alive(&service.state)) {
+            continue;
+        }
+        let (name, dir) = (&project.name, project.dir.display());
+        let place = quoted(&project.dir.to_string_lossy());
+        screen.note(&format!("{name} runs on from {dir}, which is gone: `locald -C {place} down` ends it"));
+    }
+    Ok(())
 }
 
 /// Shows that there was nothing to stop.

@@ -7,6 +7,7 @@ use locald_utils::record::Stray;
 use locald_utils::spec::Kind;
 use locald_utils::time::UnixMillis;
 
+use super::show_lost;
 use crate::args::StatusArgs;
 use crate::client::Client;
 use crate::context::{Context, Project};
@@ -63,6 +64,9 @@ pub(super) fn run(args: &StatusArgs, context: &Context, screen: &mut Screen) -> 
     }
     let health = view::health(rows.iter().map(|row| &row.status));
     show(args, &project, &rows, health, screen);
+    if let (Some(client), None) = (&mut client, &project.known) {
+        show_lost(client, screen)?;
+    }
     Ok(if args.exit_code { health.exit_code() } else { 0 })
 }
 
