@@ -117,7 +117,9 @@ impl Health {
     /// Takes an answer. Whatever has been asked is answered once.
     pub(crate) fn answer(&mut self, now: Time, index: usize, answer: Answer) -> Option<Verdict> {
         let check = self.checks.get_mut(index)?;
-        check.tries = check.tries.saturating_add(1);
+        if !matches!(answer, Answer::Unasked(_)) {
+            check.tries = check.tries.saturating_add(1);
+        }
         match answer {
             Answer::Good => {
                 if !std::mem::replace(&mut check.passes, true) {
@@ -351,7 +353,8 @@ mod tests {
         for _ in 0..10 {
             assert_eq!(ask(&mut health, Answer::Unasked("no descriptors".into())).1, None);
         }
-        assert_eq!(health.report(ms(20_000), UnixMillis(30_000))[0].answer.as_deref(), Some("no descriptors"));
+        let report = health.report(ms(20_000), UnixMillis(30_000));
+        assert_eq!((report[0].answer.as_deref(), report[0].tries), (Some("no descriptors"), 1));
     }
 
     #[test]
