@@ -28,8 +28,8 @@ impl Seen {
     /// a short run. The exec helper is a shim until it has become the service.
     pub(crate) fn is_locald(&self) -> bool {
         let program = self.command.split(' ').next().unwrap_or_default();
-        let is_asked =
-            program.ends_with("git") && self.command.contains(" -c core.fsmonitor=false -c maintenance.auto=false ");
+        let is_ours = self.command.contains(" -c core.fsmonitor=false -c maintenance.auto=false ");
+        let is_asked = program.ends_with("git") && (is_ours || self.command.ends_with(" (ending)"));
         is_asked || ["/locald", "/locald-server", "/locald-shim"].iter().any(|name| program.ends_with(name))
     }
 
@@ -88,7 +88,7 @@ pub(super) fn of(root: &Path) -> Vec<Seen> {
         if (is_marked || mentions || dir.starts_with(root)) && !is_tracer {
             let mut text = String::from_utf8_lossy(&command).replace('\0', " ");
             // One that is ending gives up its memory page by page; its name is the kernel's to the last.
-            if !command.is_empty() && !command.ends_with(b"\0") {
+            if !command.ends_with(b"\0") {
                 text = format!("/{} (ending)", before.split_once('(').map_or("", |(_, name)| name));
             }
             seen.push(Seen { process: ProcessId { pid, start }, parent, command: text });
