@@ -275,7 +275,12 @@ impl Supervisor {
 
     fn unusable(&self, error: &LedgerError) -> Failure {
         let path = self.context.home.ledger();
-        Failure::new(FailureCode::Failed, format!("the ledger {} cannot be used: {error}", path.display()))
+        let failure =
+            Failure::new(FailureCode::Failed, format!("the ledger {} cannot be used: {error}", path.display()));
+        match error.hint(&path) {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
     }
 
     /// Writes down who asked for what.
